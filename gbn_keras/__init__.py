@@ -1,0 +1,13 @@
+"""Train longer, generalize better: ghost batches and regime adaptation for Keras 3."""
+
+from gbn_keras.ghost_batch_normalization import GhostBatchNormalization
+from gbn_keras.regime_adaptation import REGIMES, Regime, RegimeAdaptation
+from gbn_keras.version import __version__
+
+__all__ = [
+    "REGIMES",
+    "GhostBatchNormalization",
+    "Regime",
+    "RegimeAdaptation",
+    "__version__",
+]

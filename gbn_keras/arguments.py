@@ -1,0 +1,25 @@
+"""Checks of the arguments that the layer, the schedule and the regimes share."""
+
+import math
+import numbers
+
+
+def integer(name: str, value, at_least: int) -> int:
+    """`value` as an int; a ValueError if it is not an integer of that size."""
+    is_integer = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_integer or value < at_least:
+        raise ValueError(
+            f"{name} must be an integer of at least {at_least}. "
+            f"Received: {name}={value!r}."
+        )
+    return int(value)
+
+
+def positive_number(name: str, value, wanted: str = "a finite number") -> float:
+    """`value` as a float; a ValueError if it is not a finite number above 0."""
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not is_number or not 0 < value < math.inf:
+        raise ValueError(
+            f"{name} must be {wanted} above 0. Received: {name}={value!r}."
+        )
+    return float(value)

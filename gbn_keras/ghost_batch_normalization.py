@@ -1,0 +1,123 @@
+"""`GhostBatchNormalization`, the layer."""
+
+import keras
+
+from gbn_keras.arguments import integer
+from gbn_keras.ghost_normalize import ghost_moving_average, ghost_normalize
+
+
+@keras.saving.register_keras_serializable(package="gbn_keras")
+class GhostBatchNormalization(keras.layers.BatchNormalization):
+    """Batch normalization by the statistics of small virtual batches ("ghosts").
+
+    **In training** the batch is cut into contiguous ghosts of `virtual_batch_size`
+    examples, what remains joins the last one, and each ghost is normalized by its own
+    mean and biased variance over all axes but the channel axis:
+
+    `y = gamma * (x - mean(ghost)) / sqrt(variance(ghost) + epsilon) + beta`
+
+    A large batch so keeps the noise that normalization had at the small batch for
+    which the model was tuned. `gamma` and `beta` are shared by all ghosts. The running
+    statistics take one step per ghost, in order; with momentum `m` and `G` ghosts:
+
+    `moving = m^G moving + sum_{i=1..G} (1 - m) m^(G-i) statistic(ghost i)`
+
+    **In inference**, and in training while `trainable` is `False`, this is
+    `keras.layers.BatchNormalization`: running statistics, any batch size. The
+    variables are the same too, so weights load from either layer into the other. With
+    `virtual_batch_size=None` the layer is its parent in all things.
+
+    The paper's Algorithm 1 averages the standard deviation; this layer averages the
+    variance, as every batch normalization does, which is what makes the weights
+    interchangeable. As printed, the algorithm's exponents do not give weights that sum
+    to one; these do.
+
+    Masks work as in the parent, ghost by ghost. Statistics are computed in float32 at
+    least, whatever the layer's dtype.
+
+    Example:
+    ```python
+    model = keras.Sequential([
+        keras.layers.Dense(512, use_bias=False),
+        GhostBatchNormalization(virtual_batch_size=128),
+        keras.layers.ReLU(),
+        keras.layers.Dense(10),
+    ])
+    ```
+
+    Args:
+        virtual_batch_size: Number of examples of a ghost, at least 1, or `None` for
+            plain batch normalization. A batch smaller than two ghosts is one ghost.
+        **kwargs: The arguments of `keras.layers.BatchNormalization`: `axis` (the
+            channels, any axis but 0), `momentum`, `epsilon`, `center`, `scale`, the
+            initializers, regularizers and constraints, `name`, `dtype`.
+
+    Input shape: any of rank 2 or more, batch first; the batch size may be unknown.
+
+    Output shape: that of the input.
+
+    Raises:
+        ValueError: If `virtual_batch_size` is not a positive integer or `None`; if it
+            comes with `synchronized=True` or `renorm=True`; if `axis` is the batch.
+
+    Reference:
+        Hoffer, Hubara, Soudry, "Train longer, generalize better: closing the
+        generalization gap in large batch training of neural networks", section 4 and
+        Algorithm 1, NIPS 2017, arXiv 1705.08741.
+    """
+
+    def __init__(self, virtual_batch_size: int | None = 128, **kwargs):
+        super().__init__(**kwargs)
+        if virtual_batch_size is not None:
+            virtual_batch_size = integer("virtual_batch_size", virtual_batch_size, 1)
+            self._refuse_other_statistics(virtual_batch_size)
+        self.virtual_batch_size = virtual_batch_size
+
+    def build(self, input_shape):
+        """Creates the parent's variables."""
+        if self.virtual_batch_size is not None and self.axis % len(input_shape) == 0:
+            raise ValueError(
+                "axis must not be 0, the batch, which ghosts divide. Received: "
+                f"axis={self.axis} for inputs of shape {tuple(input_shape)}. Name the "
+                "channel axis (-1 for channels last, 1 for channels first)."
+            )
+        super().build(input_shape)
+
+    def call(self, inputs, training=None, mask=None):
+        """Normalizes `inputs`; in training also moves the running statistics."""
+        in_ghosts = training and self.trainable and self.virtual_batch_size is not None
+        if not in_ghosts:
+            return super().call(inputs, training=training, mask=mask)
+        outputs, mean, variance = ghost_normalize(
+            inputs,
+            self.gamma,
+            self.beta,
+            self.virtual_batch_size,
+            axis=self.axis,
+            epsilon=self.epsilon,
+            mask=mask,
+        )
+        self._update_running_statistics(mean, variance)
+        return keras.ops.cast(outputs, self.compute_dtype)
+
+    def get_config(self):
+        """The parent's configuration and `virtual_batch_size`."""
+        return {**super().get_config(), "virtual_batch_size": self.virtual_batch_size}
+
+    def _refuse_other_statistics(self, virtual_batch_size):
+        for argument in ("synchronized", "renorm"):
+            # `renorm` came with Keras 3.14.
+            if getattr(self, argument, False):
+                raise ValueError(
+                    f"{argument} must be False together with a virtual batch size: a "
+                    "ghost is normalized by its own statistics alone. Received: "
+                    f"{argument}=True, virtual_batch_size={virtual_batch_size}. Leave "
+                    "out one of the two."
+                )
+
+    def _update_running_statistics(self, mean, variance):
+        for moving, statistics in (
+            (self.moving_mean, mean),
+            (self.moving_variance, variance),
+        ):
+            moving.assign(ghost_moving_average(moving, statistics, self.momentum))

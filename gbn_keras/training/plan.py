@@ -1,0 +1,207 @@
+"""`Plan`: everything that follows from the settings and the data, derived once."""
+
+import dataclasses
+import math
+
+from gbn_keras.arguments import integer, positive_number
+from gbn_keras.networks import NETWORKS
+from gbn_keras.regime_adaptation import REGIMES, Regime, RegimeAdaptation
+from gbn_keras.training.settings import Settings, UsageError
+
+# The network that is meant where none is named.
+_DEFAULT_MODEL = {"digits": "f1_digits", "mnist": "f1", "fashion_mnist": "f1"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A training, planned.
+
+    Attributes:
+        settings: The settings, with nothing left to derive.
+        regime: The small batch's recipe, with what the settings override.
+        examples: Number of training examples.
+        learning_rate: The rate by update.
+        l2: The L2 coefficient by update.
+    """
+
+    settings: Settings
+    regime: Regime
+    examples: int
+    learning_rate: RegimeAdaptation
+    l2: RegimeAdaptation | float
+
+    @property
+    def epochs(self) -> int:
+        """Passes over the training data."""
+        return max(1, round(self.regime.epochs * self.settings.stretch))
+
+    @property
+    def updates_per_epoch(self) -> int:
+        """Whole batches in the training data."""
+        return self.examples // self.settings.batch_size
+
+    @property
+    def updates(self) -> int:
+        """Changes of the weights, `--max_updates` considered."""
+        updates = self.epochs * self.updates_per_epoch
+        return min(updates, self.settings.max_updates or updates)
+
+    @property
+    def evaluation_epochs(self) -> list[int]:
+        """The epochs (from 1) after which to evaluate.
+
+        Besides every `eval_every`th the last, and the first, from whose values Keras's
+        CSVLogger takes its columns.
+        """
+        every = self.settings.eval_every
+        return sorted({1, *range(every, self.epochs, every), self.epochs})
+
+    def describe(self) -> str:
+        """The plan in three lines: the batch, the rate, the length."""
+        return "\n".join((self._batch_line(), self._rate_line(), self._length_line()))
+
+    def _batch_line(self):
+        batch, ghost = self.settings.batch_size, self.settings.virtual_batch_size
+        if not ghost:
+            return f"batch {batch}, plain batch normalization"
+        ghosts = max(1, batch // ghost)
+        last = batch - (ghosts - 1) * ghost
+        if last == ghost:
+            return f"batch {batch} = {ghosts} ghost{'s' * (ghosts > 1)} of {ghost}"
+        return f"batch {batch} = {ghosts - 1} ghosts of {ghost} and one of {last}"
+
+    def _rate_line(self):
+        rate, scale = self.regime.learning_rate[0][1], self.learning_rate.scale
+        ratio = self.settings.batch_size / self.regime.small_batch_size
+        factor = {"sqrt": f"sqrt({ratio:g})", "linear": f"{ratio:g}"}.get(
+            self.settings.lr_scaling, f"{scale:g}"
+        )
+        line = f"learning rate {rate:g}"
+        if scale != 1:
+            line += f" x {factor} = {rate * scale:.3g}"
+            if self.settings.warmup_updates:
+                line += f", reached after {self.settings.warmup_updates:,} updates"
+        return line
+
+    def _length_line(self):
+        small = self.regime.epochs * self.regime.updates_per_epoch(self.examples)
+        line = (
+            f"{self.epochs} epochs = {self.epochs * self.updates_per_epoch:,} updates"
+        )
+        line += f" (small batch: {self.regime.epochs} epochs = {small:,} updates)"
+        if self.updates < self.epochs * self.updates_per_epoch:
+            line += f", stopped after {self.updates:,}"
+        return line
+
+
+def make_plan(settings: Settings, examples: int) -> Plan:
+    """Derives what the settings leave open.
+
+    Args:
+        settings: What the user asked for.
+        examples: Number of training examples.
+
+    Raises:
+        UsageError: If the settings contradict each other or the data.
+    """
+    try:
+        return _make_plan(settings, examples)
+    except UsageError:
+        raise
+    except ValueError as error:
+        # The method's own checks; its arguments have the names of the flags.
+        raise UsageError(f"--{error}") from error
+
+
+def _make_plan(settings, examples):
+    model = _model_name(settings)
+    regime = _regime(settings, REGIMES[model])
+    batch = settings.batch_size
+    batch = (
+        regime.small_batch_size if batch is None else integer("batch_size", batch, 1)
+    )
+    for name, size in (
+        ("batch_size", batch),
+        ("small_batch_size", regime.small_batch_size),
+    ):
+        if size > examples:
+            raise UsageError(
+                f"--{name}: got {size}, wanted at most the {examples:,} training "
+                f"examples of {settings.dataset}. Choose a smaller batch."
+            )
+    ratio = batch / regime.small_batch_size
+    stretch = ratio if settings.stretch == "full" else _number(settings.stretch)
+    adaptation = {
+        "small_batch_size": regime.small_batch_size,
+        "batch_size": batch,
+        "stretch": stretch,
+    }
+    learning_rate = RegimeAdaptation(
+        regime.learning_rate_schedule(examples),
+        lr_scaling=_number(settings.lr_scaling),
+        warmup_updates=settings.warmup_updates,
+        **adaptation,
+    )
+    l2 = regime.l2_schedule(examples)
+    if not isinstance(l2, float):
+        l2 = RegimeAdaptation(l2, lr_scaling="none", **adaptation)
+    settings = dataclasses.replace(
+        settings,
+        model=model,
+        batch_size=batch,
+        small_batch_size=regime.small_batch_size,
+        virtual_batch_size=_virtual_batch_size(settings, regime, batch),
+        lr_scaling=learning_rate.lr_scaling,
+        stretch=stretch,
+        epochs=regime.epochs,
+        learning_rate=regime.learning_rate[0][1],
+        clipnorm=regime.clipnorm,
+        # Once in the time of a small-batch epoch: all arms of a study as often.
+        eval_every=settings.eval_every or max(1, round(stretch)),
+    )
+    return Plan(settings, regime, examples, learning_rate, l2)
+
+
+def _model_name(settings):
+    model = settings.model or _DEFAULT_MODEL.get(settings.dataset)
+    if model not in NETWORKS:
+        received = f"got {model!r}" if model else f"{settings.dataset} has no default"
+        raise UsageError(f"--model: {received}, wanted one of {', '.join(NETWORKS)}.")
+    return model
+
+
+def _regime(settings, regime):
+    """The network's regime with what the settings override."""
+    if settings.small_batch_size is not None:
+        size = integer("small_batch_size", settings.small_batch_size, 1)
+        regime = dataclasses.replace(regime, small_batch_size=size)
+    if settings.epochs is not None:
+        regime = regime.with_epochs(settings.epochs)
+    if settings.learning_rate is not None:
+        regime = regime.with_learning_rate(settings.learning_rate)
+    if settings.clipnorm is not None:
+        if settings.clipnorm != 0:
+            positive_number("clipnorm", settings.clipnorm)
+        regime = dataclasses.replace(regime, clipnorm=settings.clipnorm)
+    return regime
+
+
+def _virtual_batch_size(settings, regime, batch):
+    size = settings.virtual_batch_size
+    if size is None:
+        return min(regime.small_batch_size, batch)
+    if integer("virtual_batch_size", size, 0) > batch:
+        raise UsageError(
+            f"--virtual_batch_size: got {size}, wanted 1 to the batch size, {batch}, "
+            "or 0 for plain batch normalization. Lower it, or raise --batch_size."
+        )
+    return size
+
+
+def _number(value):
+    """The number that a flag's text stands for, else the text."""
+    try:
+        number = float(value)
+    except ValueError:
+        return value
+    return number if math.isfinite(number) else value

@@ -1,0 +1,87 @@
+"""The folder that a run leaves: who may use it, and its files that must be whole."""
+
+import hashlib
+import json
+import os
+import pathlib
+
+from gbn_keras.training.settings import Settings, UsageError
+
+FLAGFILE = "flags.cfg"
+RESULT = "result.json"
+
+# Flags that say where things are, not what the run computes.
+_FREE_TO_CHANGE = {"run_dir", "data_dir", "download"}
+
+
+def default_run_dir(settings: Settings) -> str:
+    """A folder name of its own for each choice of flags: the same command, the same."""
+    digest = hashlib.sha256("".join(sorted(_decisive(settings))).encode()).hexdigest()
+    return os.path.join(
+        "runs",
+        f"{settings.dataset}-{settings.model}-{settings.mode}-{digest[:8]}".replace(
+            "/", "-"
+        ),
+    )
+
+
+def open_run_directory(settings: Settings) -> pathlib.Path:
+    """Makes the run directory and writes the flagfile that runs it again.
+
+    Raises:
+        UsageError: If the folder cannot be written, or belongs to other flags.
+    """
+    path = pathlib.Path(settings.run_dir)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if (path / FLAGFILE).exists():
+            _refuse_other_flags(path, settings)
+        else:
+            write_whole(path / FLAGFILE, settings.flagfile())
+    except OSError as error:
+        raise UsageError(
+            f"--run_dir: {path} cannot be written ({error.strerror or error}). "
+            "Choose a folder that can."
+        ) from error
+    return path
+
+
+def read_result(path: pathlib.Path) -> dict | None:
+    """The result of a finished run; `None` if the run is not finished."""
+    file = path / RESULT
+    return json.loads(file.read_text()) if file.exists() else None
+
+
+def write_result(path: pathlib.Path, result: dict) -> None:
+    """Marks the run in this folder as finished."""
+    write_whole(path / RESULT, json.dumps(result, indent=2) + "\n")
+
+
+def write_whole(path: pathlib.Path, text: str) -> None:
+    """Writes a file so that under its name there is all of it or nothing."""
+    draft = path.with_name(path.name + ".part")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)
+
+
+def _refuse_other_flags(path, settings):
+    before = set(_decisive_lines((path / FLAGFILE).read_text(encoding="utf-8")))
+    now = set(_decisive(settings))
+    if before != now:
+        raise UsageError(
+            f"--run_dir: {path} holds a run with other flags: "
+            f"{' '.join(sorted(before - now))} there, {' '.join(sorted(now - before))} "
+            "here. Give the same flags, or choose another folder."
+        )
+
+
+def _decisive(settings):
+    return _decisive_lines(settings.flagfile())
+
+
+def _decisive_lines(flagfile):
+    return [
+        line
+        for line in flagfile.splitlines()
+        if line.removeprefix("--").partition("=")[0] not in _FREE_TO_CHANGE
+    ]

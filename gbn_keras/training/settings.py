@@ -1,0 +1,51 @@
+"""`Settings`, what the user asked for: one field for each flag of `train.py`."""
+
+import dataclasses
+
+
+class UsageError(ValueError):
+    """A mistake of the user's, told in one line: flag, received, wanted, what to do."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the user asked for.
+
+    `train.py` defines the flags of the same names, their defaults and their meaning.
+    `None` stands for a value that follows from the data set or the network; a `Plan`
+    holds settings in which none is left.
+    """
+
+    mode: str
+    run_dir: str | None
+    dataset: str
+    data_dir: str | None
+    download: bool
+    model: str | None
+    batch_size: int | None
+    small_batch_size: int | None
+    virtual_batch_size: int | None
+    lr_scaling: str | float
+    stretch: str | float
+    warmup_updates: int
+    epochs: int | None
+    learning_rate: float | None
+    clipnorm: float | None
+    precision: str
+    jit: str
+    seed: int
+    seeds: int
+    max_updates: int
+    eval_every: int
+
+    def flagfile(self) -> str:
+        """These settings as the text of a flagfile that runs them again."""
+        return "".join(
+            f"--{name}={_flag_text(value)}\n"
+            for name, value in dataclasses.asdict(self).items()
+            if value is not None
+        )
+
+
+def _flag_text(value):
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,112 @@
+"""The paper's study: five arms, several seeds, one table."""
+
+import dataclasses
+import os
+import pathlib
+
+import keras
+
+from gbn_keras.training import datasets
+from gbn_keras.training.plan import make_plan
+from gbn_keras.training.run_directory import (
+    default_run_dir,
+    open_run_directory,
+    read_result,
+)
+from gbn_keras.training.settings import Settings, UsageError
+from gbn_keras.training.trainer import train
+
+# The columns of the paper's Table 1.
+ARMS = ("SB", "LB", "+LR", "+GBN", "+RA")
+
+# Techniques that an arm leaves out: the columns are cumulative.
+_NO_RA = {"stretch": 1.0}
+_NO_GBN = {"virtual_batch_size": 0, **_NO_RA}
+_NO_LR = {"lr_scaling": "none", "warmup_updates": 0, **_NO_GBN}
+
+
+def study_arms(settings: Settings) -> dict[str, Settings]:
+    """The settings of the five arms, from settings with nothing left to derive.
+
+    `SB` is the small batch's own training, `LB` the large batch with the same epochs
+    and rate. Each further arm adds one technique: `+LR` the scaled rate, `+GBN` the
+    ghost batches, `+RA` the stretched regime.
+    """
+    small = {"batch_size": settings.small_batch_size, **_NO_LR}
+    changes = (small, _NO_LR, _NO_GBN, _NO_RA, {})
+    return {
+        # A stretched arm is not evaluated after every epoch: each derives its own.
+        arm: dataclasses.replace(settings, mode="train", eval_every=0, **change)
+        for arm, change in zip(ARMS, changes, strict=True)
+    }
+
+
+def arm_directory(run_dir: pathlib.Path, arm: str, seed: int) -> pathlib.Path:
+    """The run directory, in a study's, of one training."""
+    return run_dir / arm.lower().removeprefix("+") / f"seed_{seed}"
+
+
+def run_study(settings: Settings) -> pathlib.Path:
+    """Trains every arm with every seed.
+
+    Trainings that are finished in the run directory are not run again, so an
+    interrupted study goes on where it was.
+
+    Args:
+        settings: Those of the last arm; `seeds` says how many seeds to run, the first
+            of which is `seed`.
+
+    Returns:
+        The study's directory, from which `report` makes table and picture.
+
+    Raises:
+        UsageError: If the settings do not fit each other, the data or the directory.
+    """
+    data = datasets.load(settings.dataset, settings.data_dir, settings.download)
+    plan = make_plan(settings, len(data.train_labels))
+    settings = plan.settings
+    if settings.batch_size <= settings.small_batch_size:
+        raise UsageError(
+            f"--batch_size: got {settings.batch_size}, wanted more than the small "
+            f"batch of {settings.small_batch_size}: a study compares a large batch "
+            "with it. Raise it."
+        )
+    if settings.virtual_batch_size == 0:
+        raise UsageError(
+            "--virtual_batch_size: got 0, wanted at least 1: a study's last two arms "
+            "are trained with ghost batches. Leave the flag out for the small batch's "
+            "size."
+        )
+    if settings.run_dir is None:
+        settings = dataclasses.replace(settings, run_dir=default_run_dir(settings))
+    run_dir = open_run_directory(settings)
+    for seed in range(settings.seed, settings.seed + settings.seeds):
+        for arm, arm_settings in study_arms(settings).items():
+            arm_dir = arm_directory(run_dir, arm, seed)
+            if read_result(arm_dir):
+                continue
+            print(f"\n{arm}, seed {seed}", flush=True)
+            arm_settings = dataclasses.replace(
+                arm_settings, run_dir=os.fspath(arm_dir), seed=seed
+            )
+            train(arm_settings, data, callbacks=(RunProgress(),), verbose=0)
+    return run_dir
+
+
+class RunProgress(keras.callbacks.Callback):
+    """Keras's progress bar over a whole training rather than an epoch."""
+
+    _SHOWN = ("loss", "val_accuracy")
+
+    def on_train_begin(self, logs=None):
+        """Starts the bar."""
+        self._done = 0
+        updates = self.params["epochs"] * self.params["steps"]
+        self._bar = keras.utils.Progbar(
+            updates, unit_name="update", stateful_metrics=self._SHOWN
+        )
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Moves the bar."""
+        self._done += self.params["steps"]
+        self._bar.update(self._done, [(k, logs[k]) for k in self._SHOWN if k in logs])

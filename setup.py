@@ -1,0 +1,41 @@
+"""Packaging of gbn-keras; `pyproject.toml` holds the settings of the tools."""
+
+import pathlib
+import runpy
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+
+setup(
+    name="gbn-keras",
+    version=runpy.run_path(str(HERE / "gbn_keras" / "version.py"))["__version__"],
+    description=(
+        "Ghost batch normalization and regime adaptation for large-batch training "
+        "in Keras 3"
+    ),
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=find_packages(include=["gbn_keras", "gbn_keras.*"]),
+    package_data={"gbn_keras": ["py.typed"]},
+    install_requires=[
+        "absl-py",
+        # tensorflow-datasets imports it when it prepares data, but does not name it.
+        "importlib_resources",
+        "keras>=3.12",
+        "keras-tuner",
+        "matplotlib",
+        "pandas",
+        "scikit-learn",
+        # keras-tuner fails every trial without it, but does not name it.
+        "tensorboard",
+        "tensorflow",
+        "tensorflow-datasets",
+    ],
+    extras_require={
+        "test": ["hypothesis", "pytest", "ruff"],
+        "cuda": ["tensorflow[and-cuda]"],
+    },
+)

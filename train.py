@@ -1,0 +1,197 @@
+"""Trains with ghost batches and an adapted regime: the flags, and nothing else.
+
+    python train.py --flagfile=configs/quickstart.cfg
+
+A mistake of yours is one line and exit code 2.
+"""
+
+import os
+import pathlib
+import re
+import sys
+
+from absl import app, flags
+
+# TensorFlow's notices of which instructions it was built for.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+_MODE = flags.DEFINE_enum(
+    "mode",
+    "train",
+    ["train", "evaluate", "study"],
+    "train a network; evaluate the model of --run_dir; study: train the paper's five "
+    "arms (SB, LB, +LR, +GBN, +RA) with several seeds and compare them.",
+)
+flags.DEFINE_string(
+    "run_dir",
+    None,
+    "Folder of the run: flags, metrics, TensorBoard events, model, result, plots. A "
+    "finished run is not run again. Default: one in runs/ named after the flags.",
+)
+
+# What.
+flags.DEFINE_string(
+    "dataset",
+    "digits",
+    "digits (scikit-learn's, embedded), or the name of a tensorflow-datasets data set.",
+)
+flags.DEFINE_string(
+    "data_dir",
+    None,
+    "Where tensorflow-datasets' prepared data lies. Default: the environment's "
+    "TFDS_DATA_DIR, else ~/tensorflow_datasets.",
+)
+flags.DEFINE_bool(
+    "download", False, "Download and prepare the data set if it is not there."
+)
+flags.DEFINE_string(
+    "model", None, "The network: f1, f1_digits. Default: the data set's own."
+)
+
+# Regime.
+flags.DEFINE_integer(
+    "batch_size", None, "Examples of one update. Default: the small batch."
+)
+flags.DEFINE_integer(
+    "small_batch_size",
+    None,
+    "The batch size that the regime was tuned for. Default: the network's.",
+)
+flags.DEFINE_integer(
+    "virtual_batch_size",
+    None,
+    "Examples of a ghost batch; 0: plain batch normalization. Default: the small "
+    "batch.",
+)
+flags.DEFINE_string(
+    "lr_scaling",
+    "sqrt",
+    "How the rate grows with M = batch_size / small_batch_size: none, sqrt, linear, or "
+    "the factor itself.",
+)
+flags.DEFINE_string(
+    "stretch",
+    "full",
+    "How many times more epochs than the small batch: 1 keeps the epochs; full, which "
+    "is M, the updates; numbers between trade.",
+)
+flags.DEFINE_integer(
+    "warmup_updates", 0, "Updates over which the rate grows to its scaled value."
+)
+flags.DEFINE_integer(
+    "epochs",
+    None,
+    "Epochs of the small batch's regime; its rate boundaries move in proportion. "
+    "Default: the network's.",
+)
+flags.DEFINE_float(
+    "learning_rate",
+    None,
+    "First rate of the small batch's regime; later ones in proportion. Default: the "
+    "network's.",
+)
+flags.DEFINE_float(
+    "clipnorm",
+    None,
+    "Largest global norm of the gradient; 0: no clipping. Default: the network's.",
+)
+
+# Machine.
+flags.DEFINE_enum(
+    "precision",
+    "float32",
+    ["float32", "mixed_bfloat16", "mixed_float16"],
+    "Of the layers; variables and statistics stay float32.",
+)
+flags.DEFINE_enum(
+    "jit", "auto", ["auto", "on", "off"], "XLA; auto: on GPU and TPU, not on CPU."
+)
+
+# Run.
+flags.DEFINE_integer(
+    "seed", 1, "Of the initial weights and the order of the data.", lower_bound=0
+)
+flags.DEFINE_integer(
+    "seeds", 1, "study: how many seeds, the first being --seed.", lower_bound=1
+)
+flags.DEFINE_integer(
+    "max_updates", 0, "Stop after so many updates; 0: at the end.", lower_bound=0
+)
+flags.DEFINE_integer(
+    "eval_every",
+    0,
+    "Epochs from one evaluation to the next; 0: as many as --stretch.",
+    lower_bound=0,
+)
+
+
+@flags.multi_flags_validator(["dataset", "data_dir", "download"])
+def _data_is_there(values):
+    """Looks for the folder here, before the seconds that TensorFlow's import takes."""
+    name = re.split("[:/]", values["dataset"] or "")[0]
+    if name == "digits" or values["download"]:
+        return True
+    data_dir = values["data_dir"] or os.environ.get(
+        "TFDS_DATA_DIR", "~/tensorflow_datasets"
+    )
+    if name and (pathlib.Path(data_dir).expanduser() / name).is_dir():
+        return True
+    raise flags.ValidationError(
+        f"--dataset: got {values['dataset']!r}, wanted digits or a data set that is in "
+        f"{data_dir}: name the folder that holds it with --data_dir, or let it be "
+        "downloaded and prepared there with --download."
+    )
+
+
+def main(argv: list[str]) -> int:
+    """Runs the program; returns its exit code."""
+    try:
+        _parse(argv)
+    except flags.Error as error:
+        return _mistake(error)
+
+    # Not before the flags are known to be good: they take seconds to import.
+    from gbn_keras.training import report, study, trainer
+    from gbn_keras.training.settings import Settings, UsageError
+
+    own_flags = flags.FLAGS.get_flags_for_module(sys.modules[__name__])
+    settings = Settings(**{flag.name: flag.value for flag in own_flags})
+    try:
+        if settings.mode == "evaluate":
+            trainer.evaluate(settings)
+        elif settings.mode == "study":
+            run_dir = study.run_study(settings)
+            print(f"\n{report.report_study(run_dir)}\n\n{run_dir}")
+        else:
+            result = trainer.train(settings)
+            run_dir = pathlib.Path(result["settings"]["run_dir"])
+            report.report_run(run_dir)
+            print(
+                f"validation accuracy {100 * result['accuracy']:.2f} % after "
+                f"{result['updates']:,} updates: {run_dir}"
+            )
+    except UsageError as error:
+        return _mistake(error)
+    return 0
+
+
+def _parse(argv):
+    """Parses the flags; to evaluate a run, its own flagfile gives the defaults."""
+    app.define_help_flags()
+    rest = flags.FLAGS(argv)[1:]
+    if rest:
+        raise flags.Error(
+            f"got the argument {rest[0]!r}, wanted flags only, as --name=value."
+        )
+    flagfile = pathlib.Path(flags.FLAGS.run_dir or "") / "flags.cfg"
+    if _MODE.value == "evaluate" and flagfile.is_file():
+        flags.FLAGS([argv[0], f"--flagfile={flagfile}", *argv[1:]])
+
+
+def _mistake(error):
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))
