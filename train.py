@@ -146,7 +146,7 @@ def _data_is_there(values):
 def main(argv: list[str]) -> int:
     """Runs the program; returns its exit code."""
     try:
-        _parse(argv)
+        values = parse(argv)
     except flags.Error as error:
         return _mistake(error)
 
@@ -154,8 +154,7 @@ def main(argv: list[str]) -> int:
     from gbn_keras.training import report, study, trainer
     from gbn_keras.training.settings import Settings, UsageError
 
-    own_flags = flags.FLAGS.get_flags_for_module(sys.modules[__name__])
-    settings = Settings(**{flag.name: flag.value for flag in own_flags})
+    settings = Settings(**values)
     try:
         if settings.mode == "evaluate":
             trainer.evaluate(settings)
@@ -175,17 +174,24 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def _parse(argv):
-    """Parses the flags; to evaluate a run, its own flagfile gives the defaults."""
+def parse(argv: list[str]) -> dict[str, object]:
+    """The flags' values; to evaluate a run, its own flagfile gives the defaults.
+
+    Raises:
+        flags.Error: If the command line is not right.
+    """
     app.define_help_flags()
-    rest = flags.FLAGS(argv)[1:]
-    if rest:
+    flags.FLAGS.unparse_flags()
+    unparsed = flags.FLAGS(argv)[1:]
+    if unparsed:
         raise flags.Error(
-            f"got the argument {rest[0]!r}, wanted flags only, as --name=value."
+            f"got the argument {unparsed[0]!r}, wanted flags only, as --name=value."
         )
     flagfile = pathlib.Path(flags.FLAGS.run_dir or "") / "flags.cfg"
     if _MODE.value == "evaluate" and flagfile.is_file():
         flags.FLAGS([argv[0], f"--flagfile={flagfile}", *argv[1:]])
+    own_flags = flags.FLAGS.get_flags_for_module(sys.modules[__name__])
+    return {flag.name: flag.value for flag in own_flags}
 
 
 def _mistake(error):

@@ -6,7 +6,7 @@ from gbn_keras.arguments import integer
 from gbn_keras.ghost_normalize import ghost_moving_average, ghost_normalize
 
 
-@keras.saving.register_keras_serializable(package="gbn_keras")
+@keras.saving.register_keras_serializable("gbn_keras", "GhostBatchNormalization")
 class GhostBatchNormalization(keras.layers.BatchNormalization):
     """Batch normalization by the statistics of small virtual batches ("ghosts").
 
@@ -24,8 +24,9 @@ class GhostBatchNormalization(keras.layers.BatchNormalization):
 
     **In inference**, and in training while `trainable` is `False`, this is
     `keras.layers.BatchNormalization`: running statistics, any batch size. The
-    variables are the same too, so weights load from either layer into the other. With
-    `virtual_batch_size=None` the layer is its parent in all things.
+    variables are the same too, so weights load from either layer into the other, by
+    `set_weights` and from `.weights.h5` files. With `virtual_batch_size=None` the layer
+    is its parent in all things.
 
     The paper's Algorithm 1 averages the standard deviation; this layer averages the
     variance, as every batch normalization does, which is what makes the weights
@@ -66,8 +67,9 @@ class GhostBatchNormalization(keras.layers.BatchNormalization):
         Algorithm 1, NIPS 2017, arXiv 1705.08741.
     """
 
-    def __init__(self, virtual_batch_size: int | None = 128, **kwargs):
-        super().__init__(**kwargs)
+    def __init__(self, virtual_batch_size: int | None = 128, *, name=None, **kwargs):
+        # The class's `__name__`, of which Keras would make a name, is the parent's.
+        super().__init__(name=name or _unique_name(), **kwargs)
         if virtual_batch_size is not None:
             virtual_batch_size = integer("virtual_batch_size", virtual_batch_size, 1)
             self._refuse_other_statistics(virtual_batch_size)
@@ -121,3 +123,16 @@ class GhostBatchNormalization(keras.layers.BatchNormalization):
             (self.moving_variance, variance),
         ):
             moving.assign(ghost_moving_average(moving, statistics, self.momentum))
+
+
+# In `.weights.h5` and `.keras` files Keras files a layer's weights under the `__name__`
+# of its class. With the parent's, the files are interchangeable too. What identifies
+# the class in a configuration is its registered name.
+GhostBatchNormalization.__name__ = keras.layers.BatchNormalization.__name__
+
+
+def _unique_name():
+    """`ghost_batch_normalization`, then `ghost_batch_normalization_1`, and so on."""
+    prefix = "ghost_batch_normalization"
+    earlier = keras.backend.get_uid(prefix) - 1
+    return f"{prefix}_{earlier}" if earlier else prefix

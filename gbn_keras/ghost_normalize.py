@@ -96,11 +96,9 @@ def ghost_moving_average(moving, statistics, momentum: float):
     dtype = statistics.dtype
     ghosts = ops.shape(statistics)[0]
     steps_after = ghosts - 1 - ops.arange(ghosts)
-    momentum = ops.cast(momentum, dtype)
     weights = (1 - momentum) * momentum ** ops.cast(steps_after, dtype)
-    return ops.cast(moving, dtype) * momentum ** ops.cast(ghosts, dtype) + ops.sum(
-        ops.expand_dims(weights, -1) * statistics, axis=0
-    )
+    past = ops.cast(moving, dtype) * momentum ** ops.cast(ghosts, dtype)
+    return past + ops.sum(ops.expand_dims(weights, -1) * statistics, axis=0)
 
 
 def _split_into_ghosts(values, virtual_batch_size):

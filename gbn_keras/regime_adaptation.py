@@ -213,8 +213,8 @@ REGIMES = {
     "f1_digits": Regime(
         small_batch_size=32,
         epochs=6,
-        learning_rate=((0, 0.1), (3, 0.01), (4.5, 0.001)),
-        l2=((0, 1e-4),),
+        learning_rate=((0, 0.03), (3, 0.003), (4.5, 0.0003)),
+        l2=((0, 5e-4),),
     ),
     "c1": _C1,
     "c3": _C1,

@@ -6,14 +6,15 @@ import functools
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.download import downloader
 
 from gbn_keras.training.settings import UsageError
 
 # Images read, standardized or evaluated at once.
 _CHUNK = 1024
 
-# Of the 1,797 digits these many are for validation. It leaves 1,536 = 3 x 512 for
-# training, so that a large batch of 512 drops none of them.
+# Of the 1,797 digits these many are for validation. It leaves 1,536 = 3 x 512 = 2 x 768
+# for training, so that large batches drop none of them.
 _DIGITS_FOR_VALIDATION = 261
 
 
@@ -189,7 +190,7 @@ def _prepared_builder(name, data_dir, download):
     if not download:
         raise UsageError(f"--dataset: {name} is not prepared in {where}: {remedies}.")
     # By default it tries a dead network for minutes, ten times, ever more slowly.
-    tfds.core.download.downloader.MAX_RETRIES = 3
+    downloader.MAX_RETRIES = 3
     try:
         builder.download_and_prepare()
     except Exception as error:  # Whatever a data set's own code or the network raises.
@@ -219,26 +220,23 @@ def _image_and_label(name, features):
 def _read(builder, split, image_key, label_key):
     """One split as arrays of images and labels, in the order of its files."""
     name = builder.info.name
+    if builder.info.splits[split].num_examples == 0:
+        raise UsageError(
+            f"--dataset: the {split} split of {name} has 0 examples, wanted at least "
+            "1. Prepare it again, or choose another data set."
+        )
     dataset = builder.as_dataset(
         split=split,
         shuffle_files=False,
         read_config=tfds.ReadConfig(try_autocache=False),
     ).map(lambda example: (example[image_key], example[label_key]))
     if None in builder.info.features[image_key].shape:
-        images, labels = zip(*dataset.as_numpy_iterator(), strict=True) or ((), ())
+        images, labels = zip(*dataset.as_numpy_iterator(), strict=True)
         _check_one_size(name, images)
         images, labels = np.stack(images), np.stack(labels)
     else:
-        chunks = list(dataset.batch(_CHUNK).as_numpy_iterator())
-        if chunks:
-            images, labels = (
-                np.concatenate(part) for part in zip(*chunks, strict=True)
-            )
-    if not len(dataset):
-        raise UsageError(
-            f"--dataset: the {split} split of {name} has 0 examples, wanted at least "
-            "1. Prepare it again, or choose another data set."
-        )
+        chunks = zip(*dataset.batch(_CHUNK).as_numpy_iterator(), strict=True)
+        images, labels = (np.concatenate(chunk) for chunk in chunks)
     if labels.min() < 0:
         raise UsageError(
             f"--dataset: the {split} split of {name} has the label {labels.min()}, "

@@ -32,6 +32,7 @@ class L2SGD(keras.optimizers.SGD):
         l2 = self.l2
         if isinstance(l2, LearningRateSchedule):
             l2 = l2(self.iterations)
+        gradient = ops.cast(gradient, variable.dtype)
         gradient = gradient + ops.cast(l2, variable.dtype) * variable
         super().update_step(gradient, variable, learning_rate)
 

@@ -103,7 +103,7 @@ class RunProgress(keras.callbacks.Callback):
         self._done = 0
         updates = self.params["epochs"] * self.params["steps"]
         self._bar = keras.utils.Progbar(
-            updates, unit_name="update", stateful_metrics=self._SHOWN
+            updates, unit_name="update", stateful_metrics=self._SHOWN, interval=1
         )
 
     def on_epoch_end(self, epoch, logs=None):

@@ -85,6 +85,7 @@ def train(
         steps_per_epoch=plan.updates_per_epoch,
         validation_data=data.validation_batches(),
         validation_freq=plan.evaluation_epochs,
+        shuffle=False,  # The batches are shuffled already, and Keras would warn of it.
         callbacks=[
             RunLog(plan),
             keras.callbacks.CSVLogger(str(run_dir / "metrics.csv")),
@@ -170,9 +171,12 @@ def build_model(plan: Plan, data: datasets.ImageData) -> keras.Model:
             global_clipnorm=settings.clipnorm or None,
         ),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
+        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
         jit_compile=_use_xla(settings.jit),
     )
+    # A metric by its name, or an optimizer unbuilt, would create its variables in the
+    # first update, which would then be traced a second time.
+    model.optimizer.build(model.trainable_variables)
     return model
 
 

@@ -1,0 +1,45 @@
+"""What the tests share: numpy's own ghost batches, and the program's settings."""
+
+import os
+
+# TensorFlow's notices of which instructions it was built for.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import pytest
+import tensorflow_datasets as tfds
+
+import train
+from gbn_keras.training.settings import Settings
+
+
+def settings_of(*flags) -> Settings:
+    """The settings that `train.py` makes of these flags."""
+    return Settings(**train.parse(["train.py", *flags]))
+
+
+@pytest.fixture
+def make_settings(tmp_path):
+    """Settings from flags, with a run directory of the test's own."""
+
+    def make(*flags):
+        return settings_of(f"--run_dir={tmp_path / 'run'}", *flags)
+
+    return make
+
+
+@pytest.fixture
+def write_dataset(tmp_path):
+    """Writes a data set in tensorflow-datasets' own format; returns its folder."""
+
+    def write(name="tiny", features=None, **splits):
+        tfds.dataset_builders.store_as_tfds_dataset(
+            name=name,
+            version="1.0.0",
+            data_dir=tmp_path / "tfds",
+            features=features,
+            split_datasets={k: list(enumerate(v)) for k, v in splits.items()},
+            config=None,
+        )
+        return str(tmp_path / "tfds")
+
+    return write

@@ -1,0 +1,281 @@
+"""The layer, against plain BatchNormalization on the slices of the batch."""
+
+import ghosts
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras.src.testing import TestCase
+
+from gbn_keras import GhostBatchNormalization
+
+
+def build_pair(shape, virtual_batch_size, **arguments):
+    """A ghost layer and a plain one with the same random variables."""
+    pair = (
+        GhostBatchNormalization(virtual_batch_size, **arguments),
+        keras.layers.BatchNormalization(**arguments),
+    )
+    random = np.random.default_rng(7)
+    for layer in pair:
+        layer.build(shape)
+    weights = [random.uniform(0.5, 1.5, w.shape) for w in pair[0].weights]
+    for layer in pair:
+        layer.set_weights(weights)
+    return pair
+
+
+def train_on(layer, inputs, upstream, masks):
+    """Trains on the batches in order; outputs and summed gradients."""
+    outputs, by_inputs, by_weights = [], [], 0
+    for x, dy, mask in zip(inputs, upstream, masks, strict=True):
+        x = tf.convert_to_tensor(x)
+        weights = [w.value for w in layer.trainable_weights]
+        with tf.GradientTape() as tape:
+            tape.watch([x, *weights])
+            y = layer(x, training=True, mask=mask)
+            loss = tf.reduce_sum(y * dy)
+        gradient, *rest = tape.gradient(loss, [x, *weights])
+        outputs.append(y)
+        by_inputs.append(gradient)
+        by_weights = by_weights + np.array(rest)
+    return np.concatenate(outputs), np.concatenate(by_inputs), by_weights
+
+
+@st.composite
+def cases(draw):
+    rank = draw(st.integers(2, 5))
+    shape = (
+        draw(st.integers(1, 13)),
+        *(draw(st.integers(1, 4)) for _ in range(rank - 1)),
+    )
+    axis = draw(st.integers(1, rank - 1))
+    return {
+        "shape": shape,
+        # Where the parent takes masks: it puts their missing axis last.
+        "masked": draw(st.booleans()) and axis == rank - 1 and shape[-1] > 1,
+        "axis": axis - draw(st.sampled_from([0, rank])),
+        "virtual_batch_size": draw(st.integers(1, 14)),
+        "momentum": draw(st.sampled_from([0.0, 0.5, 0.9, 0.99])),
+        "center": draw(st.booleans()),
+        "scale": draw(st.booleans()),
+        "seed": draw(st.integers(0, 1000)),
+    }
+
+
+@given(case=cases())
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_a_batch_of_ghosts_is_plain_batch_normalization_on_each_slice(case):
+    """Invariant 1: outputs, all gradients, running statistics."""
+    random = np.random.default_rng(case["seed"])
+    shape, size = case["shape"], case["virtual_batch_size"]
+    inputs = random.normal(3, 2, shape)
+    upstream = random.normal(size=shape)
+    mask = random.random(shape[:-1]) < 0.7 if case["masked"] else None
+    mask_slices = [None] * max(1, shape[0] // size)
+    if case["masked"]:
+        mask_slices = ghosts.split(mask, size)
+    arguments = {k: case[k] for k in ("axis", "momentum", "center", "scale")}
+    # In float64, so that only a wrong formula can differ.
+    ghost, plain = build_pair(shape, size, dtype="float64", **arguments)
+
+    whole = train_on(ghost, [inputs], [upstream], [mask])
+    sliced = train_on(
+        plain, ghosts.split(inputs, size), ghosts.split(upstream, size), mask_slices
+    )
+
+    for result, reference in zip(whole, sliced, strict=True):
+        np.testing.assert_allclose(result, reference, rtol=1e-8, atol=1e-8)
+    for result, reference in zip(ghost.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_allclose(result, reference, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("virtual_batch_size", [None, 1000])
+@pytest.mark.parametrize("training", [False, True])
+def test_without_ghosts_or_with_one_the_layer_is_its_parent(
+    virtual_batch_size, training
+):
+    inputs = np.random.default_rng(0).normal(3, 2, (24, 5, 4)).astype("float32")
+    ghost, plain = build_pair(inputs.shape, virtual_batch_size)
+    outputs, expected = (layer(inputs, training=training) for layer in (ghost, plain))
+    exact = virtual_batch_size is None or not training
+    tolerance = 0 if exact else 1e-5
+    np.testing.assert_allclose(outputs, expected, rtol=tolerance, atol=tolerance)
+    for result, reference in zip(ghost.get_weights(), plain.get_weights(), strict=True):
+        np.testing.assert_allclose(result, reference, rtol=tolerance)
+
+
+class KerasStandards(TestCase):
+    """Keras's own checks of a layer: configuration, shapes, dtypes, saving, fit."""
+
+    def test_run_layer_test(self):
+        for virtual_batch_size in (None, 2, 1000):
+            for shape, axis in (((5, 3), -1), ((5, 3, 4, 2), 1), ((5, 3, 4, 2), -1)):
+                with self.subTest(size=virtual_batch_size, shape=shape, axis=axis):
+                    self.run_layer_test(
+                        GhostBatchNormalization,
+                        {"virtual_batch_size": virtual_batch_size, "axis": axis},
+                        call_kwargs={"training": True},
+                        input_shape=shape,
+                        expected_output_shape=shape,
+                        expected_num_trainable_weights=2,
+                        expected_num_non_trainable_weights=2,
+                        expected_num_losses=0,
+                        supports_masking=True,
+                    )
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_layer_that_is_not_trainable_uses_its_running_statistics(training):
+    inputs = np.random.default_rng(0).normal(3, 2, (24, 4)).astype("float32")
+    ghost, plain = build_pair(inputs.shape, 4)
+    ghost.trainable = plain.trainable = False
+    before = ghost.get_weights()
+    np.testing.assert_array_equal(
+        ghost(inputs, training=training), plain(inputs, training=training)
+    )
+    for old, new in zip(before, ghost.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_inference_takes_any_batch_size():
+    ghost, plain = build_pair((None, 4), 8)
+    for batch in (1, 7, 8, 30):
+        inputs = np.random.default_rng(batch).normal(size=(batch, 4)).astype("float32")
+        np.testing.assert_array_equal(ghost(inputs), plain(inputs))
+
+
+@pytest.mark.parametrize(
+    "dtype, outputs, variables",
+    [
+        ("float16", "float16", "float16"),
+        ("bfloat16", "bfloat16", "bfloat16"),
+        ("float32", "float32", "float32"),
+        ("float64", "float64", "float64"),
+        ("mixed_float16", "float16", "float32"),
+        ("mixed_bfloat16", "bfloat16", "float32"),
+    ],
+)
+def test_the_layer_keeps_to_its_dtype_policy(dtype, outputs, variables):
+    # The mean's square overflows float16.
+    random = np.random.default_rng(0)
+    inputs = tf.cast(random.normal(300, 50, (64, 3)), outputs)
+    layer = GhostBatchNormalization(16, dtype=dtype)
+    result = layer(inputs, training=True)
+    assert keras.backend.standardize_dtype(result.dtype) == outputs
+    assert {keras.backend.standardize_dtype(w.dtype) for w in layer.weights} == {
+        variables
+    }
+    expected, _, _ = ghosts.normalize(inputs.numpy(), 1, 0, 16, -1, 1e-3)
+    tolerance = 0.02 if "16" in outputs else 1e-4
+    np.testing.assert_allclose(np.float64(result), expected, atol=tolerance)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_model_trains_the_same_in_a_graph_and_by_xla(jit_compile):
+    random = np.random.default_rng(0)
+    images, targets = random.normal(size=(22, 6, 6, 2)), random.normal(size=(22, 1))
+
+    def weights(**how):
+        keras.utils.set_random_seed(0)
+        model = keras.Sequential(
+            [
+                keras.Input((6, 6, 2)),
+                keras.layers.Conv2D(3, 3, use_bias=False),
+                GhostBatchNormalization(4),
+                keras.layers.GlobalAveragePooling2D(),
+                keras.layers.Dense(1),
+            ]
+        )
+        model.compile(keras.optimizers.SGD(0.1), "mse", **how)
+        # Batches of 10, 10 and 2: a remainder and less than a ghost among them.
+        model.fit(images, targets, batch_size=10, shuffle=False, verbose=0)
+        return model.get_weights()
+
+    eager = weights(run_eagerly=True)
+    for result, reference in zip(weights(jit_compile=jit_compile), eager, strict=True):
+        np.testing.assert_allclose(result, reference, rtol=1e-4, atol=1e-6)
+
+
+def test_a_mask_reaches_the_layer_through_a_model():
+    sequences = np.random.default_rng(0).normal(size=(8, 5, 3)).astype("float32")
+    sequences[:, 3:] = 0
+    ghost = GhostBatchNormalization(4, momentum=0.0)
+    model = keras.Sequential([keras.Input((5, 3)), keras.layers.Masking(), ghost])
+    model(sequences, training=True)
+    # With momentum 0 the running statistics are those of the last ghost.
+    np.testing.assert_allclose(
+        ghost.moving_mean, sequences[4:, :3].mean((0, 1)), rtol=1e-4, atol=1e-6
+    )
+
+
+def small_model(normalization):
+    return keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(3, use_bias=False),
+            normalization,
+            keras.layers.Dense(2),
+        ]
+    )
+
+
+def test_saved_models_come_back(tmp_path):
+    inputs = np.random.default_rng(0).normal(size=(24, 4)).astype("float32")
+    model = small_model(GhostBatchNormalization(4, axis=-1, momentum=0.7))
+    model(inputs, training=True)
+    expected = model(inputs)
+
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(loaded(inputs), expected)
+    assert loaded.layers[1].get_config() == model.layers[1].get_config()
+    np.testing.assert_array_equal(
+        loaded(inputs, training=True), model(inputs, training=True)
+    )
+
+    model = keras.models.load_model(tmp_path / "model.keras")
+    model.export(tmp_path / "saved_model", verbose=False)
+    served = tf.saved_model.load(str(tmp_path / "saved_model"))
+    np.testing.assert_allclose(served.serve(inputs), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_summary_shows_the_ghosts():
+    model = small_model(GhostBatchNormalization(4))
+    assert model.layers[1].name.startswith("ghost_batch_normalization")
+    named = small_model(GhostBatchNormalization(4, name="norm"))
+    assert named.layers[1].name == "norm"
+
+
+def test_weights_are_interchangeable_with_plain_batch_normalization(tmp_path):
+    inputs = np.random.default_rng(0).normal(size=(24, 4)).astype("float32")
+    ghost = small_model(GhostBatchNormalization(4))
+    plain = small_model(keras.layers.BatchNormalization())
+    ghost(inputs, training=True)
+    for source, target in ((ghost, plain), (plain, ghost)):
+        source.save_weights(tmp_path / "model.weights.h5")
+        expected = source(inputs)
+        target.set_weights([np.zeros_like(w) for w in target.get_weights()])
+        target.load_weights(tmp_path / "model.weights.h5")
+        np.testing.assert_array_equal(target(inputs), expected)
+
+
+@pytest.mark.parametrize("size", [0, -3, 2.5, True, "8"])
+def test_a_virtual_batch_size_that_is_no_positive_integer_is_refused(size):
+    with pytest.raises(ValueError, match=f"virtual_batch_size={size!r}"):
+        GhostBatchNormalization(size)
+
+
+@pytest.mark.parametrize("shape, axis", [((8, 4), 0), ((8, 4, 4), -3)])
+def test_the_batch_axis_is_refused(shape, axis):
+    with pytest.raises(ValueError, match=f"axis={axis}"):
+        GhostBatchNormalization(4, axis=axis)(np.ones(shape, "float32"))
+
+
+@pytest.mark.parametrize("argument", ["synchronized", "renorm"])
+def test_statistics_of_more_than_a_ghost_are_refused(argument):
+    with pytest.raises(ValueError, match=f"{argument}=True, virtual_batch_size=16"):
+        GhostBatchNormalization(16, **{argument: True})
+    assert getattr(GhostBatchNormalization(None, **{argument: True}), argument)
