@@ -1,9 +1,12 @@
-"""Trains with ghost batches and an adapted regime: the flags, and nothing else.
+"""Trains with ghost batches, a scaled learning rate and an adapted regime.
 
     python train.py --flagfile=configs/quickstart.cfg
 
-A mistake of yours is one line and exit code 2.
+What the flags leave open follows from the data set and the network, and is printed
+before the first update. A wrong flag ends in one line and exit code 2.
 """
+
+# This file defines the flags and nothing else: the work is in gbn_keras.training.
 
 import os
 import pathlib

@@ -167,11 +167,8 @@ class Regime:
     def with_learning_rate(self, learning_rate: float) -> "Regime":
         """The same recipe from another first rate, later rates in proportion."""
         learning_rate = positive_number("learning_rate", learning_rate)
-        first = self.learning_rate[0][1]
-        rates = tuple(
-            (epoch, learning_rate * (rate / first))
-            for epoch, rate in self.learning_rate
-        )
+        factor = learning_rate / self.learning_rate[0][1]
+        rates = tuple((epoch, rate * factor) for epoch, rate in self.learning_rate)
         return dataclasses.replace(self, learning_rate=rates)
 
     def updates_per_epoch(self, examples: int) -> int:

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from gbn_keras.training.run_directory import read_result, write_whole
+from gbn_keras.training.run_directory import FLAGFILE, read_result, write_whole
 from gbn_keras.training.study import ARMS, arm_directory
 
 # The paper's Table 1: validation accuracy (%) of each arm by network and data set.
@@ -50,10 +50,13 @@ def report_run(run_dir: pathlib.Path) -> pathlib.Path:
 
 def report_study(run_dir: pathlib.Path) -> str:
     """Writes a study's `study.csv` and picture; returns its table as text."""
-    results = _study_results(run_dir)
+    directories = _arm_directories(run_dir)
+    results = {
+        arm: [read_result(path) for path in paths] for arm, paths in directories.items()
+    }
     table = study_table(results)
     write_whole(run_dir / "study.csv", table.to_csv())
-    _plot_study(run_dir, results)
+    _plot_study(run_dir, directories, results["+RA"][0]["settings"])
     return _as_text(table)
 
 
@@ -82,17 +85,13 @@ def study_table(results: dict[str, list[dict]]) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("arm")
 
 
-def _study_results(run_dir):
-    settings = {}
-    for line in (run_dir / "flags.cfg").read_text(encoding="utf-8").splitlines():
-        name, _, value = line.removeprefix("--").partition("=")
-        settings[name] = value
-    first = int(settings["seed"])
-    seeds = range(first, first + int(settings["seeds"]))
-    return {
-        arm: [read_result(arm_directory(run_dir, arm, seed)) for seed in seeds]
-        for arm in ARMS
-    }
+def _arm_directories(run_dir):
+    """The run directories of each arm, one for each seed."""
+    lines = (run_dir / FLAGFILE).read_text(encoding="utf-8").splitlines()
+    flags = dict(line.removeprefix("--").split("=", 1) for line in lines)
+    first = int(flags["seed"])
+    seeds = range(first, first + int(flags["seeds"]))
+    return {arm: [arm_directory(run_dir, arm, s) for s in seeds] for arm in ARMS}
 
 
 def _as_text(table):
@@ -116,15 +115,13 @@ def _as_text(table):
     return text.rename_axis(None).to_string()
 
 
-def _plot_study(run_dir, results):
+def _plot_study(run_dir, directories, settings):
     """Validation accuracy of all arms, by epoch and by update."""
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
-    for arm, runs in results.items():
-        curves = pd.concat(
-            pd.read_csv(pathlib.Path(run["settings"]["run_dir"]) / "metrics.csv")
-            for run in runs
-        ).dropna(subset=["val_accuracy"])
+    for arm, paths in directories.items():
+        curves = pd.concat(pd.read_csv(path / "metrics.csv") for path in paths)
+        curves = curves.dropna(subset=["val_accuracy"])
         curves["epochs"] = curves["epoch"] + 1
         for axes, x in zip(panels, ("epochs", "updates"), strict=True):
             accuracy = 100 * curves.groupby(x)["val_accuracy"].agg(
@@ -147,7 +144,6 @@ def _plot_study(run_dir, results):
             axes.grid(alpha=0.3, which="both")
     panels[0].set_ylabel("validation accuracy (%), mean and range over seeds")
     panels[1].legend(loc="lower right")
-    settings = results["+RA"][0]["settings"]
     figure.suptitle(
         f"{settings['model']} on {settings['dataset']}: small batch "
         f"{settings['small_batch_size']}, large batch {settings['batch_size']}"

@@ -10,8 +10,9 @@ from gbn_keras.training.settings import Settings, UsageError
 FLAGFILE = "flags.cfg"
 RESULT = "result.json"
 
-# Flags that say where things are, not what the run computes.
-_FREE_TO_CHANGE = {"run_dir", "data_dir", "download"}
+# Flags that say where things are, and how many trainings a study has: not what a
+# training computes.
+_FREE_TO_CHANGE = {"run_dir", "data_dir", "download", "seeds"}
 
 
 def default_run_dir(settings: Settings) -> str:
@@ -36,8 +37,7 @@ def open_run_directory(settings: Settings) -> pathlib.Path:
         path.mkdir(parents=True, exist_ok=True)
         if (path / FLAGFILE).exists():
             _refuse_other_flags(path, settings)
-        else:
-            write_whole(path / FLAGFILE, settings.flagfile())
+        write_whole(path / FLAGFILE, settings.flagfile())
     except OSError as error:
         raise UsageError(
             f"--run_dir: {path} cannot be written ({error.strerror or error}). "

@@ -36,7 +36,9 @@ def study_arms(settings: Settings) -> dict[str, Settings]:
     changes = (small, _NO_LR, _NO_GBN, _NO_RA, {})
     return {
         # A stretched arm is not evaluated after every epoch: each derives its own.
-        arm: dataclasses.replace(settings, mode="train", eval_every=0, **change)
+        arm: dataclasses.replace(
+            settings, mode="train", seeds=1, eval_every=0, **change
+        )
         for arm, change in zip(ARMS, changes, strict=True)
     }
 
@@ -50,7 +52,7 @@ def run_study(settings: Settings) -> pathlib.Path:
     """Trains every arm with every seed.
 
     Trainings that are finished in the run directory are not run again, so an
-    interrupted study goes on where it was.
+    interrupted study goes on where it was, and more seeds can be added.
 
     Args:
         settings: Those of the last arm; `seeds` says how many seeds to run, the first

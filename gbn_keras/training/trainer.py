@@ -6,6 +6,7 @@ import functools
 import os
 import pathlib
 import platform
+import shutil
 import time
 
 import keras
@@ -77,7 +78,8 @@ def train(
     with _dtype_policy(settings.precision):
         model = build_model(plan, data)
 
-    # Fit.
+    # Fit. What an interrupted run left begins anew.
+    shutil.rmtree(run_dir / "tensorboard", ignore_errors=True)
     started = time.perf_counter()
     model.fit(
         data.training_batches(settings.batch_size, settings.seed),

@@ -1,0 +1,122 @@
+"""The program: its flags, its modes, and one line for each mistake."""
+
+import dataclasses
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import train
+from gbn_keras.training.settings import Settings
+
+ROOT = pathlib.Path(train.__file__).parent
+CONFIGS = sorted(ROOT.glob("configs/**/*.cfg"))
+
+
+def run(*flags, cwd=None):
+    """The program in a process of its own."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *flags],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=cwd,
+    )
+
+
+def test_the_flags_are_the_fields_of_the_settings():
+    fields = {field.name for field in dataclasses.fields(Settings)}
+    assert set(train.parse(["train.py"])) == fields
+
+
+def test_training_then_evaluating_by_the_run_directory_alone(tmp_path):
+    flags = ("--batch_size=256", "--epochs=2", "--stretch=1", "--run_dir=run")
+    trained = run(*flags, cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    lines = trained.stdout.splitlines()
+    assert lines[:3] == [
+        "batch 256 = 8 ghosts of 32",
+        "learning rate 0.03 x sqrt(8) = 0.0849",
+        "2 epochs = 12 updates (small batch: 2 epochs = 96 updates)",
+    ]
+    assert "Epoch 1/2" in trained.stdout
+    assert lines[-1].startswith("validation accuracy ")
+    assert "Warning" not in trained.stderr
+
+    evaluated = run("--mode=evaluate", "--run_dir=run", cwd=tmp_path)
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert "accuracy" in evaluated.stdout
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_a_config_says_what_it_claims_and_how_it_is_run(config):
+    lines = config.read_text().splitlines()
+    assert lines[0].startswith("# ")
+    command = f"python train.py --flagfile={config.relative_to(ROOT).as_posix()}"
+    assert any(command in line for line in lines)
+    train.parse(["train.py", f"--flagfile={config}", "--download"])
+
+
+BAD_FLAGS = [
+    (["--mode=fly"], "mode", "fly"),
+    (["--precision=float8"], "precision", "float8"),
+    (["--jit=maybe"], "jit", "maybe"),
+    (["--batch_size=many"], "batch_size", "many"),
+    (["--seeds=0"], "seeds", "0"),
+    (["--seed=-1"], "seed", "-1"),
+    (["--max_updates=-5"], "max_updates", "-5"),
+    (["--bach_size=512"], "bach_size", "batch_size"),
+    (["--flagfile=no/such.cfg"], "flagfile", "no/such.cfg"),
+    (["512"], "512", "--name=value"),
+    (["--dataset=cifar100", "--data_dir=no/such"], "dataset", "no/such"),
+    (["--dataset="], "dataset", "''"),
+    (["--batch_size=0"], "batch_size", "0"),
+    (["--batch_size=5000"], "batch_size", "5000"),
+    (["--virtual_batch_size=-8"], "virtual_batch_size", "-8"),
+    (["--batch_size=64", "--virtual_batch_size=65"], "virtual_batch_size", "65"),
+    (["--model=vgg99"], "model", "vgg99"),
+    (["--lr_scaling=cubic"], "lr_scaling", "cubic"),
+    (["--stretch=2"], "stretch", "2"),
+    (["--mode=evaluate", "--run_dir=no/such"], "run_dir", "no/such"),
+    (["--mode=evaluate"], "run_dir", "None"),
+    (["--mode=study"], "batch_size", "32"),
+]
+
+
+@pytest.mark.parametrize("flags, name, received", BAD_FLAGS)
+def test_a_mistake_is_one_line_and_exit_code_2(flags, name, received, capsys):
+    assert train.main(["train.py", *flags]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    line = output.err.removesuffix("\n")
+    assert "\n" not in line
+    assert line.startswith("error: ")
+    assert name in line and received in line
+
+
+def test_a_mistake_in_the_flags_is_answered_before_tensorflow_is_imported(tmp_path):
+    probe = (
+        "import sys, train; code = train.main(sys.argv[1:]); "
+        "sys.exit(99 if 'tensorflow' in sys.modules else code)"
+    )
+    flags = ["train.py", "--dataset=cifar100", f"--data_dir={tmp_path}"]
+    done = subprocess.run(
+        [sys.executable, "-c", probe, *flags],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=ROOT,
+        env={**os.environ, "TFDS_DATA_DIR": ""},
+    )
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    for expected in ("cifar100", str(tmp_path), "--data_dir", "--download"):
+        assert expected in done.stderr
+
+
+def test_help_names_every_flag():
+    shown = run("--help").stdout
+    for field in dataclasses.fields(Settings):
+        assert f"{field.name}: " in shown
