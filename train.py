@@ -128,24 +128,6 @@ flags.DEFINE_integer(
 )
 
 
-@flags.multi_flags_validator(["dataset", "data_dir", "download"])
-def _data_is_there(values):
-    """Looks for the folder here, before the seconds that TensorFlow's import takes."""
-    name = re.split("[:/]", values["dataset"] or "")[0]
-    if name == "digits" or values["download"]:
-        return True
-    data_dir = values["data_dir"] or os.environ.get(
-        "TFDS_DATA_DIR", "~/tensorflow_datasets"
-    )
-    if name and (pathlib.Path(data_dir).expanduser() / name).is_dir():
-        return True
-    raise flags.ValidationError(
-        f"--dataset: got {values['dataset']!r}, wanted digits or a data set that is in "
-        f"{data_dir}: name the folder that holds it with --data_dir, or let it be "
-        "downloaded and prepared there with --download."
-    )
-
-
 def main(argv: list[str]) -> int:
     """Runs the program; returns its exit code."""
     try:
@@ -194,7 +176,23 @@ def parse(argv: list[str]) -> dict[str, object]:
     if _MODE.value == "evaluate" and flagfile.is_file():
         flags.FLAGS([argv[0], f"--flagfile={flagfile}", *argv[1:]])
     own_flags = flags.FLAGS.get_flags_for_module(sys.modules[__name__])
-    return {flag.name: flag.value for flag in own_flags}
+    values = {flag.name: flag.value for flag in own_flags}
+    _look_for_data(**values)
+    return values
+
+
+def _look_for_data(dataset, data_dir, download, **_):
+    """Answers for data that is not there before TensorFlow's seconds of import."""
+    folder = re.split("[:/]", dataset)[0]
+    if folder == "digits" or download:
+        return
+    data_dir = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    if not folder or not (pathlib.Path(data_dir).expanduser() / folder).is_dir():
+        raise flags.Error(
+            f"--dataset: got {dataset!r}, wanted digits or a data set that is prepared "
+            f"in {data_dir}: name the folder that holds it with --data_dir, or let it "
+            "be downloaded and prepared there with --download."
+        )
 
 
 def _mistake(error):

@@ -79,7 +79,7 @@ def run_study(settings: Settings) -> pathlib.Path:
             "are trained with ghost batches. Leave the flag out for the small batch's "
             "size."
         )
-    if settings.run_dir is None:
+    if not settings.run_dir:
         settings = dataclasses.replace(settings, run_dir=default_run_dir(settings))
     run_dir = open_run_directory(settings)
     for seed in range(settings.seed, settings.seed + settings.seeds):

@@ -63,7 +63,7 @@ def train(
     # Plan.
     plan = make_plan(settings, len(data.train_labels))
     settings = plan.settings
-    if settings.run_dir is None:
+    if not settings.run_dir:
         settings = dataclasses.replace(settings, run_dir=default_run_dir(settings))
     run_dir = open_run_directory(settings)
     print(plan.describe(), flush=True)
@@ -89,8 +89,7 @@ def train(
         validation_freq=plan.evaluation_epochs,
         shuffle=False,  # The batches are shuffled already, and Keras would warn of it.
         callbacks=[
-            RunLog(plan),
-            keras.callbacks.CSVLogger(str(run_dir / "metrics.csv")),
+            UpdateLog(str(run_dir / "metrics.csv"), plan),
             keras.callbacks.TensorBoard(
                 str(run_dir / "tensorboard"), write_graph=False
             ),
@@ -182,14 +181,11 @@ def build_model(plan: Plan, data: datasets.ImageData) -> keras.Model:
     return model
 
 
-class RunLog(keras.callbacks.Callback):
-    """Adds updates, samples and rate to an epoch's logs; stops at the last update.
+class UpdateLog(keras.callbacks.CSVLogger):
+    """Keras's CSV log with updates, samples and rate; stops at the last update."""
 
-    It must come before the callbacks that write the logs.
-    """
-
-    def __init__(self, plan: Plan):
-        super().__init__()
+    def __init__(self, filename: str, plan: Plan):
+        super().__init__(filename)
         self.plan = plan
         self.updates = 0
 
@@ -200,11 +196,15 @@ class RunLog(keras.callbacks.Callback):
             self.model.stop_training = True
 
     def on_epoch_end(self, epoch, logs=None):
-        """Adds to the logs, which the callbacks share."""
-        logs["updates"] = self.updates
-        logs["samples"] = self.updates * self.plan.settings.batch_size
-        # Of the epoch's last update.
-        logs["learning_rate"] = float(self.plan.learning_rate(self.updates - 1))
+        """Writes the row."""
+        # Not into `logs` itself, from which the progress bar shows everything.
+        more = {
+            "updates": self.updates,
+            "samples": self.updates * self.plan.settings.batch_size,
+            # Of the epoch's last update.
+            "learning_rate": float(self.plan.learning_rate(self.updates - 1)),
+        }
+        super().on_epoch_end(epoch, {**logs, **more})
 
 
 def _use_xla(jit):
