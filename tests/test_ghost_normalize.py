@@ -30,10 +30,20 @@ def run(compilation, shape):
     )
 
 
-@pytest.mark.parametrize("compilation", ["eager", "graph", "dynamic batch", "XLA"])
-@pytest.mark.parametrize("shape, axis, virtual_batch_size", SHAPES)
+# The fused kernel takes channels last and static shapes. It is never chosen under XLA,
+# where it is slow and its variance cancels.
+CASES = [
+    (*shape, compilation, kernel)
+    for shape in SHAPES
+    for compilation in ("eager", "graph", "dynamic batch", "XLA")
+    for kernel in (None, "closed_form", "fused")
+    if kernel != "fused" or (shape[1] == -1 and compilation in ("eager", "graph"))
+]
+
+
+@pytest.mark.parametrize("shape, axis, virtual_batch_size, compilation, kernel", CASES)
 def test_outputs_statistics_and_gradients_are_those_of_numpy(
-    shape, axis, virtual_batch_size, compilation
+    shape, axis, virtual_batch_size, compilation, kernel
 ):
     random = np.random.default_rng(0)
     # A mean far from zero: a formula that cancels would show.
@@ -47,7 +57,12 @@ def test_outputs_statistics_and_gradients_are_those_of_numpy(
         with tf.GradientTape() as tape:
             tape.watch([x, *parameters])
             results = ghost_normalize(
-                x, *parameters, virtual_batch_size, axis=axis, epsilon=1e-3
+                x,
+                *parameters,
+                virtual_batch_size,
+                axis=axis,
+                epsilon=1e-3,
+                _kernel=kernel,
             )
             loss = tf.reduce_sum(results[0] * upstream)
         return results, tape.gradient(loss, [x, *parameters])
@@ -78,7 +93,9 @@ def test_one_graph_takes_batches_of_any_size():
 
 def test_the_number_of_operations_does_not_grow_with_the_number_of_ghosts():
     def operations(batch):
-        function = tf.function(lambda x: ghost_normalize(x, None, None, 4)[0])
+        function = tf.function(
+            lambda x: ghost_normalize(x, None, None, 4, _kernel="closed_form")[0]
+        )
         graph = function.get_concrete_function(tf.TensorSpec([batch, 3])).graph
         return len(graph.get_operations())
 
@@ -86,13 +103,66 @@ def test_the_number_of_operations_does_not_grow_with_the_number_of_ghosts():
     assert operations(65) == operations(9)
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
-def test_statistics_are_float32_at_least(dtype):
+def kernels_in(function, signature, **how):
+    """The names of the fused operations that a traced function calls."""
+    compiled = tf.function(function, input_signature=[signature], **how)
+    graph = compiled.get_concrete_function().graph
+    # Functions that it calls are in its library.
+    definition = graph.as_graph_def()
+    nodes = [*definition.node]
+    for called in definition.library.function:
+        nodes.extend(called.node_def)
+    return {node.op for node in nodes if "FusedBatchNorm" in node.op}
+
+
+@pytest.mark.parametrize(
+    "shape, dtype, arguments, how, fused",
+    [
+        ([16, 4, 4, 3], "float32", {}, {}, True),
+        ([16, 3], "float32", {}, {}, True),
+        ([19, 3], "bfloat16", {}, {}, True),
+        ([16, 3], "float16", {}, {}, True),
+        ([16, 3], "float64", {}, {}, False),
+        ([16, 3], "float32", {}, {"jit_compile": True}, False),
+        ([None, 3], "float32", {}, {}, False),
+        ([16, 4, 4, 3], "float32", {"axis": 1}, {}, False),
+        ([16, 5, 3], "float32", {"mask": np.ones((16, 5))}, {}, False),
+        ([4 * 64, 3], "float32", {}, {}, True),
+        ([4 * 65, 3], "float32", {}, {}, False),
+    ],
+)
+def test_the_kernel_follows_from_what_is_known_while_tracing(
+    shape, dtype, arguments, how, fused
+):
+    def normalize(x):
+        return ghost_normalize(x, None, None, 4, **arguments)[0]
+
+    found = kernels_in(normalize, tf.TensorSpec(shape, dtype), **how)
+    assert bool(found) == fused
+
+
+def test_a_function_called_by_a_compiled_one_knows_it():
+    def nested(x):
+        return tf.function(lambda x: ghost_normalize(x, None, None, 4)[0])(x)
+
+    assert not kernels_in(nested, tf.TensorSpec([16, 3]), jit_compile=True)
+
+
+@pytest.mark.parametrize(
+    "dtype, kernel",
+    [
+        *((d, "closed_form") for d in ("float16", "bfloat16", "float32", "float64")),
+        *((d, "fused") for d in ("float16", "bfloat16", "float32")),
+        ("int32", None),
+    ],
+)
+def test_statistics_are_float32_at_least(dtype, kernel):
     # Squares of 300 overflow float16.
     values = tf.cast(tf.constant([[300.0], [-300.0]] * 4), dtype)
-    outputs, mean, variance = ghost_normalize(values, None, None, 4)
-    wanted = "float64" if dtype == "float64" else "float32"
-    assert {outputs.dtype, mean.dtype, variance.dtype} == {tf.as_dtype(wanted)}
+    outputs, mean, variance = ghost_normalize(values, None, None, 4, _kernel=kernel)
+    assert outputs.dtype == ("float32" if dtype == "int32" else dtype)
+    assert mean.dtype == variance.dtype
+    assert mean.dtype == ("float64" if dtype == "float64" else "float32")
     np.testing.assert_allclose(mean, 0)
     np.testing.assert_allclose(variance, 90_000)
 
