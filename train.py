@@ -48,7 +48,9 @@ flags.DEFINE_bool(
     "download", False, "Download and prepare the data set if it is not there."
 )
 flags.DEFINE_string(
-    "model", None, "The network: f1, f1_digits. Default: the data set's own."
+    "model",
+    None,
+    "The network: f1, f1_digits, resnet44. Default: the data set's own.",
 )
 
 # Regime.
@@ -142,7 +144,8 @@ def main(argv: list[str]) -> int:
     settings = Settings(**values)
     try:
         if settings.mode == "evaluate":
-            trainer.evaluate(settings)
+            scores = trainer.evaluate(settings)
+            print(f"validation accuracy {100 * scores['accuracy']:.2f} %")
         elif settings.mode == "study":
             run_dir = study.run_study(settings)
             print(f"\n{report.report_study(run_dir)}\n\n{run_dir}")

@@ -1,0 +1,283 @@
+"""Time of a ghost batch normalization layer against what a user would pick instead.
+
+    python benchmarks/layer_speed.py [--jit] [--json=FILE] [--picture=FILE]
+    KERAS_BACKEND=jax python benchmarks/layer_speed.py
+
+Forward, backward and running statistics of one layer in training, all contenders in one
+process and in turn; medians. `ratio` is to stock Keras BatchNormalization in the same
+round, GB/s is by the bytes that must be moved at least, peak MB is resident memory
+beyond what is there before a step.
+"""
+
+import argparse
+import functools
+import os
+import pathlib
+import statistics
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+from side_by_side import median_ratio, peak_megabytes, time_in_turn, write_json
+
+from gbn_keras import GhostBatchNormalization
+
+CASES = [
+    # shape, virtual batch size
+    ((1024, 32, 32, 16), 128),
+    ((1024, 32, 32, 16), 32),
+    ((1024, 8, 8, 64), 128),
+    ((128, 56, 56, 64), 32),
+    ((4096, 512), 128),
+]
+# Over the number of ghosts, for the picture and the claim that time is flat in it.
+GHOST_CASES = [((1024, 32, 32, 16), size) for size in (512, 256, 128, 64, 32, 16)]
+
+# A tensor of the input's size is moved at least so often: the forward pass reads the
+# input and writes the output, the backward pass reads the input and the upstream
+# gradient and writes the input's gradient.
+_PASSES = 5
+
+
+class SplitGhosts(keras.layers.Layer):
+    """The usual hand-made layer: split, the same BatchNormalization each, concat."""
+
+    def __init__(self, virtual_batch_size):
+        super().__init__()
+        self.virtual_batch_size = virtual_batch_size
+        self.normalization = keras.layers.BatchNormalization()
+
+    def build(self, input_shape):
+        """Builds the layer within."""
+        self.normalization.build(input_shape)
+
+    def call(self, inputs, training=None):
+        """Normalizes piece by piece."""
+        pieces = keras.ops.split(inputs, inputs.shape[0] // self.virtual_batch_size)
+        return keras.ops.concatenate(
+            [self.normalization(piece, training=training) for piece in pieces]
+        )
+
+
+def main():
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--jit", action="store_true", help="compile with XLA")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--json", help="file for all figures")
+    parser.add_argument("--picture", help="file for time by number of ghosts")
+    arguments = parser.parse_args()
+
+    keras.config.set_dtype_policy(
+        arguments.dtype if arguments.dtype == "float32" else f"mixed_{arguments.dtype}"
+    )
+    rows = []
+    for shape, size in CASES:
+        rows += measure(shape, size, arguments)
+    if arguments.picture:
+        ghost_rows = []
+        for shape, size in GHOST_CASES:
+            ghost_rows += measure(shape, size, arguments)
+        draw(ghost_rows, arguments.picture)
+        rows += ghost_rows
+    write_json(arguments.json, rows)
+
+
+def measure(shape, size, arguments):
+    """Times all contenders on one shape; prints and returns their rows."""
+    random = np.random.default_rng(0)
+    inputs, upstream = random.normal(size=(2, *shape)).astype("float32")
+    contenders = {
+        name: step(inputs, upstream)
+        for name, step in steps(size, arguments.jit).items()
+    }
+    memory = {}
+    for name, call in contenders.items():
+        call()
+        memory[name] = peak_megabytes(call)
+    times = time_in_turn(contenders, arguments.rounds)
+    width = 2 if "float16" in arguments.dtype else 4
+    moved = _PASSES * width * np.prod(shape)
+    rows = []
+    print(
+        f"\n{'x'.join(map(str, shape))} {arguments.dtype}, ghosts of {size}, ", end=""
+    )
+    print(f"{keras.backend.backend()} {'XLA' if arguments.jit else 'graph'}")
+    print(f"{'':28}{'ms':>9}{'ratio':>8}{'GB/s':>8}{'peak MB':>9}")
+    for name in contenders:
+        seconds = statistics.median(times[name])
+        row = {
+            "shape": shape,
+            "virtual_batch_size": size,
+            "dtype": arguments.dtype,
+            "jit": arguments.jit,
+            "layer": name,
+            "milliseconds": 1000 * seconds,
+            "ratio": median_ratio(times[name], times["Keras BatchNormalization"]),
+            "gigabytes_per_second": moved / seconds / 1e9,
+            "peak_megabytes": memory[name],
+        }
+        rows.append(row)
+        peak = "" if memory[name] is None else f"{memory[name]:.0f}"
+        print(
+            f"{name:28}{row['milliseconds']:9.2f}{row['ratio']:8.2f}"
+            f"{row['gigabytes_per_second']:8.1f}{peak:>9}",
+            flush=True,
+        )
+    return rows
+
+
+def steps(size, jit):
+    """Makers of a training step, by name, for this backend."""
+    make = {"tensorflow": tensorflow_step, "jax": jax_step, "torch": torch_step}[
+        keras.backend.backend()
+    ]
+    layers = {
+        "Keras BatchNormalization": keras.layers.BatchNormalization,
+        "GhostBatchNormalization": functools.partial(GhostBatchNormalization, size),
+        "split, Keras BN, concat": functools.partial(SplitGhosts, size),
+    }
+    found = {
+        name: functools.partial(make, layer, jit) for name, layer in layers.items()
+    }
+    if keras.backend.backend() == "tensorflow":
+        try:
+            import tf_keras
+        except ImportError:
+            print("tf_keras is not installed (pip install tf-keras): left out")
+        else:
+            tf_keras_layer = functools.partial(
+                tf_keras.layers.BatchNormalization, virtual_batch_size=size, fused=False
+            )
+            found["tf_keras virtual_batch_size"] = functools.partial(
+                tensorflow_step, tf_keras_layer, jit
+            )
+        found["whole-batch fused kernel"] = functools.partial(fused_step, jit)
+    found["memory copy, same bytes"] = copy_step
+    return found
+
+
+def tensorflow_step(make_layer, jit, inputs, upstream):
+    """A step of a Keras layer, or of one of tf_keras, on TensorFlow."""
+    import tensorflow as tf
+
+    layer = make_layer()
+    layer.build(inputs.shape)
+    variables = [
+        v if isinstance(v, tf.Variable) else v.value for v in layer.trainable_variables
+    ]
+
+    @tf.function(jit_compile=jit)
+    def step(x, dy):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, training=True)
+        return tape.gradient(y, [x, *variables], dy)
+
+    x, dy = (tf.cast(value, layer.compute_dtype) for value in (inputs, upstream))
+    return lambda: step(x, dy)[-1].numpy()  # Waits for the device.
+
+
+def fused_step(jit, inputs, upstream):
+    """The whole batch by the fused kernel: the practical limit where there is one."""
+    import tensorflow as tf
+
+    dtype = keras.config.dtype_policy().compute_dtype
+    rows = [inputs.shape[0], -1, 1, inputs.shape[-1]]
+    x, dy = (tf.reshape(tf.cast(v, dtype), rows) for v in (inputs, upstream))
+    gamma, beta = tf.ones(inputs.shape[-1:]), tf.zeros(inputs.shape[-1:])
+    mean, variance = tf.Variable(beta), tf.Variable(gamma)
+
+    @tf.function(jit_compile=jit)
+    def step(x, dy):
+        with tf.GradientTape() as tape:
+            tape.watch([x, gamma, beta])
+            y, m, v = tf.compat.v1.nn.fused_batch_norm(x, gamma, beta, epsilon=1e-3)
+            mean.assign(0.99 * mean + 0.01 * m)
+            variance.assign(0.99 * variance + 0.01 * v)
+        return tape.gradient(y, [x, gamma, beta], dy)
+
+    return lambda: step(x, dy)[-1].numpy()
+
+
+def jax_step(make_layer, jit, inputs, upstream):
+    """A step of a Keras layer on JAX, which always compiles."""
+    import jax
+
+    layer = make_layer()
+    layer.build(inputs.shape)
+    fixed = [v.value for v in layer.non_trainable_variables]
+
+    def forward(trainable, x):
+        return layer.stateless_call(trainable, fixed, x, training=True)
+
+    @jax.jit
+    def step(trainable, x, dy):
+        _, backward, moved = jax.vjp(forward, trainable, x, has_aux=True)
+        return backward(dy), moved
+
+    trainable = [v.value for v in layer.trainable_variables]
+    x, dy = (
+        jax.numpy.asarray(value, layer.compute_dtype) for value in (inputs, upstream)
+    )
+    return lambda: jax.block_until_ready(step(trainable, x, dy))
+
+
+def torch_step(make_layer, jit, inputs, upstream):
+    """A step of a Keras layer on PyTorch, op by op."""
+    layer = make_layer()
+    layer.build(inputs.shape)
+    x, dy = (
+        keras.ops.convert_to_tensor(value, layer.compute_dtype)
+        for value in (inputs, upstream)
+    )
+    x.requires_grad_(True)
+
+    def step():
+        x.grad = None
+        layer(x, training=True).backward(dy)
+        return keras.ops.convert_to_numpy(layer.gamma.value.grad)
+
+    return step
+
+
+def copy_step(inputs, upstream):
+    """Reads and writes as many bytes as the layer must at least: the physical limit."""
+    dtype = keras.config.dtype_policy().compute_dtype
+    # A negation moves its input twice: once in, once out.
+    values = np.resize(inputs, inputs.size * _PASSES // 2)
+    values = keras.ops.convert_to_tensor(values, dtype)
+    return lambda: keras.ops.convert_to_numpy(keras.ops.negative(values)[:1])
+
+
+def draw(rows, file):
+    """Time by number of ghosts, a line for each layer."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    markers = iter("osx^D*v")
+    for name in dict.fromkeys(row["layer"] for row in rows):
+        own = [row for row in rows if row["layer"] == name]
+        ghosts = [row["shape"][0] // row["virtual_batch_size"] for row in own]
+        times = [row["milliseconds"] for row in own]
+        axes.plot(ghosts, times, marker=next(markers), label=name)
+    shape = "x".join(map(str, rows[0]["shape"]))
+    axes.set(
+        xlabel="number of ghosts",
+        ylabel="milliseconds, forward + backward",
+        title=f"{shape} {rows[0]['dtype']}",
+        xscale="log",
+        ylim=(0, None),
+    )
+    axes.set_xticks(ghosts, [str(g) for g in ghosts])
+    axes.grid(alpha=0.3)
+    axes.legend()
+    pathlib.Path(file).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=150)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""Time of whole training steps, and of the program against the same by hand.
+
+    python benchmarks/train_speed.py [--json=FILE]
+    python benchmarks/train_speed.py --part=f1 --data_dir=DIR
+
+`resnet`: a ResNet-44 step on CIFAR-10's shapes with each kind of normalization: time an
+update, time of the first call (tracing), peak memory. `f1`: images a second of each arm
+of configs/mnist_f1_gap.cfg against the same training by hand: arrays, stock
+BatchNormalization, Keras's SGD and `fit`; and the share of a step that waits for data.
+"""
+
+import argparse
+import functools
+import os
+import pathlib
+import statistics
+import sys
+import tempfile
+import time
+
+# The program is a script beside this folder, no part of the installed package.
+sys.path.append(os.fspath(pathlib.Path(__file__).parent.parent))
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import tensorflow as tf
+from layer_speed import SplitGhosts
+from side_by_side import median_ratio, peak_megabytes, time_in_turn, write_json
+
+import train as program
+from gbn_keras import GhostBatchNormalization
+from gbn_keras.networks import f1, resnet
+from gbn_keras.training import datasets, study, trainer
+from gbn_keras.training.plan import make_plan
+from gbn_keras.training.settings import Settings
+
+
+def main():
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--part", choices=["resnet", "f1"], default="resnet")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch_size", type=int, default=512)
+    parser.add_argument("--virtual_batch_size", type=int, default=128)
+    parser.add_argument("--data_dir", help="f1: where MNIST is; else random pixels")
+    parser.add_argument("--json", help="file for all figures")
+    arguments = parser.parse_args()
+    measure = {"resnet": measure_resnet, "f1": measure_f1}[arguments.part]
+    write_json(arguments.json, measure(arguments))
+
+
+def measure_resnet(arguments):
+    """ResNet-44, an update, by kind of normalization."""
+    batch, size = arguments.batch_size, arguments.virtual_batch_size
+    kinds = {
+        "Keras BatchNormalization": keras.layers.BatchNormalization,
+        "GhostBatchNormalization": functools.partial(GhostBatchNormalization, size),
+        "split, Keras BN, concat": functools.partial(SplitGhosts, size),
+        "no normalization": None,
+    }
+    random = np.random.default_rng(0)
+    images = tf.constant(random.normal(size=(batch, 32, 32, 3)), tf.float32)
+    labels = tf.constant(random.integers(0, 10, batch))
+    updates, first_call, memory = {}, {}, {}
+    for name, normalization in kinds.items():
+        model = resnet((32, 32, 3), 10, normalization)
+        model.compile(
+            keras.optimizers.SGD(0.1, momentum=0.9, global_clipnorm=5.0),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            jit_compile=False,
+        )
+        model.optimizer.build(model.trainable_variables)
+        updates[name] = tf.function(
+            functools.partial(model.train_step, (images, labels)), autograph=False
+        )
+        started = time.perf_counter()
+        updates[name].get_concrete_function()
+        first_call[name] = time.perf_counter() - started
+        updates[name]()
+        memory[name] = peak_megabytes(updates[name])
+    times = time_in_turn(updates, arguments.rounds)
+    print(f"ResNet-44, 32x32x3, batch {batch}, ghosts of {size}, graph")
+    print(f"{'':28}{'s':>8}{'ratio':>8}{'tracing s':>11}{'ratio':>8}{'peak MB':>9}")
+    rows = []
+    stock = "Keras BatchNormalization"
+    for name in kinds:
+        row = {
+            "network": "resnet44",
+            "batch_size": batch,
+            "virtual_batch_size": size,
+            "layer": name,
+            "seconds": statistics.median(times[name]),
+            "ratio": median_ratio(times[name], times[stock]),
+            "tracing_seconds": first_call[name],
+            "tracing_ratio": first_call[name] / first_call[stock],
+            "peak_megabytes": memory[name],
+        }
+        rows.append(row)
+        print(
+            f"{name:28}{row['seconds']:8.2f}{row['ratio']:8.2f}"
+            f"{row['tracing_seconds']:11.1f}{row['tracing_ratio']:8.2f}"
+            f"{memory[name] or 0:9.0f}"
+        )
+    return rows
+
+
+def measure_f1(arguments):
+    """The arms of the MNIST study for one epoch, against `fit` by hand."""
+    data = mnist(arguments.data_dir)
+    config = pathlib.Path(program.__file__).parent / "configs" / "mnist_f1_gap.cfg"
+    flags = [f"--flagfile={config}", "--download", "--mode=train"]
+    settings = Settings(**program.parse(["train.py", *flags]))
+    plan = make_plan(settings, len(data.train_labels))
+    print("F1 on MNIST, one epoch of fit, images a second")
+    print(
+        f"{'arm':8}{'batch':>6}{'program':>10}{'by hand':>10}{'ratio':>8}{'waits':>8}"
+    )
+    rows = []
+    for arm, arm_settings in study.study_arms(plan.settings).items():
+        plan = make_plan(arm_settings, len(data.train_labels))
+        epochs = {
+            "program": program_epoch(plan, data),
+            "by hand": hand_epoch(plan, data),
+        }
+        times = time_in_turn(epochs, arguments.rounds, seconds=0)
+        images = plan.updates_per_epoch * plan.settings.batch_size
+        by = {name: images / statistics.median(times[name]) for name in epochs}
+        row = {
+            "arm": arm,
+            "batch_size": plan.settings.batch_size,
+            "images_per_second": by["program"],
+            "images_per_second_by_hand": by["by hand"],
+            "ratio": median_ratio(times["by hand"], times["program"]),
+            "share_waiting_for_data": share_waiting(plan, data),
+        }
+        rows.append(row)
+        print(
+            f"{arm:8}{row['batch_size']:6}{by['program']:10,.0f}{by['by hand']:10,.0f}"
+            f"{row['ratio']:8.2f}{row['share_waiting_for_data']:8.1%}",
+            flush=True,
+        )
+    return rows
+
+
+def mnist(data_dir):
+    """MNIST, or random pixels of its shape."""
+    if data_dir:
+        return datasets.load("mnist", data_dir)
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (60_000, 28, 28, 1), np.uint8)
+    labels = random.integers(0, 10, 60_000, np.int32)
+    return datasets.ImageData("mnist", 10, images, labels, images[:10], labels[:10])
+
+
+def program_epoch(plan, data):
+    """An epoch as `trainer.train` makes it, its log and TensorBoard included."""
+    model = trainer.build_model(plan, data)
+    folder = tempfile.mkdtemp()
+
+    def epoch():
+        model.fit(
+            data.training_batches(plan.settings.batch_size, seed=1),
+            steps_per_epoch=plan.updates_per_epoch,
+            shuffle=False,
+            callbacks=[
+                trainer.UpdateLog(os.path.join(folder, "metrics.csv"), plan),
+                keras.callbacks.TensorBoard(folder, write_graph=False),
+            ],
+            verbose=0,
+        )
+
+    return epoch
+
+
+def hand_epoch(plan, data):
+    """The same by hand, as a user of Keras would write it."""
+    mean, deviation = data.mean_and_deviation
+    images = ((data.train_images - mean) / deviation).astype("float32")
+    model = f1(data.image_shape, 10, keras.layers.BatchNormalization)
+    model.compile(
+        keras.optimizers.SGD(0.1, momentum=0.9, global_clipnorm=5.0),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        jit_compile=False,
+    )
+    batch = plan.settings.batch_size
+    images = images[: plan.updates_per_epoch * batch]
+    labels = data.train_labels[: len(images)]
+    return lambda: model.fit(images, labels, batch_size=batch, verbose=0)
+
+
+def share_waiting(plan, data):
+    """The share of an epoch's time in which the next batch is not there yet."""
+    model = trainer.build_model(plan, data)
+    batches = iter(data.training_batches(plan.settings.batch_size, seed=1))
+    step = tf.function(model.train_step, autograph=False)
+    step(next(batches))
+    waited, started = 0.0, time.perf_counter()
+    for _ in range(plan.updates_per_epoch):
+        asked = time.perf_counter()
+        batch = next(batches)
+        waited += time.perf_counter() - asked
+        step(batch)
+    return waited / (time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    main()
