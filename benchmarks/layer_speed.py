@@ -52,6 +52,10 @@ class SplitGhosts(keras.layers.Layer):
         """Builds the layer within."""
         self.normalization.build(input_shape)
 
+    def compute_output_shape(self, input_shape):
+        """That of the input; Keras cannot infer it for an unknown batch size."""
+        return input_shape
+
     def call(self, inputs, training=None):
         """Normalizes piece by piece."""
         pieces = keras.ops.split(inputs, inputs.shape[0] // self.virtual_batch_size)
