@@ -5,6 +5,8 @@ ghost. Forward and backward are functions of their own, traced once for each sha
 that a network with many layers is traced as fast as with one operation a layer.
 """
 
+import functools
+
 import tensorflow as tf
 
 # No public name says whether XLA is compiling the function that is being traced.
@@ -36,81 +38,79 @@ def can_take(inputs, virtual_batch_size: int) -> bool:
 
 def normalize(inputs, gamma, beta, virtual_batch_size: int, epsilon: float):
     """As `ghost_normalize`, with the channels last and float32 parameters."""
+    forward, backward = _kernels(tuple(inputs.shape), virtual_batch_size, epsilon)
 
     @tf.custom_gradient
     def with_gradient(inputs, gamma, beta):
-        outputs, mean, variance, reserved = _forward(
-            inputs, gamma, beta, virtual_batch_size, epsilon
-        )
+        outputs, mean, variance, reserved = forward(inputs, gamma, beta)
 
         def gradient(upstream, *_):
-            return _backward(
-                upstream,
-                inputs,
-                gamma,
-                reserved,
-                virtual_batch_size,
-                epsilon,
-            )
+            return backward(upstream, inputs, gamma, reserved)
 
         return (outputs, tf.stop_gradient(mean), tf.stop_gradient(variance)), gradient
 
     return with_gradient(inputs, gamma, beta)
 
 
-@tf.function(autograph=False)
-def _forward(inputs, gamma, beta, virtual_batch_size, epsilon):
-    outputs, means, variances, reserved = [], [], [], []
-    for ghost in _split_into_ghosts(inputs, virtual_batch_size):
-        result = tf.raw_ops.FusedBatchNormV3(
-            x=ghost,
-            scale=gamma,
-            offset=beta,
-            mean=[],
-            variance=[],
-            epsilon=epsilon,
-            is_training=True,
-        )
-        outputs.append(result.y)
-        means.append(result.batch_mean)
-        # The kernel applies Bessel's correction, which Keras's statistics do not have.
-        count = ghost.shape.num_elements() // ghost.shape[-1]
-        variances.append(result.batch_variance * ((count - 1) / count))
-        reserved.append(result[3:])
-    outputs = tf.reshape(tf.concat(outputs, axis=0), inputs.shape)
-    return outputs, tf.stack(means), tf.stack(variances), reserved
+@functools.cache
+def _kernels(shape, virtual_batch_size, epsilon):
+    """The forward and the backward function for inputs of one shape.
 
-
-@tf.function(autograph=False)
-def _backward(upstream, inputs, gamma, reserved, virtual_batch_size, epsilon):
-    by_inputs, by_gamma, by_beta = [], [], []
-    for ghost, ghost_upstream, spaces in zip(
-        _split_into_ghosts(inputs, virtual_batch_size),
-        _split_into_ghosts(upstream, virtual_batch_size),
-        reserved,
-        strict=True,
-    ):
-        result = tf.raw_ops.FusedBatchNormGradV3(
-            y_backprop=ghost_upstream,
-            x=ghost,
-            scale=gamma,
-            reserve_space_1=spaces[0],
-            reserve_space_2=spaces[1],
-            reserve_space_3=spaces[2],
-            epsilon=epsilon,
-            is_training=True,
-        )
-        by_inputs.append(result.x_backprop)
-        by_gamma.append(result.scale_backprop)
-        by_beta.append(result.offset_backprop)
-    by_inputs = tf.reshape(tf.concat(by_inputs, axis=0), inputs.shape)
-    return by_inputs, tf.add_n(by_gamma), tf.add_n(by_beta)
-
-
-def _split_into_ghosts(values, virtual_batch_size):
-    """Ghosts in the kernel's four dimensions; TensorFlow copies nothing for it."""
-    batch, *_, channels = values.shape
+    A pair for each shape, rather than one that is traced anew for each: TensorFlow
+    warns of functions that are traced often.
+    """
+    batch, *_, channels = shape
     ghosts = max(1, batch // virtual_batch_size)
     sizes = [virtual_batch_size] * (ghosts - 1)
     sizes.append(batch - sum(sizes))
-    return tf.split(tf.reshape(values, [batch, -1, 1, channels]), sizes)
+
+    def split(values):
+        """Ghosts in the kernel's four dimensions; TensorFlow copies nothing for it."""
+        return tf.split(tf.reshape(values, [batch, -1, 1, channels]), sizes)
+
+    def join(pieces):
+        return tf.reshape(tf.concat(pieces, axis=0), shape)
+
+    @tf.function(autograph=False)
+    def forward(inputs, gamma, beta):
+        outputs, means, variances, reserved = [], [], [], []
+        for ghost in split(inputs):
+            result = tf.raw_ops.FusedBatchNormV3(
+                x=ghost,
+                scale=gamma,
+                offset=beta,
+                mean=[],
+                variance=[],
+                epsilon=epsilon,
+                is_training=True,
+            )
+            outputs.append(result.y)
+            means.append(result.batch_mean)
+            # The kernel applies Bessel's correction, unlike Keras.
+            count = ghost.shape.num_elements() // channels
+            variances.append(result.batch_variance * ((count - 1) / count))
+            reserved.append(result[3:])
+        return join(outputs), tf.stack(means), tf.stack(variances), reserved
+
+    @tf.function(autograph=False)
+    def backward(upstream, inputs, gamma, reserved):
+        by_inputs, by_gamma, by_beta = [], [], []
+        for ghost, ghost_upstream, spaces in zip(
+            split(inputs), split(upstream), reserved, strict=True
+        ):
+            result = tf.raw_ops.FusedBatchNormGradV3(
+                y_backprop=ghost_upstream,
+                x=ghost,
+                scale=gamma,
+                reserve_space_1=spaces[0],
+                reserve_space_2=spaces[1],
+                reserve_space_3=spaces[2],
+                epsilon=epsilon,
+                is_training=True,
+            )
+            by_inputs.append(result.x_backprop)
+            by_gamma.append(result.scale_backprop)
+            by_beta.append(result.offset_backprop)
+        return join(by_inputs), tf.add_n(by_gamma), tf.add_n(by_beta)
+
+    return forward, backward

@@ -74,12 +74,12 @@ class RegimeAdaptation(LearningRateSchedule):
         self.schedule = schedule
         self.small_batch_size = integer("small_batch_size", small_batch_size, 1)
         self.batch_size = integer("batch_size", batch_size, 1)
-        self.lr_scaling = lr_scaling
-        self.stretch = stretch
-        self.warmup_updates = integer("warmup_updates", warmup_updates, 0)
         batch_ratio = Fraction(self.batch_size, self.small_batch_size)
         self.scale = lr_scale(lr_scaling, batch_ratio)
         self._small_updates_per_update = _small_updates_per_update(batch_ratio, stretch)
+        self.lr_scaling = lr_scaling if isinstance(lr_scaling, str) else self.scale
+        self.stretch = None if stretch is None else float(stretch)
+        self.warmup_updates = integer("warmup_updates", warmup_updates, 0)
 
     def __call__(self, step):
         """The rate of update number `step`, a scalar integer counted from 0."""
@@ -184,8 +184,8 @@ class Regime:
         return _piecewise(self.l2, self.updates_per_epoch(examples))
 
 
-# The paper's recipes by the network that uses them (section 6 and the published
-# training scripts); the numbers of the last two are those of the scripts.
+# The paper's recipes by the network that uses them: its section 6 and its published
+# training scripts.
 _RESNET_44 = Regime(
     small_batch_size=128,
     epochs=200,

@@ -1,5 +1,6 @@
 """The layer, against plain BatchNormalization on the slices of the batch."""
 
+import copy
 from unittest import mock
 
 import ghosts
@@ -266,6 +267,13 @@ def test_a_summary_shows_the_ghosts():
     assert model.layers[1].name.startswith("ghost_batch_normalization")
     named = small_model(GhostBatchNormalization(4, name="norm"))
     assert named.layers[1].name == "norm"
+
+
+def test_a_cloned_layer_is_a_ghost_layer():
+    model = small_model(GhostBatchNormalization(4, momentum=0.7))
+    for clone in (keras.models.clone_model(model), copy.deepcopy(model)):
+        assert type(clone.layers[1]) is GhostBatchNormalization
+        assert clone.layers[1].get_config() == model.layers[1].get_config()
 
 
 def test_weights_are_interchangeable_with_plain_batch_normalization(tmp_path):

@@ -131,6 +131,10 @@ def _make_plan(settings, examples):
             )
     ratio = batch / regime.small_batch_size
     stretch = ratio if settings.stretch == "full" else _number(settings.stretch)
+    if isinstance(stretch, str):
+        raise UsageError(
+            f"--stretch: got {stretch!r}, wanted full, or a number from 1 to {ratio:g}."
+        )
     adaptation = {
         "small_batch_size": regime.small_batch_size,
         "batch_size": batch,
