@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import train
 from gbn_keras.training import datasets, report, study, trainer
 from gbn_keras.training.plan import make_plan
-from gbn_keras.training.settings import UsageError
+from gbn_keras.training.settings import Settings, UsageError
 
 # As short as can be: a large batch of all digits, two epochs.
 TINY = ("--mode=study", "--batch_size=768", "--small_batch_size=256", "--epochs=2")
@@ -107,10 +108,23 @@ def test_an_interrupted_study_goes_on_where_it_was(
 
     del trainings[:]
     study.run_study(settings)
+    again = train.parse(["train.py", f"--flagfile={run_dir / 'flags.cfg'}"])
+    study.run_study(Settings(**again))
     assert not trainings
     # A study is a folder that may be moved.
     moved = run_dir.rename(tmp_path / "moved")
     assert report.report_study(moved)
+
+
+@pytest.mark.parametrize("eval_every, epochs", [(0, [1, 3, 6]), (2, [1, 2, 4, 6])])
+def test_all_arms_are_evaluated_as_often_unless_told_otherwise(
+    make_settings, eval_every, epochs
+):
+    flags = (f"--eval_every={eval_every}", "--seeds=1", "--max_updates=12")
+    run_dir = study.run_study(make_settings(*TINY, *flags))
+    curve = pd.read_csv(run_dir / "ra" / "seed_1" / "metrics.csv")
+    evaluated = curve.dropna(subset=["val_accuracy"])["epoch"] + 1
+    assert evaluated.tolist() == epochs
 
 
 def result(accuracy, model="f1", dataset="mnist"):
@@ -155,7 +169,7 @@ def test_a_study_with_other_flags_is_refused(make_settings):
     settings = make_settings(*TINY)
     data = datasets.load("digits")
     plan = make_plan(settings, len(data.train_labels))
-    study.open_run_directory(plan.settings)
+    study.open_run_directory(dataclasses.replace(plan.settings, eval_every=0))
     other = dataclasses.replace(settings, epochs=3)
     with pytest.raises(UsageError, match="--epochs=2 there, --epochs=3 here"):
         study.run_study(other)

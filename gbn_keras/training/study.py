@@ -35,10 +35,7 @@ def study_arms(settings: Settings) -> dict[str, Settings]:
     small = {"batch_size": settings.small_batch_size, **_NO_LR}
     changes = (small, _NO_LR, _NO_GBN, _NO_RA, {})
     return {
-        # A stretched arm is not evaluated after every epoch: each derives its own.
-        arm: dataclasses.replace(
-            settings, mode="train", seeds=1, eval_every=0, **change
-        )
+        arm: dataclasses.replace(settings, mode="train", seeds=1, **change)
         for arm, change in zip(ARMS, changes, strict=True)
     }
 
@@ -66,7 +63,8 @@ def run_study(settings: Settings) -> pathlib.Path:
     """
     data = datasets.load(settings.dataset, settings.data_dir, settings.download)
     plan = make_plan(settings, len(data.train_labels))
-    settings = plan.settings
+    # How often to evaluate follows from an arm's own epochs, where it is left open.
+    settings = dataclasses.replace(plan.settings, eval_every=settings.eval_every)
     if settings.batch_size <= settings.small_batch_size:
         raise UsageError(
             f"--batch_size: got {settings.batch_size}, wanted more than the small "
