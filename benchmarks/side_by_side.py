@@ -55,10 +55,10 @@ def environment() -> dict:
     """The machine and the versions behind a figure."""
     import keras
 
-    lines = pathlib.Path("/proc/cpuinfo")
+    processors = pathlib.Path("/proc/cpuinfo")
     models = [
         line.partition(":")[2].strip()
-        for line in (lines.read_text().splitlines() if lines.exists() else [])
+        for line in (processors.read_text().splitlines() if processors.exists() else [])
         if line.startswith("model name")
     ]
     return {

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from gbn_keras.training.run_directory import FLAGFILE, read_result, write_whole
+from gbn_keras.training.run_directory import read_flags, read_result, write_whole
 from gbn_keras.training.study import ARMS, arm_directory
 
 # The paper's Table 1: validation accuracy (%) of each arm by network and data set.
@@ -87,8 +87,7 @@ def study_table(results: dict[str, list[dict]]) -> pd.DataFrame:
 
 def _arm_directories(run_dir):
     """The run directories of each arm, one for each seed."""
-    lines = (run_dir / FLAGFILE).read_text(encoding="utf-8").splitlines()
-    flags = dict(line.removeprefix("--").split("=", 1) for line in lines)
+    flags = read_flags(run_dir)
     first = int(flags["seed"])
     seeds = range(first, first + int(flags["seeds"]))
     return {arm: [arm_directory(run_dir, arm, s) for s in seeds] for arm in ARMS}

@@ -17,7 +17,9 @@ _FREE_TO_CHANGE = {"run_dir", "data_dir", "download", "seeds"}
 
 def default_run_dir(settings: Settings) -> str:
     """A folder name of its own for each choice of flags: the same command, the same."""
-    digest = hashlib.sha256("".join(sorted(_decisive(settings))).encode()).hexdigest()
+    digest = hashlib.sha256(
+        "".join(sorted(_decisive(settings.flagfile()))).encode()
+    ).hexdigest()
     return os.path.join(
         "runs",
         f"{settings.dataset}-{settings.model}-{settings.mode}-{digest[:8]}".replace(
@@ -46,6 +48,11 @@ def open_run_directory(settings: Settings) -> pathlib.Path:
     return path
 
 
+def read_flags(path: pathlib.Path) -> dict[str, str]:
+    """The flags of the run in this folder, by name, as the flagfile has them."""
+    return _flags((path / FLAGFILE).read_text(encoding="utf-8"))
+
+
 def read_result(path: pathlib.Path) -> dict | None:
     """The result of a finished run; `None` if the run is not finished."""
     file = path / RESULT
@@ -65,8 +72,8 @@ def write_whole(path: pathlib.Path, text: str) -> None:
 
 
 def _refuse_other_flags(path, settings):
-    before = set(_decisive_lines((path / FLAGFILE).read_text(encoding="utf-8")))
-    now = set(_decisive(settings))
+    before = _decisive((path / FLAGFILE).read_text(encoding="utf-8"))
+    now = _decisive(settings.flagfile())
     if before != now:
         raise UsageError(
             f"--run_dir: {path} holds a run with other flags: "
@@ -75,13 +82,15 @@ def _refuse_other_flags(path, settings):
         )
 
 
-def _decisive(settings):
-    return _decisive_lines(settings.flagfile())
+def _decisive(flagfile):
+    """The lines that say what the run computes."""
+    return {
+        f"--{name}={value}"
+        for name, value in _flags(flagfile).items()
+        if name not in _FREE_TO_CHANGE
+    }
 
 
-def _decisive_lines(flagfile):
-    return [
-        line
-        for line in flagfile.splitlines()
-        if line.removeprefix("--").partition("=")[0] not in _FREE_TO_CHANGE
-    ]
+def _flags(flagfile):
+    lines = flagfile.splitlines()
+    return dict(line.removeprefix("--").partition("=")[::2] for line in lines)
