@@ -17,6 +17,9 @@ from absl import app, flags
 
 # TensorFlow's notices of which instructions it was built for.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# TensorFlow turns oneDNN's kernels on by itself on the newest processors only; without
+# them convolutions take up to twice as long on the others.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 _MODE = flags.DEFINE_enum(
     "mode",

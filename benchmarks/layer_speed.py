@@ -16,6 +16,7 @@ import pathlib
 import statistics
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # As train.py does.
 
 import keras
 import numpy as np
@@ -178,10 +179,11 @@ def tensorflow_step(make_layer, jit, inputs, upstream):
         with tf.GradientTape() as tape:
             tape.watch(x)
             y = layer(x, training=True)
-        return tape.gradient(y, [x, *variables], dy)
+        # With the outputs, or XLA would leave out what only they need.
+        return y, tape.gradient(y, [x, *variables], dy)
 
     x, dy = (tf.cast(value, layer.compute_dtype) for value in (inputs, upstream))
-    return lambda: step(x, dy)[-1].numpy()  # Waits for the device.
+    return lambda: step(x, dy)[1][-1].numpy()  # Waits for the device.
 
 
 def fused_step(jit, inputs, upstream):
@@ -201,9 +203,9 @@ def fused_step(jit, inputs, upstream):
             y, m, v = tf.compat.v1.nn.fused_batch_norm(x, gamma, beta, epsilon=1e-3)
             mean.assign(0.99 * mean + 0.01 * m)
             variance.assign(0.99 * variance + 0.01 * v)
-        return tape.gradient(y, [x, gamma, beta], dy)
+        return y, tape.gradient(y, [x, gamma, beta], dy)
 
-    return lambda: step(x, dy)[-1].numpy()
+    return lambda: step(x, dy)[1][-1].numpy()
 
 
 def jax_step(make_layer, jit, inputs, upstream):
@@ -219,8 +221,8 @@ def jax_step(make_layer, jit, inputs, upstream):
 
     @jax.jit
     def step(trainable, x, dy):
-        _, backward, moved = jax.vjp(forward, trainable, x, has_aux=True)
-        return backward(dy), moved
+        y, backward, moved = jax.vjp(forward, trainable, x, has_aux=True)
+        return y, backward(dy), moved
 
     trainable = [v.value for v in layer.trainable_variables]
     x, dy = (

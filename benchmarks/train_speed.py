@@ -21,6 +21,7 @@ import time
 # The program is a script beside this folder, no part of the installed package.
 sys.path.append(os.fspath(pathlib.Path(__file__).parent.parent))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # As train.py does.
 
 import keras
 import numpy as np

@@ -75,7 +75,10 @@ def cases(draw, kernel):
     [
         # In float64 only a wrong formula can differ.
         ("closed_form", "float64", 1e-8),
+        ("two_stages", "float64", 1e-8),
         ("closed_form", "float32", 1e-3),
+        ("two_stages", "float32", 1e-3),
+        ("compiled", "float32", 1e-3),
         ("fused", "float32", 1e-3),
     ],
 )
@@ -95,8 +98,9 @@ def test_a_batch_of_ghosts_is_plain_batch_normalization_on_each_slice(
         mask = random.random(shape[:-1]) < 0.7
         mask_slices = ghosts.split(mask, size)
         # The gradient in closed form leaves out the epsilon (1e-7) by which
-        # BatchNormalization divides where there is a mask.
-        tolerance = max(tolerance, 1e-6)
+        # BatchNormalization divides where there is a mask. In a ghost left with one
+        # value, the rounding of its mean counts a thousandfold (1 / epsilon).
+        tolerance = max(10 * tolerance, 1e-6)
     arguments = {k: case[k] for k in ("axis", "momentum", "center", "scale")}
     ghost, plain = build_pair(shape, size, dtype=dtype, **arguments)
 

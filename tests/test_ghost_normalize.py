@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from gbn_keras import tensorflow_kernels
 from gbn_keras.ghost_normalize import ghost_moving_average, ghost_normalize
 
 SHAPES = [
@@ -17,6 +18,9 @@ SHAPES = [
     ((6, 2, 3, 2, 4), -1, 3),
     ((5, 4), -1, 8),
     ((4, 6, 1), -1, 2),
+    ((27, 2), -1, 13),
+    ((16, 6, 5), -1, 16),
+    ((33, 4, 4, 2), 1, 8),
 ]
 
 
@@ -30,14 +34,25 @@ def run(compilation, shape):
     )
 
 
-# The fused kernel takes channels last and static shapes. It is never chosen under XLA,
-# where it is slow and its variance cancels.
+KERNELS = ("closed_form", "two_stages", "compiled", "fused")
+
+
+def takes(kernel, compilation, axis):
+    """Whether a kernel can be forced there."""
+    if kernel == "compiled":
+        return compilation in ("eager", "graph")
+    if kernel == "fused":
+        # Under XLA, where it is never chosen, its variance cancels.
+        return axis == -1 and compilation in ("eager", "graph")
+    return True
+
+
 CASES = [
     (*shape, compilation, kernel)
     for shape in SHAPES
     for compilation in ("eager", "graph", "dynamic batch", "XLA")
-    for kernel in (None, "closed_form", "fused")
-    if kernel != "fused" or (shape[1] == -1 and compilation in ("eager", "graph"))
+    for kernel in (None, *KERNELS)
+    if takes(kernel, compilation, shape[1])
 ]
 
 
@@ -91,10 +106,11 @@ def test_one_graph_takes_batches_of_any_size():
             np.testing.assert_allclose(result, reference, rtol=1e-4, atol=1e-5)
 
 
-def test_the_number_of_operations_does_not_grow_with_the_number_of_ghosts():
+@pytest.mark.parametrize("kernel", ["closed_form", "two_stages"])
+def test_the_number_of_operations_does_not_grow_with_the_number_of_ghosts(kernel):
     def operations(batch):
         function = tf.function(
-            lambda x: ghost_normalize(x, None, None, 4, _kernel="closed_form")[0]
+            lambda x: ghost_normalize(x, None, None, 4, _kernel=kernel)[0]
         )
         graph = function.get_concrete_function(tf.TensorSpec([batch, 3])).graph
         return len(graph.get_operations())
@@ -103,57 +119,64 @@ def test_the_number_of_operations_does_not_grow_with_the_number_of_ghosts():
     assert operations(65) == operations(9)
 
 
-def kernels_in(function, signature, **how):
-    """The names of the fused operations that a traced function calls."""
-    compiled = tf.function(function, input_signature=[signature], **how)
-    graph = compiled.get_concrete_function().graph
-    # Functions that it calls are in its library.
-    definition = graph.as_graph_def()
-    nodes = [*definition.node]
-    for called in definition.library.function:
-        nodes.extend(called.node_def)
-    return {node.op for node in nodes if "FusedBatchNorm" in node.op}
+def chosen(shape, dtype="float32", axis=-1, mask=None, **how):
+    """The kernel for ghosts of 4 in a function traced for this shape."""
+    found = []
+
+    @tf.function(input_signature=[tf.TensorSpec(shape, dtype)], **how)
+    def function(x):
+        axis_from_front = axis % len(shape)
+        found.append(tensorflow_kernels.fastest_kernel(x, 4, axis_from_front, mask))
+
+        def nested(x):
+            found.append(tensorflow_kernels.fastest_kernel(x, 4, axis_from_front, mask))
+            return x
+
+        return tf.function(nested)(x)
+
+    function.get_concrete_function()
+    assert found[0] == found[1], "a function knows that its caller is compiled"
+    return found[0]
 
 
-@pytest.mark.parametrize(
-    "shape, dtype, arguments, how, fused",
-    [
-        ([16, 4, 4, 3], "float32", {}, {}, True),
-        ([16, 3], "float32", {}, {}, True),
-        ([19, 3], "bfloat16", {}, {}, True),
-        ([16, 3], "float16", {}, {}, True),
-        ([16, 3], "float64", {}, {}, False),
-        ([16, 3], "float32", {}, {"jit_compile": True}, False),
-        ([None, 3], "float32", {}, {}, False),
-        ([16, 4, 4, 3], "float32", {"axis": 1}, {}, False),
-        ([16, 5, 3], "float32", {"mask": np.ones((16, 5))}, {}, False),
-        ([4 * 64, 3], "float32", {}, {}, True),
-        ([4 * 65, 3], "float32", {}, {}, False),
-    ],
-)
-def test_the_kernel_follows_from_what_is_known_while_tracing(
-    shape, dtype, arguments, how, fused
-):
-    def normalize(x):
-        return ghost_normalize(x, None, None, 4, **arguments)[0]
-
-    found = kernels_in(normalize, tf.TensorSpec(shape, dtype), **how)
-    assert bool(found) == fused
+def test_on_a_cpu_xla_compiles_every_batch_of_known_size():
+    for dtype in ("float16", "bfloat16", "float32", "float64"):
+        assert chosen([16, 3], dtype) == "compiled"
+    assert chosen([16, 4, 4, 3], axis=1) == "compiled"
+    assert chosen([16, 5, 3], mask=tf.ones((16, 5, 3), "bool")) == "compiled"
+    assert chosen([None, 3]) == "closed_form"
+    assert chosen([16, 3], jit_compile=True) == "two_stages"
+    assert chosen([None, 3], jit_compile=True) == "two_stages"
 
 
-def test_a_function_called_by_a_compiled_one_knows_it():
-    def nested(x):
-        return tf.function(lambda x: ghost_normalize(x, None, None, 4)[0])(x)
+def test_with_an_accelerator_fused_kernels_take_what_they_can(monkeypatch):
+    monkeypatch.setattr(tensorflow_kernels, "_only_cpus", lambda: False)
+    for dtype in ("float16", "bfloat16", "float32"):
+        assert chosen([19, 3], dtype) == "fused"
+    assert chosen([16, 4, 4, 3]) == "fused"
+    assert chosen([4 * 64, 3]) == "fused"
+    assert chosen([4 * 65, 3]) == "closed_form"
+    assert chosen([16, 3], "float64") == "closed_form"
+    assert chosen([None, 3]) == "closed_form"
+    assert chosen([16, 4, 4, 3], axis=1) == "closed_form"
+    assert chosen([16, 5, 3], mask=tf.ones((16, 5, 3), "bool")) == "closed_form"
+    assert chosen([16, 3], jit_compile=True) == "closed_form"
 
-    assert not kernels_in(nested, tf.TensorSpec([16, 3]), jit_compile=True)
+
+def test_a_compiled_pair_serves_every_layer_of_one_shape():
+    tensorflow_kernels._compiled.cache_clear()
+    for _ in range(3):
+        ghost_normalize(tf.ones([8, 3]), None, None, 4, _kernel="compiled")
+    assert tensorflow_kernels._compiled.cache_info().misses == 1
 
 
 @pytest.mark.parametrize(
     "dtype, kernel",
     [
-        *((d, "closed_form") for d in ("float16", "bfloat16", "float32", "float64")),
-        *((d, "fused") for d in ("float16", "bfloat16", "float32")),
-        ("int32", None),
+        (dtype, kernel)
+        for dtype in ("float16", "bfloat16", "float32", "float64", "int32")
+        for kernel in (None, *KERNELS)
+        if (dtype, kernel) != ("float64", "fused")
     ],
 )
 def test_statistics_are_float32_at_least(dtype, kernel):
@@ -167,11 +190,14 @@ def test_statistics_are_float32_at_least(dtype, kernel):
     np.testing.assert_allclose(variance, 90_000)
 
 
-def test_what_is_masked_takes_no_part_in_the_statistics():
+@pytest.mark.parametrize("kernel", ["closed_form", "two_stages", "compiled"])
+def test_what_is_masked_takes_no_part_in_the_statistics(kernel):
     inputs = np.random.default_rng(0).normal(size=(8, 5, 3)).astype("float32")
     mask = np.random.default_rng(1).random((8, 5)) < 0.6
     inputs[~mask] = np.nan
-    _, mean, variance = ghost_normalize(inputs, None, None, 4, mask=mask)
+    _, mean, variance = ghost_normalize(
+        inputs, None, None, 4, mask=mask, _kernel=kernel
+    )
     for ghost in range(2):
         valid = inputs[4 * ghost : 4 * ghost + 4][mask[4 * ghost : 4 * ghost + 4]]
         np.testing.assert_allclose(mean[ghost], valid.mean(0), rtol=1e-5, atol=1e-6)

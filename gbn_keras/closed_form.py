@@ -1,0 +1,216 @@
+"""Ghost batches with the gradient in closed form, on any Keras backend."""
+
+import dataclasses
+import math
+
+from keras import backend, ops
+
+# Into how many slices the first stage of a sum cuts, the best first.
+_SLICES = (8, 9, 7, 10, 6, 11, 5, 12, 4, 3, 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClosedForm:
+    """Forward and backward in a number of operations that ghosts do not change.
+
+    The gradient is that of batch normalization, by ghost: with `d = x - mean`,
+    `s = 1 / sqrt(variance + epsilon)` and sums over the ghost's `n` values,
+    `dx = gamma s (dy - (sum(dy) + d s^2 sum(dy d)) / n)`. It needs the input and the
+    ghosts' statistics alone; autodiff would save and read several tensors of the size
+    of the input.
+
+    Args:
+        virtual_batch_size: Number of examples of a ghost; what remains of a batch
+            joins the last one.
+        axis: The channel axis, counted from the front.
+        epsilon: Added to the variance.
+        in_two_stages: Whether to sum as XLA's compiler for CPUs likes it, see
+            `_Layout`.
+    """
+
+    virtual_batch_size: int
+    axis: int
+    epsilon: float
+    in_two_stages: bool = False
+
+    def statistics(self, inputs, mask=None):
+        """Each ghost's mean and biased variance, `(ghosts, channels)`.
+
+        Where `mask`, of the shape of `inputs`, is false, a value is left out.
+        """
+        # Squares of float16 overflow, and sums of bfloat16 stall at 256 terms.
+        dtype = backend.result_type(inputs.dtype, "float32")
+        means, variances = [], []
+        for layout, ghosts, valid in self._pieces(inputs, mask):
+            values = ops.cast(ghosts, dtype)
+            count = layout.count(valid, dtype)
+            mean = layout.sum(_where(valid, values)) / count
+            squares = ops.square(values - mean)
+            variance = layout.sum(_where(valid, squares)) / count
+            means.append(layout.by_ghost(mean))
+            variances.append(layout.by_ghost(variance))
+        return _concatenate(means), _concatenate(variances)
+
+    def normalize(self, inputs, gamma, beta, mean, variance):
+        """The outputs, in the shape and dtype of `inputs`."""
+        scale = gamma * ops.rsqrt(variance + self.epsilon)
+        outputs = []
+        for (layout, ghosts), parameters in zip(
+            self._pieces(inputs), self._by_piece(inputs, mean, scale), strict=True
+        ):
+            mean, scale = map(layout.per_channel, parameters)
+            # The difference first: `x * scale - mean * scale` cancels for a large mean.
+            centered = ops.cast(ghosts, mean.dtype) - mean
+            values = centered * scale + layout.per_channel(beta)
+            outputs.append(layout.by_example(ops.cast(values, inputs.dtype)))
+        return _concatenate(outputs)
+
+    def gradients(self, upstream, inputs, gamma, mean, variance, mask=None):
+        """Gradients by inputs, gamma and beta, from the one by the outputs."""
+        dtype = mean.dtype
+        inverse = ops.rsqrt(variance + self.epsilon)
+        parameters = self._by_piece(inputs, mean, inverse, gamma * inverse)
+        by_inputs, by_gamma, by_beta = [], [], []
+        for (layout, ghosts, dy, valid), piece_parameters in zip(
+            self._pieces(inputs, upstream, mask), parameters, strict=True
+        ):
+            mean, inverse, scale = map(layout.per_channel, piece_parameters)
+            centered = ops.cast(ghosts, dtype) - mean
+            dy = ops.cast(dy, dtype)
+            sum_dy = layout.sum(dy)
+            sum_scaled = inverse * layout.sum(dy * centered)
+            by_statistics = sum_dy + centered * (inverse * sum_scaled)
+            by_statistics = by_statistics / layout.count(valid, dtype)
+            dx = scale * (dy - _where(valid, by_statistics))
+            by_inputs.append(layout.by_example(ops.cast(dx, inputs.dtype)))
+            by_gamma.append(layout.by_ghost(sum_scaled))
+            by_beta.append(layout.by_ghost(sum_dy))
+        return (
+            _concatenate(by_inputs),
+            ops.sum(_concatenate(by_gamma), axis=0),
+            ops.sum(_concatenate(by_beta), axis=0),
+        )
+
+    def _pieces(self, *tensors):
+        """The batch in one or two pieces: a layout, and each tensor in that layout.
+
+        One piece if the ghosts are known to be of one size; otherwise all ghosts but
+        the last, then the last with the remainder.
+        """
+        for examples, ghosts, size in self._cuts(tensors[0]):
+            example_shape = ops.shape(tensors[0])[1:]
+            layout = _Layout(ghosts, size, example_shape, self.axis, self.in_two_stages)
+            views = (t if t is None else layout.view(t[examples]) for t in tensors)
+            yield layout, *views
+
+    def _by_piece(self, inputs, *statistics):
+        """The rows of the statistics, `(ghosts, channels)`, that belong to a piece."""
+        if len(self._cuts(inputs)) == 1:
+            return [statistics]
+        return [[s[:-1] for s in statistics], [s[-1:] for s in statistics]]
+
+    def _cuts(self, inputs):
+        """Of each piece: which examples, the number of ghosts and their size."""
+        batch, size = ops.shape(inputs)[0], self.virtual_batch_size
+        if isinstance(batch, int):
+            if batch < 2 * size:
+                return [(slice(None), 1, batch)]
+            if batch % size == 0:
+                return [(slice(None), batch // size, size)]
+            head = (batch // size - 1) * size
+        else:
+            head = ops.maximum(batch // size - 1, 0) * size
+        return [
+            (slice(None, head), -1, size),
+            (slice(head, None), 1, batch - head),
+        ]
+
+
+class _Layout:
+    """How ghosts of one size lie in memory, and how to sum over each.
+
+    In one stage: `(ghosts, examples, ...)`, one sum over all axes but ghosts and
+    channels. That is best where a compiler for GPUs or TPUs arranges the sum.
+
+    In two stages: `(ghosts, slices, rows, channels, columns)`, first over the slices,
+    then over the rest. XLA's compiler for CPUs reads the input column by column if
+    what it sums has yet to be computed (squares, products), unless the sum is so short
+    that it is unrolled: then it is as fast as memory. The second stage, an eighth of
+    the input, is a product with ones, which XLA does not merge into the first.
+    """
+
+    def __init__(self, ghosts, size, example_shape, axis, in_two_stages):
+        channels = example_shape[axis - 1]
+        self._example_shape = example_shape
+        self._sizes = (size, *example_shape[: axis - 1], *example_shape[axis:])
+        self._statistics_shape = (-1, channels)
+        self._slices = 1
+        if in_two_stages and all(isinstance(s, int) for s in (*self._sizes, channels)):
+            rows = size * math.prod(example_shape[: axis - 1])
+            self._slices = next((s for s in _SLICES if rows % s == 0), 1)
+        if self._slices > 1:
+            self._shape = (
+                ghosts,
+                self._slices,
+                rows // self._slices,
+                channels,
+                math.prod(example_shape[axis:]),
+            )
+            self._axis = 3
+        else:
+            # Of an unknown size, which there is once at most.
+            size = size if isinstance(size, int) else -1
+            self._shape = (ghosts, size, *example_shape)
+            self._axis = axis + 1
+        rank = len(self._shape)
+        self._summed = [a for a in range(1, rank) if a != self._axis]
+        self._per_channel = [channels if a == self._axis else 1 for a in range(rank)]
+        self._per_channel[0] = -1
+
+    def view(self, values):
+        """The piece of a batch in this layout."""
+        return ops.reshape(values, self._shape)
+
+    def by_example(self, values):
+        """And back."""
+        return ops.reshape(values, (-1, *self._example_shape))
+
+    def per_channel(self, parameters):
+        """`(channels,)` or `(ghosts, channels)`, to be broadcast over this layout."""
+        return ops.reshape(parameters, self._per_channel)
+
+    def by_ghost(self, sums):
+        """`(ghosts, channels)` of what `sum` returns."""
+        return ops.reshape(sums, self._statistics_shape)
+
+    def sum(self, values):
+        """Over each ghost and channel."""
+        if self._slices == 1:
+            return ops.sum(values, axis=self._summed, keepdims=True)
+        _, _, rows, channels, columns = self._shape
+        values = ops.reshape(ops.sum(values, axis=1), (-1, rows, channels * columns))
+        ones = ops.ones((ops.shape(values)[0], 1, rows), values.dtype)
+        values = ops.matmul(ones, values)
+        if columns > 1:
+            values = ops.sum(ops.reshape(values, (-1, channels, columns)), axis=-1)
+        return self.per_channel(values)
+
+    def count(self, valid, dtype):
+        """How many values such a sum has."""
+        if valid is not None:
+            # With the epsilon that BatchNormalization has there: a ghost that is
+            # masked altogether has mean and variance 0.
+            return self.sum(ops.cast(valid, dtype)) + backend.epsilon()
+        return math.prod(
+            size if isinstance(size, int) else ops.cast(size, dtype)
+            for size in self._sizes
+        )
+
+
+def _where(valid, values):
+    """Zero where not valid. No product: what is masked may be infinite or nan."""
+    return values if valid is None else ops.where(valid, values, 0)
+
+
+def _concatenate(pieces):
+    return pieces[0] if len(pieces) == 1 else ops.concatenate(pieces, axis=0)

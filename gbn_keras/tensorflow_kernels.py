@@ -1,0 +1,156 @@
+"""Ghost batches where TensorFlow runs op by op, and which kernel is the fastest there.
+
+Two kernels beside the closed form itself: `compiled` has XLA make one function each of
+the closed form's forward and backward, and `fused` calls TensorFlow's fused kernel for
+each ghost. Both are functions of their own, traced once a shape, so that a network of
+many layers is traced as fast as with one operation a layer.
+"""
+
+import functools
+
+import tensorflow as tf
+
+# No public name says whether XLA is compiling the function that is being traced.
+from tensorflow.python.framework import ops as framework_ops
+from tensorflow.python.ops import control_flow_util
+
+from gbn_keras.closed_form import ClosedForm
+
+# With more, the fused kernel's calls cost more than the passes that it saves.
+_MOST_FUSED_GHOSTS = 64
+
+_FUSED_DTYPES = ("float32", "bfloat16", "float16")
+
+
+def fastest_kernel(inputs, virtual_batch_size: int, axis: int, mask) -> str:
+    """The name of the kernel to take, from what is known while tracing."""
+    on_cpu = _only_cpus()
+    graph = framework_ops.get_default_graph()
+    if control_flow_util.GraphOrParentsInXlaContext(graph):
+        # Not the fused kernel: XLA would compute its variance as a difference of
+        # squares, which cancels, and fuses better by itself.
+        return "two_stages" if on_cpu else "closed_form"
+    if not isinstance(inputs, tf.Tensor) or not inputs.shape.is_fully_defined():
+        # Nor compile: each batch size that comes would be compiled anew.
+        return "closed_form"
+    if on_cpu and (mask is None or tf.is_tensor(mask)):
+        return "compiled"
+    can_be_fused = (
+        mask is None
+        and axis == len(inputs.shape) - 1
+        and 0 not in inputs.shape
+        and inputs.dtype.name in _FUSED_DTYPES
+        and inputs.shape[0] // virtual_batch_size <= _MOST_FUSED_GHOSTS
+    )
+    return "fused" if can_be_fused else "closed_form"
+
+
+def compiled(form: ClosedForm, inputs, gamma, beta, mask=None):
+    """`(outputs, mean, variance)` of the closed form, compiled by XLA."""
+    functions = _compiled(form, tuple(inputs.shape), inputs.dtype)
+    forward, backward = (functools.partial(f, mask=mask) for f in functions)
+    return _with_gradient(forward, backward, inputs, gamma, beta)
+
+
+def fused(inputs, gamma, beta, virtual_batch_size: int, epsilon: float):
+    """`(outputs, mean, variance)` by the fused kernel, with the channels last."""
+    functions = _fused(tuple(inputs.shape), virtual_batch_size, epsilon)
+    return _with_gradient(*functions, inputs, gamma, beta)
+
+
+def _with_gradient(forward, backward, inputs, gamma, beta):
+    @tf.custom_gradient
+    def normalize(inputs, gamma, beta):
+        outputs, mean, variance, saved = forward(inputs, gamma, beta)
+
+        def gradient(upstream, *_):
+            return backward(upstream, inputs, gamma, saved)
+
+        return (outputs, tf.stop_gradient(mean), tf.stop_gradient(variance)), gradient
+
+    return normalize(inputs, gamma, beta)
+
+
+def _only_cpus():
+    return all("CPU" in d.device_type for d in tf.config.list_logical_devices())
+
+
+@functools.cache
+def _compiled(form, shape, dtype):
+    """The forward and the backward function for inputs of one shape and dtype.
+
+    A pair for each, rather than one that is traced anew for each: TensorFlow warns of
+    functions that are traced often.
+    """
+
+    @tf.function(autograph=False, jit_compile=True)
+    def forward(inputs, gamma, beta, mask):
+        mean, variance = form.statistics(inputs, mask)
+        outputs = form.normalize(inputs, gamma, beta, mean, variance)
+        return outputs, mean, variance, (mean, variance)
+
+    @tf.function(autograph=False, jit_compile=True)
+    def backward(upstream, inputs, gamma, saved, mask):
+        return form.gradients(upstream, inputs, gamma, *saved, mask)
+
+    return forward, backward
+
+
+@functools.cache
+def _fused(shape, virtual_batch_size, epsilon):
+    """The forward and the backward function for inputs of one shape."""
+    batch, *_, channels = shape
+    ghosts = max(1, batch // virtual_batch_size)
+    sizes = [virtual_batch_size] * (ghosts - 1)
+    sizes.append(batch - sum(sizes))
+
+    def split(values):
+        """Ghosts in the kernel's four dimensions; TensorFlow copies nothing for it."""
+        return tf.split(tf.reshape(values, [batch, -1, 1, channels]), sizes)
+
+    def join(pieces):
+        return tf.reshape(tf.concat(pieces, axis=0), shape)
+
+    @tf.function(autograph=False)
+    def forward(inputs, gamma, beta):
+        outputs, means, variances, reserved = [], [], [], []
+        for ghost in split(inputs):
+            result = tf.raw_ops.FusedBatchNormV3(
+                x=ghost,
+                scale=gamma,
+                offset=beta,
+                mean=[],
+                variance=[],
+                epsilon=epsilon,
+                is_training=True,
+            )
+            outputs.append(result.y)
+            means.append(result.batch_mean)
+            # The kernel applies Bessel's correction, unlike Keras.
+            count = ghost.shape.num_elements() // channels
+            variances.append(result.batch_variance * ((count - 1) / count))
+            reserved.append(result[3:])
+        return join(outputs), tf.stack(means), tf.stack(variances), reserved
+
+    @tf.function(autograph=False)
+    def backward(upstream, inputs, gamma, reserved):
+        by_inputs, by_gamma, by_beta = [], [], []
+        for ghost, ghost_upstream, spaces in zip(
+            split(inputs), split(upstream), reserved, strict=True
+        ):
+            result = tf.raw_ops.FusedBatchNormGradV3(
+                y_backprop=ghost_upstream,
+                x=ghost,
+                scale=gamma,
+                reserve_space_1=spaces[0],
+                reserve_space_2=spaces[1],
+                reserve_space_3=spaces[2],
+                epsilon=epsilon,
+                is_training=True,
+            )
+            by_inputs.append(result.x_backprop)
+            by_gamma.append(result.scale_backprop)
+            by_beta.append(result.offset_backprop)
+        return join(by_inputs), tf.add_n(by_gamma), tf.add_n(by_beta)
+
+    return forward, backward
