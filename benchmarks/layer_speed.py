@@ -244,7 +244,7 @@ def torch_step(make_layer, jit, inputs, upstream):
     def step():
         x.grad = None
         layer(x, training=True).backward(dy)
-        return keras.ops.convert_to_numpy(layer.gamma.value.grad)
+        return keras.ops.convert_to_numpy(layer.trainable_variables[0].value.grad)
 
     return step
 
@@ -262,7 +262,7 @@ def draw(rows, file):
     """Time by number of ghosts, a line for each layer."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.subplots()
     markers = iter("osx^D*v")
     for name in dict.fromkeys(row["layer"] for row in rows):
@@ -279,8 +279,9 @@ def draw(rows, file):
         ylim=(0, None),
     )
     axes.set_xticks(ghosts, [str(g) for g in ghosts])
+    axes.minorticks_off()
     axes.grid(alpha=0.3)
-    axes.legend()
+    figure.legend(loc="outside lower center", ncols=2)
     pathlib.Path(file).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=150)
 

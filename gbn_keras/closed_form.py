@@ -1,7 +1,9 @@
 """Ghost batches with the gradient in closed form, on any Keras backend."""
 
 import dataclasses
+import functools
 import math
+import operator
 
 from keras import backend, ops
 
@@ -132,11 +134,11 @@ class _Layout:
     In one stage: `(ghosts, examples, ...)`, one sum over all axes but ghosts and
     channels. That is best where a compiler for GPUs or TPUs arranges the sum.
 
-    In two stages: `(ghosts, slices, rows, channels, columns)`, first over the slices,
-    then over the rest. XLA's compiler for CPUs reads the input column by column if
-    what it sums has yet to be computed (squares, products), unless the sum is so short
-    that it is unrolled: then it is as fast as memory. The second stage, an eighth of
-    the input, is a product with ones, which XLA does not merge into the first.
+    In two stages: `(ghosts, slices, rows, channels, columns)`. XLA's compilers for CPUs
+    make slow code of a sum over what has yet to be computed (squares, products): they
+    read it column by column. So the slices are added one by one, which is fused with
+    what computes them and runs as fast as memory, and what is left, an eighth of the
+    input, is summed as a product with ones, which nothing is merged into.
     """
 
     def __init__(self, ghosts, size, example_shape, axis, in_two_stages):
@@ -188,7 +190,9 @@ class _Layout:
         if self._slices == 1:
             return ops.sum(values, axis=self._summed, keepdims=True)
         _, _, rows, channels, columns = self._shape
-        values = ops.reshape(ops.sum(values, axis=1), (-1, rows, channels * columns))
+        slices = (values[:, i] for i in range(self._slices))
+        values = functools.reduce(operator.add, slices)
+        values = ops.reshape(values, (-1, rows, channels * columns))
         ones = ops.ones((ops.shape(values)[0], 1, rows), values.dtype)
         values = ops.matmul(ones, values)
         if columns > 1:
