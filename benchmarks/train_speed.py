@@ -3,11 +3,11 @@
     python benchmarks/train_speed.py [--json=FILE]
     python benchmarks/train_speed.py --part=f1 --data_dir=DIR
 
-`resnet`: a ResNet-44 step on CIFAR-10's shapes with each kind of normalization: time an
-update, time of the first call (tracing and compiling), peak memory. `f1`: images a
-second of each arm of configs/mnist_f1_gap.cfg against the same training by hand: arrays,
-stock BatchNormalization, Keras's SGD and `fit`; and the share of a step that waits for
-data.
+`resnet`: a ResNet-44 step on CIFAR-10's shapes with each kind of normalization: time
+an update, time of the first call (tracing and compiling), peak memory. `f1`: images a
+second of each arm of configs/mnist_f1_gap.cfg against the same training by hand:
+arrays, stock BatchNormalization, Keras's SGD and `fit`; and the share of a step that
+waits for data.
 """
 
 import argparse
