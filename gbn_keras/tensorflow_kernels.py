@@ -30,13 +30,15 @@ def fastest_kernel(inputs, virtual_batch_size: int, axis: int, mask) -> str:
         # Not the fused kernel: XLA would compute its variance as a difference of
         # squares, which cancels, and fuses better by itself.
         return "two_stages" if on_cpu else "closed_form"
-    if not isinstance(inputs, tf.Tensor) or not inputs.shape.is_fully_defined():
-        # Nor compile: each batch size that comes would be compiled anew.
+    if not isinstance(inputs, tf.Tensor):
         return "closed_form"
-    if on_cpu and (mask is None or tf.is_tensor(mask)):
+    # XLA compiles for each shape that comes: one more for a data set's last batch, but
+    # many more where other sizes are unknown (sequences of any length, say).
+    if on_cpu and None not in inputs.shape[1:]:
         return "compiled"
     can_be_fused = (
         mask is None
+        and inputs.shape.is_fully_defined()
         and axis == len(inputs.shape) - 1
         and 0 not in inputs.shape
         and inputs.dtype.name in _FUSED_DTYPES
