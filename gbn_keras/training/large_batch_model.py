@@ -20,7 +20,7 @@ class LargeBatchModel(keras.Model):
     Where all that looks at several examples at once is `GhostBatchNormalization`, and a
     micro-batch is made of whole ghosts, an update is that of the whole batch, running
     statistics included, up to rounding. Plain batch normalization would see
-    micro-batches.
+    micro-batches, and dropout draws a mask for each.
 
     Example:
     ```python
