@@ -7,7 +7,7 @@ import tensorflow as tf
 from sklearn.datasets import load_digits
 
 from gbn_keras import GhostBatchNormalization
-from gbn_keras.training.large_batch_model import LargeBatchModel
+from gbn_keras.training.large_batch_model import LargeBatchModel, _MicroBatches
 
 
 class Subclassed(keras.Model):
@@ -93,6 +93,23 @@ def test_micro_batches_give_the_update_of_the_whole_batch(make_model, micro_batc
 def test_what_remains_joins_the_last_micro_batch(batch_size):
     how = {"batch_size": batch_size}
     assert_same(trained(sequential, 64, **how), trained(sequential, None, **how))
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+@pytest.mark.parametrize("examples", [40, 64, 100, 128, 160, 192, 200, 300])
+def test_every_example_is_in_one_micro_batch(examples, is_known):
+    @tf.function(input_signature=[tf.TensorSpec([examples if is_known else None])])
+    def seen(values):
+        def add(state, part):
+            # Squares, so that one too many is not made up for by one too few.
+            return [state[0] + tf.size(part), state[1] + tf.reduce_sum(part**2)]
+
+        state = [tf.constant(0), tf.constant(0.0)]
+        return _MicroBatches(values, 64).reduce(add, state)
+
+    count, total = seen(tf.range(examples, dtype="float32"))
+    assert count == examples
+    np.testing.assert_allclose(total, np.square(np.arange(examples)).sum(), rtol=1e-6)
 
 
 @pytest.mark.parametrize("how", [{"jit_compile": True}, {"run_eagerly": True}])

@@ -163,7 +163,7 @@ class _MicroBatches:
                 maximum_iterations=whole,
             )
         elif whole:
-            state = function(state, self._data)
+            state = function(state, self._cut(0, size))
         if not isinstance(examples, int) or whole * size < examples:
             state = function(state, self._cut(whole * size, examples - whole * size))
         return state
