@@ -2,6 +2,7 @@
 
 from gbn_keras.ghost_batch_normalization import GhostBatchNormalization
 from gbn_keras.regime_adaptation import REGIMES, Regime, RegimeAdaptation
+from gbn_keras.sharding_invariant_dropout import ShardingInvariantDropout
 from gbn_keras.version import __version__
 
 __all__ = [
@@ -9,5 +10,6 @@ __all__ = [
     "GhostBatchNormalization",
     "Regime",
     "RegimeAdaptation",
+    "ShardingInvariantDropout",
     "__version__",
 ]

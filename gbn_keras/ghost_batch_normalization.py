@@ -2,6 +2,7 @@
 
 import keras
 
+from gbn_keras import shard
 from gbn_keras.arguments import integer
 from gbn_keras.ghost_normalize import ghost_moving_average, ghost_normalize
 
@@ -21,6 +22,10 @@ class GhostBatchNormalization(keras.layers.BatchNormalization):
     statistics take one step per ghost, in order; with momentum `m` and `G` ghosts:
 
     `moving = m^G moving + sum_{i=1..G} (1 - m) m^(G-i) statistic(ghost i)`
+
+    **On several replicas** of a `tf.distribute` strategy the ghosts are those of the
+    whole batch, whose shares the replicas hold in their order: the running statistics
+    are those of one device, the same on all replicas. Each share must be whole ghosts.
 
     **In inference**, and in training while `trainable` is `False`, this is
     `keras.layers.BatchNormalization`: running statistics, any batch size. The
@@ -59,7 +64,8 @@ class GhostBatchNormalization(keras.layers.BatchNormalization):
 
     Raises:
         ValueError: If `virtual_batch_size` is not a positive integer or `None`; if it
-            comes with `synchronized=True` or `renorm=True`; if `axis` is the batch.
+            comes with `synchronized=True` or `renorm=True`; if `axis` is the batch; in
+            training, if a ghost would lie on two replicas.
 
     Reference:
         Hoffer, Hubara, Soudry, "Train longer, generalize better: closing the
@@ -90,6 +96,9 @@ class GhostBatchNormalization(keras.layers.BatchNormalization):
         in_ghosts = training and self.trainable and self.virtual_batch_size is not None
         if not in_ghosts:
             return super().call(inputs, training=training, mask=mask)
+        if not shard.Shard.current():
+            examples = keras.ops.shape(inputs)[0]
+            shard.refuse_cut_ghosts(examples, self.virtual_batch_size)
         outputs, mean, variance = ghost_normalize(
             inputs,
             self.gamma,
@@ -118,11 +127,23 @@ class GhostBatchNormalization(keras.layers.BatchNormalization):
                 )
 
     def _update_running_statistics(self, mean, variance):
-        for moving, statistics in (
-            (self.moving_mean, mean),
-            (self.moving_variance, variance),
-        ):
-            moving.assign(ghost_moving_average(moving, statistics, self.momentum))
+        """One step per ghost of the whole batch, wherever its other ghosts are."""
+        ghosts = keras.ops.cast(keras.ops.shape(mean)[0], mean.dtype)
+        kept = self.momentum**ghosts
+        pairs = ((self.moving_mean, mean), (self.moving_variance, variance))
+        values = [ghost_moving_average(*pair, self.momentum) for pair in pairs]
+        part = shard.Shard.current()
+        if part:  # Whoever cut the batch into parts joins them.
+            part.keep(self, kept)
+        else:
+            values = [
+                shard.weigh_for_join(value, moving.value, kept)
+                for value, (moving, _) in zip(values, pairs, strict=True)
+            ]
+            *values, total = shard.sum_over_replicas([*values, ghosts])
+            shard.refuse_uneven_shares(ghosts, total)
+        for (moving, _), value in zip(pairs, values, strict=True):
+            moving.assign(value)
 
 
 # In `.weights.h5` and `.keras` files Keras files a layer's weights under the `__name__`

@@ -7,7 +7,8 @@ import tensorflow as tf
 from sklearn.datasets import load_digits
 
 from gbn_keras import GhostBatchNormalization
-from gbn_keras.training.large_batch_model import LargeBatchModel, _MicroBatches
+from gbn_keras.training.large_batch_model import LargeBatchModel
+from gbn_keras.training.micro_batches import MicroBatches
 
 
 class Subclassed(keras.Model):
@@ -100,12 +101,12 @@ def test_what_remains_joins_the_last_micro_batch(batch_size):
 def test_every_example_is_in_one_micro_batch(examples, is_known):
     @tf.function(input_signature=[tf.TensorSpec([examples if is_known else None])])
     def seen(values):
-        def add(state, part):
+        def add(state, start, part):
             # Squares, so that one too many is not made up for by one too few.
             return [state[0] + tf.size(part), state[1] + tf.reduce_sum(part**2)]
 
         state = [tf.constant(0), tf.constant(0.0)]
-        return _MicroBatches(values, 64).reduce(add, state)
+        return MicroBatches(values, 64).reduce(add, state)
 
     count, total = seen(tf.range(examples, dtype="float32"))
     assert count == examples

@@ -1,26 +1,35 @@
-"""`LargeBatchModel`: a batch of any size in the memory of a micro-batch."""
+"""`LargeBatchModel`: a batch of any size, on any number of replicas, in any memory."""
 
 import keras
 import tensorflow as tf
 
+from gbn_keras import shard
 from gbn_keras.arguments import integer
 from gbn_keras.ghost_batch_normalization import GhostBatchNormalization
+from gbn_keras.training.micro_batches import number_of_examples
+from gbn_keras.training.share import Share
 
 
 @keras.saving.register_keras_serializable("gbn_keras")
 class LargeBatchModel(keras.Model):
-    """Trains a model on batches that would not fit into memory at once.
+    """Trains a model on batches that one device could not take at once.
 
-    The batch of an update is cut into contiguous micro-batches. Each goes through the
-    model by itself, their gradients are averaged, and then there is **one** update: the
-    learning-rate schedule, `optimizer.iterations` and callbacks count updates, loss and
-    metrics are those of the whole batch. What remains of a batch joins its last
-    micro-batch. Memory depends on the micro-batch.
+    The batch of an update is shared by the replicas of the `tf.distribute` strategy, if
+    there is one. Each cuts its share into contiguous micro-batches, which go through
+    the model one after the other. Their gradients are averaged, summed over the
+    replicas together with all else that replicas must agree on, in one all-reduce, and
+    then there is **one** update: the learning-rate schedule, `optimizer.iterations` and
+    callbacks count updates, loss and metrics are those of the whole batch, gradients
+    are clipped when they are whole. What remains of a share joins its last micro-batch.
+    Memory depends on the micro-batch.
 
-    Where all that looks at several examples at once is `GhostBatchNormalization`, and a
-    micro-batch is made of whole ghosts, an update is that of the whole batch, running
-    statistics included, up to rounding. Plain batch normalization would see
-    micro-batches, and dropout draws a mask for each.
+    Where all that looks at several examples at once is `GhostBatchNormalization`, and
+    shares and micro-batches are made of whole ghosts, an update is that of one device
+    with the whole batch, running statistics included, up to rounding. So it is with
+    `ShardingInvariantDropout`; other random layers draw masks of their own for each
+    micro-batch. Plain batch normalization would see micro-batches.
+
+    Make it in the scope of the strategy, as any Keras model.
 
     Example:
     ```python
@@ -39,7 +48,9 @@ class LargeBatchModel(keras.Model):
 
     Raises:
         ValueError: If `micro_batch_size` is not a positive integer, or would cut a
-            ghost.
+            ghost; in `compile`, if the loss is not a mean over examples, or the
+            optimizer accumulates gradients itself; in training, if a ghost would lie on
+            two replicas.
 
     Reference:
         Hoffer, Hubara, Soudry, "Train longer, generalize better", section 4,
@@ -48,10 +59,11 @@ class LargeBatchModel(keras.Model):
 
     def __init__(self, model: keras.Model, micro_batch_size: int, **kwargs):
         super().__init__(**kwargs)
+        self._is_distributed = tf.distribute.has_strategy()
         self.micro_batch_size = integer("micro_batch_size", micro_batch_size, 1)
         self.model = model
-        for size in sorted(_virtual_batch_sizes(model)):
-            _refuse_cut_ghosts(self.micro_batch_size, size)
+        for layer in self._ghost_layers():
+            _refuse_cut_ghosts(self.micro_batch_size, layer.virtual_batch_size)
         # There are no variables but the model's.
         self.built = model.built
 
@@ -59,31 +71,74 @@ class LargeBatchModel(keras.Model):
         """What the model itself returns."""
         return self.model(inputs, training=training)
 
-    def train_step(self, data):
-        """One update from the whole batch."""
-        if not self.built:
-            self._build_for(data)
-        micro_batches = _MicroBatches(data, self.micro_batch_size)
-        variables = self.trainable_weights
-        unused = set()
-
-        def accumulate(sums, micro_batch):
-            size, gradients = self._gradients(micro_batch)
-            unused.update(i for i, g in enumerate(gradients) if g is None)
-            # By their number of examples, since the last micro-batch may be larger.
-            weight = tf.cast(size, tf.float32) / tf.cast(
-                micro_batches.examples, tf.float32
+    def compile(self, optimizer="rmsprop", loss=None, **kwargs):
+        """As `keras.Model.compile`."""
+        reductions = {
+            getattr(one, "reduction", "sum_over_batch_size")
+            for one in tf.nest.flatten(loss)
+        }
+        self.loss_by_sample_weight = reductions == {"mean_with_sample_weight"}
+        if not (
+            self.loss_by_sample_weight or reductions <= {"sum_over_batch_size", "mean"}
+        ):
+            raise ValueError(
+                "loss must be a mean over the examples, by their number or by their "
+                "sample weights. Received: the reductions "
+                f"{', '.join(sorted(map(str, reductions)))}. Leave out the reduction."
             )
-            return [
-                s if g is None else s + g * tf.cast(weight, s.dtype)
-                for s, g in zip(sums, gradients, strict=True)
-            ]
+        super().compile(optimizer, loss, **kwargs)
+        if getattr(self.optimizer, "gradient_accumulation_steps", None):
+            raise ValueError(
+                "optimizer must not accumulate gradients: its schedule would count "
+                "micro-batches. Received: gradient_accumulation_steps="
+                f"{self.optimizer.gradient_accumulation_steps}. Leave it out; "
+                "micro_batch_size is for that."
+            )
 
-        sums = [tf.zeros(v.shape, v.dtype) for v in variables]
-        gradients = micro_batches.reduce(accumulate, sums)
-        gradients = [None if i in unused else g for i, g in enumerate(gradients)]
-        self.optimizer.apply(gradients, variables)
-        return self.get_metrics_result()
+    def compile_from_config(self, config):
+        """Compiles as the model that was saved."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def train_step(self, data):
+        """One update from the whole batch, of which `data` is this replica's share."""
+        gradients, logs = self._through_model(data, training=True)
+        _reduced_already(self.optimizer)
+        self.optimizer.apply(gradients, self.trainable_weights)
+        return logs
+
+    def test_step(self, data):
+        """Evaluates one batch, of which `data` is this replica's share."""
+        _, logs = self._through_model(data, training=False)
+        return logs
+
+    def make_train_function(self, force=False):
+        """The function that makes an update from a data set's iterator."""
+        if not self._is_distributed:
+            super().make_train_function(force)
+        elif force or self.train_function is None:
+            self.train_function = self._on_all_replicas(self.train_step)
+
+    def make_test_function(self, force=False):
+        """The function that evaluates a batch from a data set's iterator."""
+        if not self._is_distributed:
+            super().make_test_function(force)
+        elif force or self.test_function is None:
+            self.test_function = self._on_all_replicas(self.test_step)
+
+    @property
+    def jit_compile(self):
+        """Whether XLA compiles all that Keras runs.
+
+        Not on several replicas, where a compiled function could read no variables:
+        there it compiles what a replica computes of its share.
+        """
+        return super().jit_compile and not self._is_distributed
+
+    @jit_compile.setter
+    def jit_compile(self, value):
+        keras.Model.jit_compile.fset(self, value)
 
     def get_config(self):
         """The constructor's arguments."""
@@ -99,94 +154,102 @@ class LargeBatchModel(keras.Model):
         model = keras.saving.deserialize_keras_object(config["model"], custom_objects)
         return cls(**{**config, "model": model})
 
-    def _build_for(self, data):
-        """Creates the variables, whose gradients the loop is to carry."""
-        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        self(
-            tf.nest.map_structure(
-                lambda t: keras.KerasTensor((None, *t.shape[1:]), t.dtype.name), x
+    def _ghost_layers(self):
+        return [
+            layer
+            for layer in self.model._flatten_layers()
+            if isinstance(layer, GhostBatchNormalization) and layer.virtual_batch_size
+        ]
+
+    def _through_model(self, data, training):
+        """Takes this replica's share through the model; moves all but the weights.
+
+        Returns:
+            `(gradients, logs)`, both of the whole batch.
+        """
+        if not self._is_complete():
+            self._symbolic_build(data_batch=data)
+        examples = number_of_examples(data)
+        if training:
+            for layer in self._ghost_layers():
+                shard.refuse_cut_ghosts(examples, layer.virtual_batch_size)
+        share = Share(self, training)
+        through_model = share.through_model
+        # Not for the last batch of a data set, of which a replica may get nothing.
+        if self._compiles_shares() and isinstance(examples, int):
+            through_model = tf.function(
+                through_model, autograph=False, jit_compile=True
             )
-        )
+        before = share.values()
+        replica, _ = shard.this_replica()
+        loss_scale = self.optimizer.scale_loss(tf.constant(1.0))
+        sums = through_model(data, before, replica * examples, loss_scale)
+        gradients, after, metrics = share.join(sums, before, examples)
+        share.assign(after)
+        mapping = zip(share.variables.metrics, metrics, strict=True)
+        with keras.StatelessScope(list(mapping)):
+            return gradients, self.get_metrics_result()
 
-    def _gradients(self, micro_batch):
-        """Of a micro-batch's own mean loss; also its size, and the metrics move."""
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(micro_batch)
-        size = tf.shape(tf.nest.flatten(x)[0])[0]
-        with tf.GradientTape() as tape:
-            predictions = self(x, training=True)
-            loss = self.compute_loss(
-                x=x,
-                y=y,
-                y_pred=predictions,
-                sample_weight=sample_weight,
-                training=True,
+    def _compiles_shares(self):
+        """Whether XLA is to compile what Keras does not; on TPU it always does."""
+        is_tpu = isinstance(self.distribute_strategy, tf.distribute.TPUStrategy)
+        return self._is_distributed and super().jit_compile and not is_tpu
+
+    def _on_all_replicas(self, step):
+        """As Keras's own, for any strategy and any number of steps per execution."""
+        strategy = self.distribute_strategy
+
+        def once(data):
+            logs = strategy.run(step, args=(data,))
+            # They are the same on all replicas.
+            return tf.nest.map_structure(
+                lambda value: strategy.experimental_local_results(value)[0], logs
             )
-            scaled = self.optimizer.scale_loss(loss)
-        self._loss_tracker.update_state(loss, sample_weight=size)
-        self.compute_metrics(x, y, predictions, sample_weight=sample_weight)
-        gradients = tape.gradient(scaled, [v.value for v in self.trainable_weights])
-        # The rows that an embedding looked up, say: a loop cannot carry them.
-        return size, [g if g is None else tf.convert_to_tensor(g) for g in gradients]
 
+        if not self.run_eagerly:
+            once = tf.function(once, autograph=False, reduce_retracing=True)
 
-class _MicroBatches:
-    """The contiguous micro-batches of nested tensors of examples."""
+        def function(iterator):
+            logs = once(next(iterator))
+            for _ in range(self.steps_per_execution - 1):
+                try:
+                    data = next(iterator)
+                except StopIteration:
+                    break
+                logs = once(data)
+            return logs
 
-    def __init__(self, data, size):
-        self._data, self._size = data, size
-        first = tf.nest.flatten(data)[0]
-        self.examples = first.shape[0]
-        if self.examples is None:
-            self.examples = tf.shape(first)[0]
+        return function
 
-    def reduce(self, function, state):
-        """`function(state, micro_batch)` over all of them, one after the other."""
-        size, examples = self._size, self.examples
-        if not isinstance(examples, int):
-            whole = tf.maximum(examples // size - 1, 0)
-        elif examples % size == 0:
-            whole = examples // size
-        else:
-            whole = max(0, examples // size - 1)
+    def _is_complete(self):
+        """Whether all variables are there."""
+        compiled = (self.optimizer, self._compile_loss, self._compile_metrics)
+        parts = (*compiled, *self._flatten_layers())
+        return all(part is None or part.built for part in parts)
 
-        def body(index, state):
-            return index + 1, function(state, self._cut(index * size, size))
-
-        # A loop of TensorFlow's, since micro-batches that were laid out one after the
-        # other in the graph would run, and need memory, at the same time.
-        if not isinstance(whole, int) or whole > 1:
-            _, state = tf.while_loop(
-                lambda index, _: index < whole,
-                body,
-                (tf.constant(0), state),
-                parallel_iterations=1,
-                maximum_iterations=whole,
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        # Keras's own takes the mean of the replicas' first shares, of which machines of
+        # their own know nothing.
+        if not self._is_distributed or self._is_complete():
+            return
+        strategy = self.distribute_strategy
+        if iterator is not None:
+            _, _, batches = next(iter(iterator))
+            data_batch = tf.nest.map_structure(
+                lambda value: strategy.experimental_local_results(value)[0],
+                next(batches),
             )
-        elif whole:
-            state = function(state, self._cut(0, size))
-        if not isinstance(examples, int) or whole * size < examples:
-            state = function(state, self._cut(whole * size, examples - whole * size))
-        return state
-
-    def _cut(self, start, size):
-        # Not by `[start:end]`, of which XLA could not tell the size.
-        def cut(values):
-            if values is None:  # No sample weights.
-                return None
-            rest = values.shape[1:]
-            begin = [start, *(0 for _ in rest)]
-            return tf.slice(values, begin, [size, *(-1 for _ in rest)])
-
-        return tf.nest.map_structure(cut, self._data)
+        with strategy.scope():
+            self._symbolic_build(data_batch=data_batch)
 
 
-def _virtual_batch_sizes(model):
-    layers = model._flatten_layers()
-    return {
-        layer.virtual_batch_size
-        for layer in layers
-        if isinstance(layer, GhostBatchNormalization) and layer.virtual_batch_size
-    }
+def _reduced_already(optimizer):
+    """Keeps Keras's optimizer from summing over the replicas what is a sum already.
+
+    Keras would clip each replica's gradients, then sum them.
+    """
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    optimizer._all_reduce_sum_gradients = list
 
 
 def _refuse_cut_ghosts(micro_batch_size, virtual_batch_size):

@@ -1,0 +1,141 @@
+"""Which part of an update's batch goes through a layer, and what layers do about it.
+
+A large batch goes through the network in parts: every replica takes its share, and each
+share may be cut into micro-batches. What a layer computes must not depend on that. Two
+things would: running statistics, of which every part knows its own ghosts only, and
+random masks, which would repeat in every part.
+"""
+
+import threading
+
+import keras
+from keras import ops
+
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+
+_entered = threading.local()  # A thread each for the replicas of one machine.
+
+
+class Shard:
+    """One part of the batch, as a context around the model's call on it.
+
+    Whoever calls a model on a batch in parts enters one for each part, and joins what
+    the parts give: gradients, and running statistics by `join_replicas`.
+
+    Attributes:
+        first_example: The place in the batch of the part's first example.
+        kept: For each layer with running statistics that was called, by its `id`, the
+            share of the old statistics that the new ones still hold.
+    """
+
+    def __init__(self, first_example):
+        self.first_example = first_example
+        self.kept = {}
+
+    def __enter__(self):
+        self._outer = Shard.current()
+        _entered.shard = self
+        return self
+
+    def __exit__(self, *exception):
+        _entered.shard = self._outer
+
+    @staticmethod
+    def current() -> "Shard | None":
+        """The shard that this thread has entered last."""
+        return getattr(_entered, "shard", None)
+
+    def keep(self, layer, share):
+        """Tells that `layer` moved its statistics, keeping a share of the old."""
+        self.kept[id(layer)] = self.kept.get(id(layer), 1.0) * share
+
+
+def first_example(examples):
+    """The place in the batch of the first of the `examples` that a layer is given."""
+    shard = Shard.current()
+    if shard:
+        return shard.first_example
+    replica, _ = this_replica()
+    return replica * examples
+
+
+def this_replica() -> tuple:
+    """`(index, count)` of the `tf.distribute` replica that computes; else `(0, 1)`.
+
+    The index may be a tensor.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return 0, 1
+    context = tf.distribute.get_replica_context()
+    if context is None or context.num_replicas_in_sync == 1:
+        return 0, 1
+    index = tf.cast(context.replica_id_in_sync_group, tf.int32)
+    return index, context.num_replicas_in_sync
+
+
+def weigh_for_join(value, before, kept):
+    """What a replica adds to a running statistic of all.
+
+    Running statistics take one step per ghost, in the order of the batch, whose shares
+    the replicas hold in their order. A step is linear: from `before` a replica with
+    the step `s` gets `value = kept * before + s`. With all steps, in order, the first
+    replica's `value` and the others' `s` count, each times `kept` to the power of how
+    many replicas come after.
+    """
+    replica, count = this_replica()
+    if count == 1:
+        return value
+    value = value - ops.cast(replica > 0, value.dtype) * kept * before
+    return value * ops.power(kept, ops.cast(count - 1 - replica, value.dtype))
+
+
+def sum_over_replicas(values):
+    """The sum of each of the nested tensors over the replicas, on all of them."""
+    _, count = this_replica()
+    if count == 1:
+        return values
+    context = tf.distribute.get_replica_context()
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
+
+
+def refuse_cut_ghosts(examples, virtual_batch_size: int):
+    """Raises if the replicas' shares of `examples` each are not whole ghosts."""
+    _, count = this_replica()
+    if count == 1:
+        return
+    if isinstance(examples, int):
+        if examples % virtual_batch_size:
+            raise ValueError(cut_ghosts(examples * count, count, virtual_batch_size))
+        return
+    tf.debugging.assert_equal(
+        examples % virtual_batch_size,
+        0,
+        f"A replica's share must be a multiple of {virtual_batch_size}, so that no "
+        f"ghost lies on two of the {count} replicas. Leave out what remains of the "
+        "data: dataset.batch(batch_size, drop_remainder=True).",
+    )
+
+
+def cut_ghosts(batch_size: int, parts: int, virtual_batch_size: int) -> str:
+    """Why a batch cannot be cut into so many parts of whole ghosts, and which can."""
+    multiple = parts * virtual_batch_size
+    below = batch_size // multiple * multiple
+    sizes = [str(size) for size in (below, below + multiple) if size]
+    replicas = f"{parts} replica{'s' * (parts > 1)}"
+    return (
+        f"batch {batch_size} on {replicas}: ghosts of {virtual_batch_size} need a "
+        f"multiple of {multiple}: {' or '.join(sizes)}"
+    )
+
+
+def refuse_uneven_shares(examples, total):
+    """Raises if the replicas, with `total` examples, do not have `examples` each."""
+    _, count = this_replica()
+    if count > 1:
+        tf.debugging.assert_equal(
+            tf.cast(examples * count, total.dtype),
+            total,
+            f"The {count} replicas must have shares of one size. Leave out what "
+            "remains of the data: dataset.batch(batch_size, drop_remainder=True).",
+        )

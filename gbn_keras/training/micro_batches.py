@@ -1,0 +1,75 @@
+"""`MicroBatches`: nested tensors of examples, taken in contiguous parts."""
+
+import tensorflow as tf
+
+
+class MicroBatches:
+    """The contiguous micro-batches of nested tensors of examples.
+
+    What remains joins the last one. Sizes may be unknown while tracing.
+
+    Args:
+        data: Nested tensors, examples first; `None` where there is nothing.
+        size: Number of examples of a micro-batch.
+    """
+
+    def __init__(self, data, size):
+        self._data, self._size = data, size
+
+    def reduce(self, function, state):
+        """`function(state, start, micro_batch)` over all of them, one after the other.
+
+        `start` is the place of the micro-batch's first example.
+        """
+        size, examples = self._size, number_of_examples(self._data)
+        if not isinstance(examples, int):
+            whole = tf.maximum(examples // size - 1, 0)
+        elif examples % size == 0:
+            whole = examples // size
+        else:
+            whole = max(0, examples // size - 1)
+
+        def body(index, state):
+            return index + 1, self._next(function, state, index * size, size)
+
+        # A loop of TensorFlow's, since micro-batches that were laid out one after the
+        # other in the graph would run, and need memory, at the same time.
+        if not isinstance(whole, int) or whole > 1:
+            _, state = tf.while_loop(
+                lambda index, _: index < whole,
+                body,
+                (tf.constant(0), state),
+                parallel_iterations=1,
+                maximum_iterations=whole,
+            )
+        elif whole:
+            state = self._next(function, state, 0, size)
+        if not isinstance(examples, int) or whole * size < examples:
+            start = whole * size
+            state = self._next(function, state, start, examples - start)
+        return state
+
+    def _next(self, function, state, start, size):
+        return function(state, start, self._cut(start, size))
+
+    def _cut(self, start, size):
+        def cut(values):
+            if values is None:  # No sample weights.
+                return None
+            if isinstance(size, int) and values.shape[0] is None:
+                # XLA, which knows the size, compiles the loop also for data with less
+                # than a micro-batch, where it will not run: an index must do no harm.
+                places = tf.minimum(start + tf.range(size), tf.shape(values)[0] - 1)
+                return tf.gather(values, places)
+            # Not by `[start:end]`, of which XLA could not tell the size.
+            rest = values.shape[1:]
+            begin = [start, *(0 for _ in rest)]
+            return tf.slice(values, begin, [size, *(-1 for _ in rest)])
+
+        return tf.nest.map_structure(cut, self._data)
+
+
+def number_of_examples(data):
+    """How many examples nested tensors hold: a number, or a tensor where unknown."""
+    first = tf.nest.flatten(data)[0]
+    return tf.shape(first)[0] if first.shape[0] is None else first.shape[0]
