@@ -16,10 +16,13 @@ import sys
 from absl import app, flags
 
 # TensorFlow's notices of which instructions it was built for.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+_LOG_LEVEL = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # TensorFlow turns oneDNN's kernels on by itself on the newest processors only; without
 # them convolutions take up to twice as long on the others.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+
+# The exit code for what may work when it is tried again (`EX_TEMPFAIL`).
+_TRY_AGAIN = 75
 
 _MODE = flags.DEFINE_enum(
     "mode",
@@ -104,7 +107,52 @@ flags.DEFINE_float(
     "Largest global norm of the gradient; 0: no clipping. Default: the network's.",
 )
 
-# Machine.
+# Machine. None of these changes the result.
+flags.DEFINE_enum(
+    "strategy",
+    "one",
+    ["one", "mirrored", "multi_worker", "tpu"],
+    "Who shares the batch: one device; the GPUs of this machine; several machines, on "
+    "each of which this command runs; a TPU.",
+)
+flags.DEFINE_integer(
+    "replicas",
+    0,
+    "mirrored: how many GPUs, 0: all; without a GPU, how many logical CPU devices.",
+    lower_bound=0,
+)
+flags.DEFINE_enum(
+    "cluster",
+    "auto",
+    ["auto", "slurm", "kubernetes"],
+    "multi_worker: who knows the machines, where TF_CONFIG is not set; auto: whichever "
+    "this process runs in.",
+)
+flags.DEFINE_integer(
+    "cluster_port",
+    8888,
+    "multi_worker: the port on each machine, with slurm or kubernetes.",
+    lower_bound=1,
+    upper_bound=65535,
+)
+flags.DEFINE_string(
+    "tpu",
+    None,
+    "tpu: its name or address; local on a TPU machine. Default: TensorFlow's.",
+)
+flags.DEFINE_integer(
+    "micro_batch_size",
+    0,
+    "Examples that go through the network at once, a multiple of --virtual_batch_size; "
+    "0: as many as --memory_budget allows.",
+    lower_bound=0,
+)
+flags.DEFINE_float(
+    "memory_budget",
+    0,
+    "GiB of each device that an update may take, as estimated; 0: half of its memory.",
+    lower_bound=0,
+)
 flags.DEFINE_enum(
     "precision",
     "float32",
@@ -140,20 +188,25 @@ def main(argv: list[str]) -> int:
     except flags.Error as error:
         return _mistake(error)
 
+    if values["strategy"] == "multi_worker" and _LOG_LEVEL == "2":
+        # Of a machine that is lost every part of TensorFlow tells; one line is ours.
+        os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     # Not before the flags are known to be good: they take seconds to import.
-    from gbn_keras.training import report, study, trainer
+    from gbn_keras.training import distribution, report, study, trainer
     from gbn_keras.training.settings import Settings, UsageError
 
     settings = Settings(**values)
+    # Of a cluster's machines only the first one has something to report.
     try:
         if settings.mode == "evaluate":
             scores = trainer.evaluate(settings)
-            print(f"validation accuracy {100 * scores['accuracy']:.2f} %")
+            if scores:
+                print(f"validation accuracy {100 * scores['accuracy']:.2f} %")
         elif settings.mode == "study":
             run_dir = study.run_study(settings)
-            print(f"\n{report.report_study(run_dir)}\n\n{run_dir}")
-        else:
-            result = trainer.train(settings)
+            if run_dir:
+                print(f"\n{report.report_study(run_dir)}\n\n{run_dir}")
+        elif result := trainer.train(settings):
             run_dir = pathlib.Path(result["settings"]["run_dir"])
             report.report_run(run_dir)
             print(
@@ -162,6 +215,10 @@ def main(argv: list[str]) -> int:
             )
     except UsageError as error:
         return _mistake(error)
+    except distribution.WorkerLost as error:
+        print(f"stopped: {error}", file=sys.stderr, flush=True)
+        # Without the others TensorFlow would wait for them at the exit.
+        os._exit(_TRY_AGAIN)
     return 0
 
 

@@ -117,15 +117,15 @@ def refuse_cut_ghosts(examples, virtual_batch_size: int):
     )
 
 
-def cut_ghosts(batch_size: int, parts: int, virtual_batch_size: int) -> str:
-    """Why a batch cannot be cut into so many parts of whole ghosts, and which can."""
-    multiple = parts * virtual_batch_size
+def cut_ghosts(batch_size: int, replicas: int, virtual_batch_size: int) -> str:
+    """Why replicas cannot share a batch in whole ghosts, and which they can."""
+    multiple = replicas * virtual_batch_size
     below = batch_size // multiple * multiple
     sizes = [str(size) for size in (below, below + multiple) if size]
-    replicas = f"{parts} replica{'s' * (parts > 1)}"
+    ghosts = f"ghosts of {virtual_batch_size}" if virtual_batch_size > 1 else "shares"
     return (
-        f"batch {batch_size} on {replicas}: ghosts of {virtual_batch_size} need a "
-        f"multiple of {multiple}: {' or '.join(sizes)}"
+        f"batch {batch_size} on {replicas} replicas: {ghosts} need a multiple of "
+        f"{multiple}: {' or '.join(sizes)}"
     )
 
 

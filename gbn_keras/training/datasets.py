@@ -8,10 +8,14 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import downloader
 
-from gbn_keras.training.settings import UsageError
+from gbn_keras.training.augmentation import ShiftAndFlip
+from gbn_keras.training.settings import UsageError, first_line
 
 # Images read, standardized or evaluated at once.
 _CHUNK = 1024
+
+# The others are not augmented (MNIST: its published augmentation was a mistake).
+_AUGMENTATION = {"cifar10": ShiftAndFlip(), "cifar100": ShiftAndFlip()}
 
 # Of the 1,797 digits these many are for validation. It leaves 1,536 = 3 x 512 = 2 x 768
 # for training, so that large batches drop none of them.
@@ -24,7 +28,7 @@ class ImageData:
 
     Images are `(examples, height, width, channels)` as stored, labels `(examples,)`
     from 0. The batches hold float32 images, standardized by the training images'
-    mean and deviation of each channel.
+    mean and deviation of each channel, and in training augmented.
     """
 
     name: str
@@ -33,6 +37,7 @@ class ImageData:
     train_labels: np.ndarray
     validation_images: np.ndarray
     validation_labels: np.ndarray
+    augmentation: ShiftAndFlip | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -52,18 +57,31 @@ class ImageData:
         return mean.astype(np.float32), deviation.astype(np.float32)
 
     def training_batches(
-        self, batch_size: int, seed: int, start_update: int = 0
+        self,
+        batch_size: int,
+        seed: int,
+        start_update: int = 0,
+        replicas: int = 1,
+        shares: range = range(1),
     ) -> tf.data.Dataset:
         """The endless stream of training batches from update `start_update` on.
 
         Every epoch has its own order, which depends on `(seed, epoch)` alone, so any
         update can be reached without the ones before it. The examples that do not
         fill an epoch's last batch are left out of that epoch.
+
+        Args:
+            batch_size: Number of examples of an update.
+            seed: Of the order and the augmentation.
+            start_update: The update to start with.
+            replicas: Into how many contiguous shares a batch is cut.
+            shares: Which of them to give, one after the other, of each batch.
         """
         examples = len(self.train_images)
         updates_per_epoch = examples // batch_size
+        sizes = [updates_per_epoch, replicas, batch_size // replicas]
 
-        def batches_of_indices(epoch):
+        def shares_of_epoch(epoch):
             keys = tf.random.stateless_uniform(
                 [examples],
                 seed=tf.stack([tf.constant(seed, tf.int64), epoch]),
@@ -72,36 +90,67 @@ class ImageData:
                 maxval=None,
                 alg="philox",  # Elsewhere the default is another: the same order there.
             )
-            order = tf.argsort(keys, stable=True)[: updates_per_epoch * batch_size]
-            return tf.data.Dataset.from_tensor_slices(
-                tf.reshape(order, [updates_per_epoch, batch_size])
-            )
+            order = tf.argsort(keys, stable=True)
+            order = _shares(order[: updates_per_epoch * batch_size], sizes, shares)
+            if self.augmentation is None:
+                return tf.data.Dataset.from_tensor_slices((order,))
+            numbers = self.augmentation.draw(examples, seed, epoch)
+            numbers = tf.gather(numbers, order)
+            return tf.data.Dataset.from_tensor_slices((order, numbers))
 
+        def augmented(images, labels, *numbers):
+            return (self.augmentation(images, *numbers) if numbers else images), labels
+
+        batch = self._gather(self.train_images, self.train_labels)
         first_epoch, done_in_it = divmod(start_update, updates_per_epoch)
         return (
             tf.data.Dataset.range(first_epoch, tf.int64.max)
-            .flat_map(batches_of_indices)
-            .skip(done_in_it)
+            .flat_map(shares_of_epoch)
+            .skip(done_in_it * len(shares))
             .map(
-                self._gather(self.train_images, self.train_labels),
+                lambda indices, *numbers: augmented(*batch(indices), *numbers),
                 num_parallel_calls=tf.data.AUTOTUNE,
                 deterministic=True,
             )
             .prefetch(tf.data.AUTOTUNE)
         )
 
-    def validation_batches(self) -> tf.data.Dataset:
-        """The validation examples, each once, in order."""
+    def validation_batches(
+        self, replicas: int = 1, shares: range = range(1)
+    ) -> tf.data.Dataset:
+        """The validation examples, in order, with weights.
+
+        All batches are of one size, as accelerators want them: the last is filled up
+        with examples of weight 0. All others have weight 1.
+
+        Args:
+            replicas: Into how many contiguous shares a batch is cut.
+            shares: Which of them to give, one after the other, of each batch.
+        """
+        examples = len(self.validation_images)
+        size = self._validation_share(replicas)
+        sizes = [self.validation_steps(replicas), replicas, size]
+        batch = self._gather(self.validation_images, self.validation_labels)
+
+        def weighted(places):
+            images, labels = batch(tf.minimum(places, examples - 1))
+            return images, labels, tf.cast(places < examples, tf.float32)
+
         return (
-            tf.data.Dataset.range(len(self.validation_images))
-            .batch(_CHUNK)
-            .map(
-                self._gather(self.validation_images, self.validation_labels),
-                num_parallel_calls=tf.data.AUTOTUNE,
-                deterministic=True,
+            tf.data.Dataset.from_tensor_slices(
+                _shares(tf.range(np.prod(sizes)), sizes, shares)
             )
+            .map(weighted, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
             .prefetch(tf.data.AUTOTUNE)
         )
+
+    def validation_steps(self, replicas: int = 1) -> int:
+        """Number of validation batches."""
+        size = replicas * self._validation_share(replicas)
+        return -(-len(self.validation_images) // size)
+
+    def _validation_share(self, replicas):
+        return -(-min(_CHUNK, len(self.validation_images)) // replicas)
 
     def _gather(self, images, labels):
         """A function from a vector of indices to their batch, assembled in bulk."""
@@ -145,7 +194,9 @@ def load(name: str, data_dir: str | None = None, download: bool = False) -> Imag
             builder, split, image_key, label_key
         )
     classes = builder.info.features[label_key].num_classes
-    return ImageData(name=name, classes=classes, **arrays)
+    return ImageData(
+        name=name, classes=classes, augmentation=_AUGMENTATION.get(name), **arrays
+    )
 
 
 def _load_digits():
@@ -171,6 +222,12 @@ def _load_digits():
     )
 
 
+def _shares(places, sizes, shares):
+    """Cuts places by `sizes`: batches, replicas, examples; gives some replicas'."""
+    cut = tf.reshape(places, sizes)[:, shares.start : shares.stop]
+    return tf.reshape(cut, [-1, sizes[-1]])
+
+
 def _prepared_builder(name, data_dir, download):
     where = data_dir or tfds.core.constants.DATA_DIR
     remedies = (
@@ -182,7 +239,7 @@ def _prepared_builder(name, data_dir, download):
     except (ValueError, AssertionError, ImportError) as error:
         raise UsageError(
             f"--dataset: got {name!r}, wanted digits or the name of a data set that "
-            f"tensorflow-datasets knows or finds in {where} ({_first_line(error)}). "
+            f"tensorflow-datasets knows or finds in {where} ({first_line(error)}). "
             f"Check the name; if it is a data set of yours, {remedies}."
         ) from error
     if builder.is_prepared():
@@ -196,7 +253,7 @@ def _prepared_builder(name, data_dir, download):
     except Exception as error:  # Whatever a data set's own code or the network raises.
         raise UsageError(
             f"--download: {name} could not be prepared in {where} "
-            f"({type(error).__name__}: {_first_line(error)}). Check the network, or "
+            f"({type(error).__name__}: {first_line(error)}). Check the network, or "
             "name the folder that holds the prepared data with --data_dir."
         ) from error
     return builder
@@ -253,7 +310,3 @@ def _check_one_size(name, images):
             f"{sizes[-1]} among them; the network needs one. Choose another data set, "
             "or resize the images when you prepare it."
         )
-
-
-def _first_line(error):
-    return next((line for line in str(error).splitlines() if line.strip()), "no reason")

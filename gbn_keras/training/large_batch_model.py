@@ -1,5 +1,7 @@
 """`LargeBatchModel`: a batch of any size, on any number of replicas, in any memory."""
 
+import math
+
 import keras
 import tensorflow as tf
 
@@ -44,7 +46,8 @@ class LargeBatchModel(keras.Model):
             its own.
         micro_batch_size: Number of examples that go through the model at once, a
             multiple of every virtual batch size in it.
-        **kwargs: The arguments of `keras.Model`: `name`, `dtype`, `trainable`.
+        **kwargs: The arguments of `keras.Model`: `name`, `trainable`; `dtype`, by
+            default the model's.
 
     Raises:
         ValueError: If `micro_batch_size` is not a positive integer, or would cut a
@@ -58,12 +61,13 @@ class LargeBatchModel(keras.Model):
     """
 
     def __init__(self, model: keras.Model, micro_batch_size: int, **kwargs):
-        super().__init__(**kwargs)
+        # Where Keras looks whether losses must be scaled.
+        super().__init__(**{"dtype": model.dtype_policy, **kwargs})
         self._is_distributed = tf.distribute.has_strategy()
         self.micro_batch_size = integer("micro_batch_size", micro_batch_size, 1)
         self.model = model
-        for layer in self._ghost_layers():
-            _refuse_cut_ghosts(self.micro_batch_size, layer.virtual_batch_size)
+        for size in _ghost_sizes(model):
+            _refuse_cut_ghosts(self.micro_batch_size, size)
         # There are no variables but the model's.
         self.built = model.built
 
@@ -154,13 +158,6 @@ class LargeBatchModel(keras.Model):
         model = keras.saving.deserialize_keras_object(config["model"], custom_objects)
         return cls(**{**config, "model": model})
 
-    def _ghost_layers(self):
-        return [
-            layer
-            for layer in self.model._flatten_layers()
-            if isinstance(layer, GhostBatchNormalization) and layer.virtual_batch_size
-        ]
-
     def _through_model(self, data, training):
         """Takes this replica's share through the model; moves all but the weights.
 
@@ -171,8 +168,8 @@ class LargeBatchModel(keras.Model):
             self._symbolic_build(data_batch=data)
         examples = number_of_examples(data)
         if training:
-            for layer in self._ghost_layers():
-                shard.refuse_cut_ghosts(examples, layer.virtual_batch_size)
+            for size in _ghost_sizes(self.model):
+                shard.refuse_cut_ghosts(examples, size)
         share = Share(self, training)
         through_model = share.through_model
         # Not for the last batch of a data set, of which a replica may get nothing.
@@ -241,6 +238,17 @@ class LargeBatchModel(keras.Model):
             )
         with strategy.scope():
             self._symbolic_build(data_batch=data_batch)
+
+
+def smallest_micro_batch(model: keras.Model) -> int:
+    """The number of examples that every virtual batch size in the model divides."""
+    return math.lcm(*_ghost_sizes(model))
+
+
+def _ghost_sizes(model):
+    layers = model._flatten_layers()
+    ghosts = (x for x in layers if isinstance(x, GhostBatchNormalization))
+    return sorted({x.virtual_batch_size for x in ghosts} - {None})
 
 
 def _reduced_already(optimizer):

@@ -6,6 +6,7 @@ import math
 from gbn_keras.arguments import integer, positive_number
 from gbn_keras.networks import NETWORKS
 from gbn_keras.regime_adaptation import REGIMES, Regime, RegimeAdaptation
+from gbn_keras.shard import cut_ghosts
 from gbn_keras.training.settings import Settings, UsageError
 
 # The network that is meant where none is named.
@@ -22,6 +23,9 @@ class Plan:
         examples: Number of training examples.
         learning_rate: The rate by update.
         l2: The L2 coefficient by update.
+        replicas: Who shares the batch.
+        micro_batch_size: Examples that a replica takes at once, whole ghosts; by
+            default its share. What remains is taken with the last ones.
     """
 
     settings: Settings
@@ -29,6 +33,8 @@ class Plan:
     examples: int
     learning_rate: RegimeAdaptation
     l2: RegimeAdaptation | float
+    replicas: int
+    micro_batch_size: int
 
     @property
     def epochs(self) -> int:
@@ -47,6 +53,11 @@ class Plan:
         return min(updates, self.settings.max_updates or updates)
 
     @property
+    def share(self) -> int:
+        """Examples of a batch that each replica gets."""
+        return self.settings.batch_size // self.replicas
+
+    @property
     def evaluation_epochs(self) -> list[int]:
         """The epochs (from 1) after which to evaluate.
 
@@ -62,13 +73,16 @@ class Plan:
 
     def _batch_line(self):
         batch, ghost = self.settings.batch_size, self.settings.virtual_batch_size
-        if not ghost:
-            return f"batch {batch}, plain batch normalization"
-        ghosts = max(1, batch // ghost)
-        last = batch - (ghosts - 1) * ghost
-        if last == ghost:
-            return f"batch {batch} = {ghosts} ghost{'s' * (ghosts > 1)} of {ghost}"
-        return f"batch {batch} = {ghosts - 1} ghosts of {ghost} and one of {last}"
+        line = f"batch {batch}"
+        if ghost:
+            line += f" = {_parts(batch, ghost, 'ghost')}"
+        else:
+            line += ", plain batch normalization"
+            line += " over all replicas" * (self.replicas > 1)
+        if self.replicas > 1 or self.share >= 2 * self.micro_batch_size:
+            line += f"; {self.replicas} replica{'s' * (self.replicas > 1)} x "
+            line += _parts(self.share, self.micro_batch_size, "micro-batch", "es")
+        return line
 
     def _rate_line(self):
         rate, scale = self.regime.learning_rate[0][1], self.learning_rate.scale
@@ -94,18 +108,19 @@ class Plan:
         return line
 
 
-def make_plan(settings: Settings, examples: int) -> Plan:
+def make_plan(settings: Settings, examples: int, replicas: int = 1) -> Plan:
     """Derives what the settings leave open.
 
     Args:
         settings: What the user asked for.
         examples: Number of training examples.
+        replicas: Who shares the batch.
 
     Raises:
         UsageError: If the settings contradict each other or the data.
     """
     try:
-        return _make_plan(settings, examples)
+        return _make_plan(settings, examples, replicas)
     except UsageError:
         raise
     except ValueError as error:
@@ -113,7 +128,7 @@ def make_plan(settings: Settings, examples: int) -> Plan:
         raise UsageError(f"--{error}") from error
 
 
-def _make_plan(settings, examples):
+def _make_plan(settings, examples, replicas):
     model = _model_name(settings)
     regime = _regime(settings, REGIMES[model])
     batch = settings.batch_size
@@ -163,7 +178,10 @@ def _make_plan(settings, examples):
         # Once in the time of a small-batch epoch: all arms of a study as often.
         eval_every=settings.eval_every or max(1, round(stretch)),
     )
-    return Plan(settings, regime, examples, learning_rate, l2)
+    micro_batch_size = _micro_batch_size(settings, replicas)
+    return Plan(
+        settings, regime, examples, learning_rate, l2, replicas, micro_batch_size
+    )
 
 
 def _model_name(settings):
@@ -200,6 +218,41 @@ def _virtual_batch_size(settings, regime, batch):
             "or 0 for plain batch normalization. Lower it, or raise --batch_size."
         )
     return size
+
+
+def _micro_batch_size(settings, replicas):
+    """The ghosts of the replica's share, if no other is asked for."""
+    batch, ghost = settings.batch_size, settings.virtual_batch_size
+    if replicas > 1 and batch % (replicas * (ghost or 1)):
+        # Without ghosts, of one example each.
+        raise UsageError(f"--batch_size: {cut_ghosts(batch, replicas, ghost or 1)}.")
+    share = batch // replicas
+    micro_batch_size = settings.micro_batch_size or share
+    if micro_batch_size >= share:
+        return share // (ghost or 1) * (ghost or 1)
+    if not ghost:
+        raise UsageError(
+            f"--micro_batch_size: got {micro_batch_size}, wanted 0 with "
+            "--virtual_batch_size=0: plain batch normalization needs all "
+            f"{share} examples at once. Leave it out, or normalize in ghosts."
+        )
+    if micro_batch_size % ghost:
+        raise UsageError(
+            f"--micro_batch_size: got {micro_batch_size}, wanted a multiple of the "
+            f"ghosts of {ghost}, or 0 for one that fits into memory."
+        )
+    return micro_batch_size
+
+
+def _parts(whole, size, name, plural="s"):
+    """`3 ghosts of 128`, or `2 ghosts of 128 and one of 200`."""
+    number = max(1, whole // size)
+    last = whole - (number - 1) * size
+    if last == size:
+        return f"{number} {name}{plural * (number > 1)} of {size}"
+    if number == 1:
+        return f"1 {name} of {last}"
+    return f"{number - 1} {name}{plural * (number > 2)} of {size} and one of {last}"
 
 
 def _number(value):

@@ -10,9 +10,13 @@ from gbn_keras.training.settings import Settings, UsageError
 FLAGFILE = "flags.cfg"
 RESULT = "result.json"
 
-# Flags that say where things are, and how many trainings a study has: not what a
-# training computes.
-_FREE_TO_CHANGE = {"run_dir", "data_dir", "download", "seeds"}
+# Flags that say where things are, who computes them and how many trainings a study has:
+# not what a training computes.
+_FREE_TO_CHANGE = {
+    *("run_dir", "data_dir", "download", "seeds"),
+    *("strategy", "replicas", "cluster", "cluster_port", "tpu"),
+    *("micro_batch_size", "memory_budget"),
+}
 
 
 def default_run_dir(settings: Settings) -> str:

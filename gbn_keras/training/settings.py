@@ -7,6 +7,11 @@ class UsageError(ValueError):
     """A mistake of the user's, told in one line: flag, received, wanted, what to do."""
 
 
+def first_line(error: Exception) -> str:
+    """What an error of a library says, for a line that tells it to the user."""
+    return next((line for line in str(error).splitlines() if line.strip()), "no reason")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
     """What the user asked for.
@@ -31,6 +36,13 @@ class Settings:
     epochs: int | None
     learning_rate: float | None
     clipnorm: float | None
+    strategy: str
+    replicas: int
+    cluster: str
+    cluster_port: int
+    tpu: str | None
+    micro_batch_size: int
+    memory_budget: float
     precision: str
     jit: str
     seed: int

@@ -6,7 +6,7 @@ import pathlib
 
 import keras
 
-from gbn_keras.training import datasets
+from gbn_keras.training import datasets, distribution
 from gbn_keras.training.plan import make_plan
 from gbn_keras.training.run_directory import (
     default_run_dir,
@@ -45,7 +45,7 @@ def arm_directory(run_dir: pathlib.Path, arm: str, seed: int) -> pathlib.Path:
     return run_dir / arm.lower().removeprefix("+") / f"seed_{seed}"
 
 
-def run_study(settings: Settings) -> pathlib.Path:
+def run_study(settings: Settings) -> pathlib.Path | None:
     """Trains every arm with every seed.
 
     Trainings that are finished in the run directory are not run again, so an
@@ -56,13 +56,16 @@ def run_study(settings: Settings) -> pathlib.Path:
             of which is `seed`.
 
     Returns:
-        The study's directory, from which `report` makes table and picture.
+        The study's directory, from which `report` makes table and picture; of a
+        cluster's machines only the first one does.
 
     Raises:
         UsageError: If the settings do not fit each other, the data or the directory.
     """
+    strategy = distribution.strategy_of(settings)
+    is_chief = distribution.is_chief(strategy)
     data = datasets.load(settings.dataset, settings.data_dir, settings.download)
-    plan = make_plan(settings, len(data.train_labels))
+    plan = make_plan(settings, len(data.train_labels), strategy.num_replicas_in_sync)
     # How often to evaluate follows from an arm's own epochs, where it is left open.
     settings = dataclasses.replace(plan.settings, eval_every=settings.eval_every)
     if settings.batch_size <= settings.small_batch_size:
@@ -79,18 +82,22 @@ def run_study(settings: Settings) -> pathlib.Path:
         )
     if not settings.run_dir:
         settings = dataclasses.replace(settings, run_dir=default_run_dir(settings))
-    run_dir = open_run_directory(settings)
+    run_dir = pathlib.Path(settings.run_dir)
+    if is_chief:
+        open_run_directory(settings)
     for seed in range(settings.seed, settings.seed + settings.seeds):
         for arm, arm_settings in study_arms(settings).items():
             arm_dir = arm_directory(run_dir, arm, seed)
-            if read_result(arm_dir):
+            if distribution.agree(strategy, bool(read_result(arm_dir))):
                 continue
-            print(f"\n{arm}, seed {seed}", flush=True)
+            if is_chief:
+                print(f"\n{arm}, seed {seed}", flush=True)
             arm_settings = dataclasses.replace(
                 arm_settings, run_dir=os.fspath(arm_dir), seed=seed
             )
-            train(arm_settings, data, callbacks=(RunProgress(),), verbose=0)
-    return run_dir
+            callbacks = (RunProgress(),) if is_chief else ()
+            train(arm_settings, data, callbacks, verbose=0)
+    return run_dir if is_chief else None
 
 
 class RunProgress(keras.callbacks.Callback):

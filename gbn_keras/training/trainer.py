@@ -14,7 +14,8 @@ import tensorflow as tf
 
 from gbn_keras.ghost_batch_normalization import GhostBatchNormalization
 from gbn_keras.networks import NETWORKS
-from gbn_keras.training import datasets
+from gbn_keras.training import datasets, distribution, memory
+from gbn_keras.training.large_batch_model import LargeBatchModel, smallest_micro_batch
 from gbn_keras.training.plan import Plan, make_plan
 from gbn_keras.training.run_directory import (
     default_run_dir,
@@ -22,11 +23,14 @@ from gbn_keras.training.run_directory import (
     read_result,
     write_result,
 )
-from gbn_keras.training.settings import Settings, UsageError
+from gbn_keras.training.settings import Settings, UsageError, first_line
 from gbn_keras.training.sgd import L2SGD
 from gbn_keras.version import __version__
 
 MODEL_FILE = "model.keras"
+
+# More examples than a validation batch has: it is taken at once.
+_EVALUATED = 1024
 
 # The published networks' (PyTorch's defaults). Keras's momentum of 0.99 would leave the
 # running statistics of a large batch, which has few updates, near their start.
@@ -38,7 +42,7 @@ def train(
     data: datasets.ImageData | None = None,
     callbacks: tuple[keras.callbacks.Callback, ...] = (),
     verbose: str | int = "auto",
-) -> dict:
+) -> dict | None:
     """Trains as the settings say and leaves a run directory.
 
     A run that its directory holds as finished is not run again.
@@ -51,58 +55,90 @@ def train(
 
     Returns:
         What `result.json` holds: accuracy and loss on the validation examples, updates,
-        samples seen, wall time, seed, settings, versions and hardware.
+        samples seen, wall time, seed, settings, versions and hardware. Of a cluster's
+        machines only the first one writes and returns it.
 
     Raises:
         UsageError: If the settings do not fit each other, the data or the directory.
+        WorkerLost: If another machine of the cluster is gone.
     """
+    # Who computes. TensorFlow must have computed nothing before.
+    strategy = distribution.strategy_of(settings)
+    with distribution.one_line_if_a_worker_is_lost():
+        return _train(settings, strategy, data, callbacks, verbose)
+
+
+def _train(settings, strategy, data, callbacks, verbose):
+    replicas = strategy.num_replicas_in_sync
+    is_chief = distribution.is_chief(strategy)  # It writes and talks.
+
     # Data.
     if data is None:
         data = datasets.load(settings.dataset, settings.data_dir, settings.download)
 
     # Plan.
-    plan = make_plan(settings, len(data.train_labels))
+    plan = make_plan(settings, len(data.train_labels), replicas)
     settings = plan.settings
     if not settings.run_dir:
         settings = dataclasses.replace(settings, run_dir=default_run_dir(settings))
-    run_dir = open_run_directory(settings)
-    print(plan.describe(), flush=True)
-    finished = read_result(run_dir)
-    if finished:
-        print(f"finished before: {run_dir} (delete it to run it again)")
+    run_dir = pathlib.Path(settings.run_dir)
+    finished = None
+    if is_chief:
+        open_run_directory(settings)
+        finished = read_result(run_dir)
+    if distribution.agree(strategy, finished is not None):
+        if is_chief:
+            print(plan.describe())
+            print(f"finished before: {run_dir} (delete it to run it again)")
         return finished
 
     # Model.
     keras.backend.clear_session()
     keras.utils.set_random_seed(settings.seed)
-    with _dtype_policy(settings.precision):
-        model = build_model(plan, data)
+    with strategy.scope(), _dtype_policy(settings.precision):
+        network = build_network(plan, data)
+        plan = _fit_into_memory(plan, network)
+        model = LargeBatchModel(network, plan.micro_batch_size)
+        _compile(model, plan)
+    if is_chief:
+        print(plan.describe(), flush=True)
 
     # Fit. What an interrupted run left begins anew.
-    shutil.rmtree(run_dir / "tensorboard", ignore_errors=True)
-    started = time.perf_counter()
-    model.fit(
-        data.training_batches(settings.batch_size, settings.seed),
-        epochs=plan.epochs,
-        steps_per_epoch=plan.updates_per_epoch,
-        validation_data=data.validation_batches(),
-        validation_freq=plan.evaluation_epochs,
-        shuffle=False,  # The batches are shuffled already, and Keras would warn of it.
-        callbacks=[
+    validation = distribution.distribute(strategy, data.validation_batches)
+    validation_steps = data.validation_steps(replicas)
+    callbacks = [StopAfter(plan.updates), *callbacks]
+    if is_chief:
+        shutil.rmtree(run_dir / "tensorboard", ignore_errors=True)
+        callbacks += [
             UpdateLog(str(run_dir / "metrics.csv"), plan),
             keras.callbacks.TensorBoard(
                 str(run_dir / "tensorboard"), write_graph=False
             ),
-            *callbacks,
-        ],
-        verbose=verbose,
+        ]
+    started = time.perf_counter()
+    model.fit(
+        distribution.distribute(
+            strategy,
+            functools.partial(
+                data.training_batches, settings.batch_size, settings.seed
+            ),
+        ),
+        epochs=plan.epochs,
+        steps_per_epoch=plan.updates_per_epoch,
+        validation_data=validation,
+        validation_steps=validation_steps,
+        validation_freq=plan.evaluation_epochs,
+        shuffle=False,  # The batches are shuffled already, and Keras would warn of it.
+        callbacks=callbacks,
+        verbose=verbose if is_chief else 0,
     )
     wall_seconds = time.perf_counter() - started
 
     # Report.
-    model.save(run_dir / MODEL_FILE)
-    scores = model.evaluate(data.validation_batches(), verbose=0, return_dict=True)
-    updates = int(model.optimizer.iterations)
+    scores = model.evaluate(
+        validation, steps=validation_steps, verbose=0, return_dict=True
+    )
+    updates = int(model.optimizer.iterations.numpy())
     result = {
         "accuracy": scores["accuracy"],
         "loss": scores["loss"],
@@ -112,17 +148,22 @@ def train(
         "seed": settings.seed,
         "settings": dataclasses.asdict(settings),
         "versions": _versions(),
-        "hardware": _hardware(),
+        "hardware": {**_hardware(), "replicas": replicas},
     }
-    write_result(run_dir, result)
-    return result
+    with strategy.scope():  # On all machines, which make variables together.
+        _compile(network, plan, model.optimizer)
+    if is_chief:
+        network.save(run_dir / MODEL_FILE)
+        write_result(run_dir, result)
+    distribution.wait_for_all(strategy)
+    return result if is_chief else None
 
 
-def evaluate(settings: Settings) -> dict:
+def evaluate(settings: Settings) -> dict | None:
     """Evaluates the model of a run directory on the data set's validation examples.
 
     Returns:
-        `accuracy` and `loss`.
+        `accuracy` and `loss`; of a cluster's machines only the first one does.
 
     Raises:
         UsageError: If the directory holds no model, or one for other images.
@@ -133,15 +174,17 @@ def evaluate(settings: Settings) -> dict:
             f"--run_dir: got {settings.run_dir!r}, wanted a folder that holds "
             f"{MODEL_FILE}. Name the folder of a finished training."
         )
+    strategy = distribution.strategy_of(settings)
     data = datasets.load(settings.dataset, settings.data_dir, settings.download)
     try:
-        model = keras.models.load_model(file)
+        with strategy.scope():
+            network = keras.models.load_model(file)
     except (ValueError, OSError) as error:
         raise UsageError(
             f"--run_dir: {file} is not a model that can be read "
-            f"({str(error).splitlines()[0]}). Train it again."
+            f"({first_line(error)}). Train it again."
         ) from error
-    wanted = (*model.input_shape[1:], model.output_shape[-1])
+    wanted = (*network.input_shape[1:], network.output_shape[-1])
     received = (*data.image_shape, data.classes)
     if wanted != received:
         raise UsageError(
@@ -149,40 +192,88 @@ def evaluate(settings: Settings) -> dict:
             f"classes, the model in {settings.run_dir} wants {wanted[:-1]} in "
             f"{wanted[-1]}. Name the data set that it was trained on."
         )
-    return model.evaluate(data.validation_batches(), return_dict=True)
+    replicas = strategy.num_replicas_in_sync
+    with distribution.one_line_if_a_worker_is_lost(), strategy.scope():
+        size = settings.micro_batch_size or _EVALUATED * smallest_micro_batch(network)
+        model = LargeBatchModel(network, size)
+        model.compile(**_loss_and_metrics(), jit_compile=False)
+        is_chief = distribution.is_chief(strategy)
+        scores = model.evaluate(
+            distribution.distribute(strategy, data.validation_batches),
+            steps=data.validation_steps(replicas),
+            verbose="auto" if is_chief else 0,
+            return_dict=True,
+        )
+    return scores if is_chief else None
 
 
-def build_model(plan: Plan, data: datasets.ImageData) -> keras.Model:
+def build_model(plan: Plan, data: datasets.ImageData) -> LargeBatchModel:
     """The plan's network, compiled for training."""
+    model = LargeBatchModel(build_network(plan, data), plan.micro_batch_size)
+    _compile(model, plan)
+    return model
+
+
+def build_network(plan: Plan, data: datasets.ImageData) -> keras.Model:
+    """The plan's network."""
     settings = plan.settings
     if settings.virtual_batch_size:
         normalization = functools.partial(
             GhostBatchNormalization, settings.virtual_batch_size, **_NORMALIZATION
         )
     else:
+        # The same statistics for any number of replicas.
+        synchronized = plan.replicas > 1
         normalization = functools.partial(
-            keras.layers.BatchNormalization, **_NORMALIZATION
+            keras.layers.BatchNormalization, synchronized=synchronized, **_NORMALIZATION
         )
-    model = NETWORKS[settings.model](data.image_shape, data.classes, normalization)
+    return NETWORKS[settings.model](data.image_shape, data.classes, normalization)
+
+
+def _compile(model, plan, optimizer=None):
     model.compile(
-        optimizer=L2SGD(
+        optimizer=optimizer
+        or L2SGD(
             plan.learning_rate,
             l2=plan.l2,
             momentum=plan.regime.momentum,
-            global_clipnorm=settings.clipnorm or None,
+            global_clipnorm=plan.settings.clipnorm or None,
         ),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
-        jit_compile=_use_xla(settings.jit),
+        **_loss_and_metrics(),
+        jit_compile=_use_xla(plan),
     )
-    # A metric by its name, or an optimizer unbuilt, would create its variables in the
-    # first update, which would then be traced a second time.
-    model.optimizer.build(model.trainable_variables)
-    return model
+    # Unbuilt, it would create its variables in the first update, which would then be
+    # traced a second time.
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+
+
+def _loss_and_metrics():
+    """By the weights of the examples, which in validation may be zero."""
+    return {
+        "loss": keras.losses.SparseCategoricalCrossentropy(
+            from_logits=True, reduction="mean_with_sample_weight"
+        ),
+        "weighted_metrics": [keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+    }
+
+
+class StopAfter(keras.callbacks.Callback):
+    """Stops the training after so many updates."""
+
+    def __init__(self, updates: int):
+        super().__init__()
+        self._left = updates
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Counts the update."""
+        self._left -= 1
+        if self._left <= 0:
+            self.model.stop_training = True
 
 
 class UpdateLog(keras.callbacks.CSVLogger):
-    """Keras's CSV log with updates, samples and rate; stops at the last update."""
+    """Keras's CSV log with updates, samples and rate."""
 
     def __init__(self, filename: str, plan: Plan):
         super().__init__(filename)
@@ -192,8 +283,6 @@ class UpdateLog(keras.callbacks.CSVLogger):
     def on_train_batch_end(self, batch, logs=None):
         """Counts the update."""
         self.updates += 1
-        if self.updates >= self.plan.updates:
-            self.model.stop_training = True
 
     def on_epoch_end(self, epoch, logs=None):
         """Writes the row."""
@@ -207,12 +296,33 @@ class UpdateLog(keras.callbacks.CSVLogger):
         super().on_epoch_end(epoch, {**logs, **more})
 
 
-def _use_xla(jit):
+def _fit_into_memory(plan, network):
+    """The plan with a micro-batch that fits, where the choice is left to us."""
+    settings = plan.settings
+    if settings.micro_batch_size or not settings.virtual_batch_size:
+        return plan
+    # A model of its own, which has no variables but the network's.
+    model = LargeBatchModel(network, plan.micro_batch_size)
+    _compile(model, plan)
+    budget = settings.memory_budget * 2**30 or memory.half_of_the_device(plan.replicas)
+    size = memory.largest_micro_batch(model, plan.share, budget)
+    return dataclasses.replace(plan, micro_batch_size=size)
+
+
+def _use_xla(plan):
     """Whether to compile with XLA, whose convolutions are slow on CPU."""
+    jit = plan.settings.jit
+    # Replicas cannot talk to each other in the middle of a compiled function.
+    talk = plan.replicas > 1 and not plan.settings.virtual_batch_size
+    if talk and jit == "on":
+        raise UsageError(
+            f"--jit: got on, wanted auto or off: plain batch normalization over "
+            f"{plan.replicas} replicas cannot be compiled."
+        )
     accelerators = tf.config.list_logical_devices("GPU") + (
         tf.config.list_logical_devices("TPU")
     )
-    return {"on": True, "off": False, "auto": bool(accelerators)}[jit]
+    return {"on": True, "off": False, "auto": bool(accelerators) and not talk}[jit]
 
 
 @contextlib.contextmanager

@@ -1,0 +1,263 @@
+"""Who shares the batch: a `tf.distribute` strategy by its name.
+
+What a strategy must not do is change the result. The data sets give every replica its
+contiguous share of the batch, `LargeBatchModel` and the layers do the rest.
+"""
+
+import contextlib
+import functools
+import json
+import os
+import socket
+
+import tensorflow as tf
+
+from gbn_keras.training.settings import Settings, UsageError, first_line
+
+# What TensorFlow raises on one machine when another one is gone.
+_LOST = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.DeadlineExceededError,
+)
+
+
+class WorkerLost(RuntimeError):
+    """Another machine of the cluster is gone."""
+
+
+def strategy_of(settings: Settings) -> tf.distribute.Strategy:
+    """The strategy that the settings name; the same for the whole process.
+
+    To be called before anything else that TensorFlow computes: it sets up devices.
+
+    Raises:
+        UsageError: If the devices or the cluster are not there.
+    """
+    return _strategy(
+        settings.strategy,
+        settings.replicas,
+        settings.cluster,
+        settings.cluster_port,
+        settings.tpu,
+    )
+
+
+@functools.cache
+def _strategy(name, replicas, cluster, port, tpu):
+    if name in ("one", "tpu") and replicas > 1:
+        raise UsageError(
+            f"--replicas: got {replicas}, wanted 0 with --strategy={name}. Leave it "
+            "out, or choose --strategy=mirrored."
+        )
+    if name == "mirrored":
+        return _mirrored(replicas)
+    if name == "multi_worker":
+        return _multi_worker(replicas, cluster, port)
+    if name == "tpu":
+        return _tpu(tpu)
+    return tf.distribute.get_strategy()
+
+
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Whether this process is the one that writes and talks."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return True
+    resolver = strategy.cluster_resolver
+    first = "chief" if "chief" in resolver.cluster_spec().jobs else "worker"
+    return resolver.task_type == first and resolver.task_id == 0
+
+
+def agree(strategy: tf.distribute.Strategy, said: bool) -> bool:
+    """What the chief says, on all machines."""
+    if strategy.num_replicas_in_sync == 1:
+        return said
+    vote = float(said and is_chief(strategy))
+    votes = strategy.run(tf.function(lambda: tf.constant(vote)))
+    return float(strategy.reduce(tf.distribute.ReduceOp.SUM, votes, axis=None)) > 0
+
+
+def wait_for_all(strategy: tf.distribute.Strategy) -> None:
+    """Waits until all machines are here: one that left would seem lost."""
+    agree(strategy, True)
+
+
+@contextlib.contextmanager
+def one_line_if_a_worker_is_lost():
+    """Turns TensorFlow's errors about a machine that is gone into `WorkerLost`."""
+    try:
+        yield
+    except _LOST as error:
+        if "TF_CONFIG" not in os.environ:
+            raise
+        raise WorkerLost(
+            "another machine of the cluster is gone, so this one stops. Run the same "
+            "command on all of them again to resume."
+        ) from error
+
+
+def distribute(strategy: tf.distribute.Strategy, batches):
+    """The data set of every replica's shares.
+
+    Args:
+        strategy: The strategy.
+        batches: A function of `replicas` and `shares`, as of `ImageData`.
+    """
+    replicas = strategy.num_replicas_in_sync
+    if replicas == 1:
+        return batches()
+
+    def pipeline(context):
+        number = replicas // context.num_input_pipelines
+        first = context.input_pipeline_id * number
+        return batches(replicas=replicas, shares=range(first, first + number))
+
+    return strategy.distribute_datasets_from_function(pipeline)
+
+
+def _mirrored(replicas):
+    accelerators = tf.config.list_physical_devices("GPU")
+    if accelerators:
+        if replicas > len(accelerators):
+            raise UsageError(
+                f"--replicas: got {replicas}, wanted at most the {len(accelerators)} "
+                "GPUs of this machine, or 0 for all of them."
+            )
+        number = replicas or len(accelerators)
+        return tf.distribute.MirroredStrategy([f"GPU:{i}" for i in range(number)])
+    if not replicas:
+        raise UsageError(
+            "--replicas: got 0, wanted at least 1: this machine has no GPU, so say "
+            "into how many logical CPU devices to divide its processor."
+        )
+    _divide_processor(replicas)
+    return tf.distribute.MirroredStrategy(
+        [f"CPU:{i}" for i in range(replicas)],
+        # The devices share the memory, so there is nothing to send around; and the
+        # default's collectives fail where there are strategies of several sizes.
+        cross_device_ops=tf.distribute.ReductionToOneDevice(),
+    )
+
+
+def _divide_processor(replicas):
+    """Makes logical CPU devices, unless there are enough."""
+    (processor,) = tf.config.list_physical_devices("CPU")
+    if len(tf.config.get_logical_device_configuration(processor) or ()) >= replicas:
+        return
+    try:
+        tf.config.set_logical_device_configuration(
+            processor, [tf.config.LogicalDeviceConfiguration()] * replicas
+        )
+    except RuntimeError as error:
+        raise UsageError(
+            f"--replicas: got {replicas}, but TensorFlow has started already in this "
+            "process, with fewer logical devices. Start a new one."
+        ) from error
+
+
+def _multi_worker(replicas, cluster, port):
+    if replicas > 1:
+        raise UsageError(
+            f"--replicas: got {replicas}, wanted 0 with --strategy=multi_worker: every "
+            "machine's GPUs, or its processor, take part. Leave it out."
+        )
+    config = _cluster_config(cluster, port)
+    workers = [x for job in ("chief", "worker") for x in config["cluster"].get(job, [])]
+    task = config["task"]
+    print(
+        f"{task['type']} {task['index']} waits for all of {', '.join(workers)}",
+        flush=True,
+    )
+    os.environ["TF_CONFIG"] = json.dumps(config)
+    return tf.distribute.MultiWorkerMirroredStrategy()
+
+
+def _cluster_config(cluster, port):
+    """Where the machines are and which is this one, in the form of TF_CONFIG."""
+    if "TF_CONFIG" in os.environ:
+        return _from_tf_config(os.environ["TF_CONFIG"])
+    if cluster == "auto":
+        found = (name for name, sign in _SIGNS.items() if sign in os.environ)
+        cluster = next(found, None)
+    if cluster is None:
+        raise UsageError(
+            "--strategy: got multi_worker, but this process's environment has no "
+            f"TF_CONFIG, nor is it in SLURM or Kubernetes. {_REMEDY}"
+        )
+    try:
+        resolve = _from_slurm if cluster == "slurm" else _from_kubernetes
+        addresses, index = resolve(port)
+    # Whatever the resolvers and their clients raise.
+    except Exception as error:
+        raise UsageError(
+            f"--cluster: {cluster} does not say which machines take part "
+            f"({type(error).__name__}: {first_line(error)}). {_REMEDY}"
+        ) from error
+    return {
+        "cluster": {"worker": addresses},
+        "task": {"type": "worker", "index": index},
+    }
+
+
+# By what in the environment a cluster is known.
+_SIGNS = {"slurm": "SLURM_PROCID", "kubernetes": "KUBERNETES_SERVICE_HOST"}
+
+_REMEDY = (
+    'Set TF_CONFIG={"cluster": {"worker": ["HOST0:PORT", "HOST1:PORT"]}, "task": '
+    '{"type": "worker", "index": 0}} on the first machine, index 1 on the second.'
+)
+
+
+def _from_tf_config(text):
+    try:
+        config = json.loads(text)
+        task = config["task"]
+        config["cluster"][task["type"]][int(task["index"])]
+        if task["type"] in ("chief", "worker"):
+            return config
+        problem = f"the task is of type {task['type']}, not chief or worker"
+    except (ValueError, TypeError, LookupError) as error:
+        problem = f"{type(error).__name__}: {error}"
+    raise UsageError(f"TF_CONFIG: got {text!r} ({problem}). {_REMEDY}")
+
+
+def _from_slurm(port):
+    has_gpus = bool(tf.config.list_physical_devices("GPU"))
+    # The resolver asks nvidia-smi for the number of GPUs, and cannot do with none.
+    tasks = int(os.environ["SLURM_STEP_NUM_TASKS"])
+    without = {"gpus_per_node": tasks, "gpus_per_task": 1, "auto_set_gpu": False}
+    resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
+        port_base=port, **({} if has_gpus else without)
+    )
+    addresses = resolver.cluster_spec().job_tasks("worker")
+    return addresses, resolver.get_task_info()[1]
+
+
+def _from_kubernetes(port):
+    """The pods of the job `tensorflow`, on the network of their nodes."""
+    from kubernetes import client, config
+
+    config.load_incluster_config()
+    resolver = tf.distribute.cluster_resolver.KubernetesClusterResolver(
+        tf_server_port=port, override_client=client.CoreV1Api()
+    )
+    addresses = resolver.cluster_spec().job_tasks("worker")
+    here = os.environ.get("NODE_IP") or socket.gethostbyname(socket.gethostname())
+    return addresses, addresses.index(f"{here}:{port}")
+
+
+def _tpu(name):
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(name)
+        # TensorFlow would wait for ever for one that does not answer.
+        host, separator, port = resolver.master().removeprefix("grpc://").rpartition(":")
+        if separator:
+            socket.create_connection((host, int(port)), timeout=30).close()
+        tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+    except (ValueError, RuntimeError, OSError, tf.errors.OpError) as error:
+        raise UsageError(
+            f"--tpu: got {name!r}, and there is no TPU ({first_line(error)}). Name one "
+            "that runs (on a TPU machine: local), or choose another --strategy."
+        ) from error
+    return tf.distribute.TPUStrategy(resolver)
