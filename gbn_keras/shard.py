@@ -86,8 +86,10 @@ def weigh_for_join(value, before, kept):
     replica, count = this_replica()
     if count == 1:
         return value
-    value = value - ops.cast(replica > 0, value.dtype) * kept * before
-    return value * ops.power(kept, ops.cast(count - 1 - replica, value.dtype))
+    later, dtype = count - 1 - replica, kept.dtype
+    own = ops.cast(value, dtype)
+    own = own - ops.cast(replica > 0, dtype) * kept * ops.cast(before, dtype)
+    return ops.cast(own * ops.power(kept, ops.cast(later, dtype)), value.dtype)
 
 
 def sum_over_replicas(values):

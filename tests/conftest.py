@@ -6,10 +6,17 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import pytest
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
 import train
 from gbn_keras.training.settings import Settings
+
+# Devices for the tests of replicas; everything else runs on the first.
+tf.config.set_logical_device_configuration(
+    tf.config.list_physical_devices("CPU")[0],
+    [tf.config.LogicalDeviceConfiguration()] * 4,
+)
 
 
 def settings_of(*flags) -> Settings:

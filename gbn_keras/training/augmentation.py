@@ -28,15 +28,17 @@ class ShiftAndFlip:
 
     def draw(self, examples: int, seed: int, epoch):
         """The random numbers of an epoch, by example: int32, `(examples, 3)`."""
-        return tf.random.stateless_uniform(
+        numbers = tf.random.stateless_uniform(
             [examples, _NUMBERS],
             # Not those of the epoch's order.
             seed=tf.stack([tf.constant(~seed, tf.int64), epoch]),
-            minval=0,
-            maxval=[2 * self.padding + 1, 2 * self.padding + 1, 2],
+            minval=None,
+            maxval=None,
             dtype=tf.int32,
             alg="philox",
         )
+        shifts = 2 * self.padding + 1
+        return tf.math.floormod(numbers, [shifts, shifts, 2])
 
     def __call__(self, images, numbers):
         """Augments images `(batch, height, width, channels)` by their numbers."""

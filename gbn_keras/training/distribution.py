@@ -250,7 +250,9 @@ def _tpu(name):
     try:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver(name)
         # TensorFlow would wait for ever for one that does not answer.
-        host, separator, port = resolver.master().removeprefix("grpc://").rpartition(":")
+        host, separator, port = (
+            resolver.master().removeprefix("grpc://").rpartition(":")
+        )
         if separator:
             socket.create_connection((host, int(port)), timeout=30).close()
         tf.config.experimental_connect_to_cluster(resolver)

@@ -95,7 +95,7 @@ class Share:
             gradients=[tf.zeros_like(weight) for weight in weights],
             weight=tf.constant(0.0),
             statistics=before.statistics,
-            kept=[tf.constant(1.0) for _ in self._ghosts],
+            kept=[tf.ones([], _precise(x.moving_mean)) for x in self._ghosts],
             seeds=before.seeds,
             metrics=before.metrics,
         )
@@ -198,7 +198,7 @@ class Share:
             weight=sums.weight + weight,
             statistics=statistics,
             kept=[
-                kept * part.kept.get(id(layer), 1.0)
+                kept * tf.cast(part.kept.get(id(layer), 1.0), kept.dtype)
                 for kept, layer in zip(sums.kept, self._ghosts, strict=True)
             ],
             # As far as one micro-batch, which draws for all.
@@ -235,6 +235,11 @@ class Share:
                 return shard.weigh_for_join(value, before.statistics[index], kept)
         _, replicas = shard.this_replica()
         return value / replicas
+
+
+def _precise(variable):
+    """The dtype in which statistics of a layer are computed."""
+    return keras.backend.result_type(variable.dtype, "float32")
 
 
 def _seed_of(seed, first_example):
