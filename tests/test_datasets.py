@@ -1,5 +1,6 @@
 """Data sets: the digits, and what tensorflow-datasets finds on the disk."""
 
+import dataclasses
 import json
 import pathlib
 
@@ -86,9 +87,33 @@ def test_any_update_can_be_reached_directly(digits, start_update):
     assert labels_of(digits.training_batches(300, 5, start_update), 7) == expected
 
 
-def test_validation_takes_every_example_once(digits):
-    labels = np.concatenate([y for _, y in digits.validation_batches()])
-    np.testing.assert_array_equal(labels, digits.validation_labels)
+@pytest.mark.parametrize("replicas", [1, 2, 3, 8])
+def test_validation_takes_every_example_once(digits, replicas):
+    # 1,536 examples: more than one batch; the last is filled up.
+    larger = dataclasses.replace(
+        digits,
+        validation_images=digits.train_images,
+        validation_labels=digits.train_labels,
+    )
+    for data in (larger, digits):
+        batches = data.validation_batches(replicas, range(replicas))
+        assert len({images.shape for images, _, _ in batches}) == 1
+        assert len(batches) == replicas * data.validation_steps(replicas)
+        labels = np.concatenate([labels for _, labels, _ in batches])
+        weights = np.concatenate([weights for _, _, weights in batches])
+        assert set(weights) <= {0, 1}
+        np.testing.assert_array_equal(labels[weights == 1], data.validation_labels)
+
+
+@pytest.mark.parametrize("replicas", [2, 4])
+def test_replicas_get_contiguous_shares(digits, replicas):
+    expected = labels_of(digits.training_batches(512, 5, 4), 7)
+    middle = replicas // 2
+    for shares in (range(replicas), range(middle), range(middle, replicas)):
+        parts = digits.training_batches(512, 5, 4, replicas=replicas, shares=shares)
+        found = np.reshape(labels_of(parts, 7 * len(shares)), (7, len(shares), -1))
+        whole = np.reshape(expected, (7, replicas, -1))
+        np.testing.assert_array_equal(found, whole[:, shares.start : shares.stop])
 
 
 def test_a_prepared_data_set_is_read(write_dataset):

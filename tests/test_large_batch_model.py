@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from sklearn.datasets import load_digits
+from test_sameness import replicas_of
 
 from gbn_keras import GhostBatchNormalization
 from gbn_keras.training.large_batch_model import LargeBatchModel
-from gbn_keras.training.micro_batches import MicroBatches
 
 
 class Subclassed(keras.Model):
@@ -57,12 +57,15 @@ def trained(make_model, micro_batch_size, *, batch_size=256, weights=None, **how
     if micro_batch_size:
         wrapped = LargeBatchModel(model, micro_batch_size)
     rate = keras.optimizers.schedules.ExponentialDecay(0.1, 2, 0.5)
+    defaults = {
+        "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        "jit_compile": False,
+    }
     wrapped.compile(
         keras.optimizers.SGD(rate, momentum=0.9, global_clipnorm=1.0),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
         weighted_metrics=[keras.metrics.SparseCategoricalAccuracy(name="weighted")],
-        **{"jit_compile": False, **how},
+        **{**defaults, **how},
     )
     x, y = load_digits(return_X_y=True)
     x, y = (x[:1024] / 16).astype("float32"), y[:1024]
@@ -96,23 +99,6 @@ def test_what_remains_joins_the_last_micro_batch(batch_size):
     assert_same(trained(sequential, 64, **how), trained(sequential, None, **how))
 
 
-@pytest.mark.parametrize("is_known", [True, False])
-@pytest.mark.parametrize("examples", [40, 64, 100, 128, 160, 192, 200, 300])
-def test_every_example_is_in_one_micro_batch(examples, is_known):
-    @tf.function(input_signature=[tf.TensorSpec([examples if is_known else None])])
-    def seen(values):
-        def add(state, start, part):
-            # Squares, so that one too many is not made up for by one too few.
-            return [state[0] + tf.size(part), state[1] + tf.reduce_sum(part**2)]
-
-        state = [tf.constant(0), tf.constant(0.0)]
-        return MicroBatches(values, 64).reduce(add, state)
-
-    count, total = seen(tf.range(examples, dtype="float32"))
-    assert count == examples
-    np.testing.assert_allclose(total, np.square(np.arange(examples)).sum(), rtol=1e-6)
-
-
 @pytest.mark.parametrize("how", [{"jit_compile": True}, {"run_eagerly": True}])
 def test_compiled_or_eagerly_too(how):
     assert_same(trained(functional, 64, **how), trained(functional, None))
@@ -138,6 +124,17 @@ def test_a_variable_without_a_gradient_and_one_looked_up_by_rows():
         expected = trained(model, None)
     with pytest.warns(UserWarning, match="Gradients do not exist"):
         assert_same(trained(model, 64), expected)
+
+
+def test_a_mean_by_sample_weights_is_that_of_the_whole_batch():
+    weights = np.random.default_rng(0).random(1024).astype("float32")
+    weights[:64] = 0  # A micro-batch that does not count.
+    loss = keras.losses.SparseCategoricalCrossentropy(
+        from_logits=True, reduction="mean_with_sample_weight"
+    )
+    # One batch an epoch: Keras would weigh batches by their sizes.
+    how = {"weights": weights, "loss": loss, "batch_size": 1024}
+    assert_same(trained(sequential, 64, **how), trained(sequential, None, **how))
 
 
 def test_float16_losses_are_scaled():
@@ -206,3 +203,184 @@ def test_memory_depends_on_the_micro_batch():
 def test_sizes_that_cannot_be_are_refused(size, message):
     with pytest.raises(ValueError, match=message):
         LargeBatchModel(sequential(), size)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "none"])
+def test_a_loss_that_is_no_mean_is_refused(reduction):
+    loss = keras.losses.MeanSquaredError(reduction=reduction)
+    with pytest.raises(ValueError, match=f"loss must be a mean.*{reduction}"):
+        LargeBatchModel(sequential(), 64).compile("sgd", loss)
+
+
+def test_an_optimizer_that_accumulates_itself_is_refused():
+    optimizer = keras.optimizers.SGD(0.1, gradient_accumulation_steps=4)
+    with pytest.raises(ValueError, match="gradient_accumulation_steps=4"):
+        LargeBatchModel(sequential(), 64).compile(optimizer, "mse")
+
+
+def test_keras_own_random_layers_draw_for_each_micro_batch():
+    class Draws(keras.layers.Layer):
+        """Tells what a dropout kept."""
+
+        def __init__(self):
+            super().__init__()
+            self.dropout = keras.layers.Dropout(0.5, seed=1)
+            self.kept = self.add_weight(shape=(8,), trainable=False)
+
+        def call(self, inputs):
+            """The inputs; the sums of what was kept add up."""
+            kept = self.dropout(inputs, training=True)
+            self.kept.assign(100 * self.kept + keras.ops.sum(kept, axis=0) / 2)
+            return inputs
+
+    layer = Draws()
+    model = LargeBatchModel(keras.Sequential([layer, keras.layers.Dense(1)]), 4)
+    model.compile("sgd", "mse", jit_compile=False)
+    model.train_on_batch(np.ones((12, 8), "float32"), np.ones((12, 1)))
+    kept = np.stack([layer.kept // 100**i % 100 for i in range(3)])
+    assert len({row.tobytes() for row in kept}) == 3  # Not one mask three times.
+    assert layer.dropout.seed_generator.state.numpy().tolist() == [1, 1]
+
+
+def replicated(make_model, replicas, micro_batch_size, **how):
+    """A wrapped, compiled model on replicas, or on one device."""
+    keras.utils.set_random_seed(0)
+    strategy = replicas_of(replicas) or tf.distribute.get_strategy()
+    with strategy.scope():
+        model = LargeBatchModel(make_model(), micro_batch_size)
+        model.compile(
+            keras.optimizers.SGD(0.1, momentum=0.9),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+            **{"jit_compile": False, **how},
+        )
+    return model
+
+
+def digits(count):
+    x, y = load_digits(return_X_y=True)
+    return (x[:count] / 16).astype("float32"), y[:count].astype("int32")
+
+
+# Keras's own functions fail with several updates in one call on replicas, its symbolic
+# build on several machines, XLA on any replicas.
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"steps_per_execution": 3},
+        {"run_eagerly": True},
+        {"jit_compile": True},
+        {"make_model": Subclassed},
+    ],
+    ids=str,
+)
+def test_every_way_of_running_works_on_replicas(how):
+    how = {"make_model": functional, **how}
+    x, y = digits(1024)
+
+    def fitted(replicas):
+        model = replicated(replicas=replicas, micro_batch_size=64, **how)
+        history = model.fit(
+            x, y, batch_size=256, epochs=2, shuffle=False, verbose=0
+        ).history
+        predictions = model.predict(x[:77], batch_size=32, verbose=0)
+        assert int(model.optimizer.iterations.numpy()) == 8
+        return history["loss"], history["accuracy"], predictions, *model.get_weights()
+
+    for one, other in zip(fitted(2), fitted(1), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("examples, batch_size", [(1001, 333), (64, 64), (130, 128)])
+def test_evaluation_on_replicas_counts_every_example_once(
+    examples, batch_size, jit_compile
+):
+    # The last batches of 2 leave two of the four replicas with nothing.
+    x, y = digits(examples)
+
+    def scores(replicas):
+        model = replicated(functional, replicas, 32, jit_compile=jit_compile)
+        return model.evaluate(x, y, batch_size=batch_size, verbose=0)
+
+    np.testing.assert_allclose(scores(4), scores(1), rtol=1e-5)
+
+
+def test_batch_logs_are_those_of_the_whole_batch():
+    x, y = digits(128)
+
+    def logs(replicas):
+        model = replicated(functional, replicas, 32)
+        seen = []
+        callback = keras.callbacks.LambdaCallback(
+            on_train_batch_end=lambda batch, logs: seen.append(dict(logs))
+        )
+        model.fit(x, y, batch_size=128, shuffle=False, verbose=0, callbacks=[callback])
+        return [float(seen[0][name]) for name in ("loss", "accuracy")]
+
+    np.testing.assert_allclose(logs(4), logs(1), rtol=1e-5)
+
+
+def test_a_frozen_ghost_layer_stays_as_it_is_on_replicas():
+    def frozen():
+        model = functional()
+        for layer in model.layers:
+            if isinstance(layer, GhostBatchNormalization):
+                layer.trainable = False
+                layer.moving_mean.assign(np.arange(4.0))
+        return model
+
+    x, y = digits(256)
+
+    def fitted(replicas):
+        model = replicated(frozen, replicas, 64)
+        model.fit(x, y, batch_size=256, epochs=2, shuffle=False, verbose=0)
+        return model.get_weights()
+
+    for one, other in zip(fitted(2), fitted(1), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_plain_batch_normalization_does_not_diverge_on_replicas():
+    def plain():
+        layers = keras.layers
+        return keras.Sequential(
+            [keras.Input((64,)), layers.BatchNormalization(), layers.Dense(10)]
+        )
+
+    x, y = digits(256)
+    model = replicated(plain, 2, 128)
+    model.fit(x, y, batch_size=256, shuffle=False, verbose=0)
+    moving = model.model.layers[0].moving_mean
+    first, second = (copy.numpy() for copy in moving.value.values)
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_allclose(first, 0.01 * x.mean(0), rtol=1e-4, atol=1e-6)
+
+
+def test_losses_are_scaled_on_replicas():
+    """A step that overflows is skipped by all, and halves the scale."""
+    x, y = digits(64)
+    strategy = replicas_of(2)
+    with strategy.scope():
+        model = LargeBatchModel(sequential(), 32)
+        optimizer = keras.optimizers.LossScaleOptimizer(
+            keras.optimizers.SGD(0.1), initial_scale=2.0**10
+        )
+        model.compile(
+            optimizer,
+            keras.losses.SparseCategoricalCrossentropy(True),
+            jit_compile=False,
+        )
+    before = [w.numpy() for w in model.trainable_weights]
+    x[40] = np.inf  # On the second replica only.
+    model.fit(x, y, batch_size=64, shuffle=False, verbose=0)
+    assert float(optimizer.dynamic_scale.numpy()) == 2.0**9
+    for weight, old in zip(model.trainable_weights, before, strict=True):
+        np.testing.assert_array_equal(weight.numpy(), old)
+    x[40] = 0
+    model.fit(x, y, batch_size=64, shuffle=False, verbose=0)
+    steps = [
+        np.abs(weight.numpy() - old).max()
+        for weight, old in zip(model.trainable_weights, before, strict=True)
+    ]
+    assert 0 < max(steps) < 1

@@ -46,6 +46,60 @@ def test_the_plan_says_what_it_derived(make_settings, flags, expected):
     assert expected in plan.describe().splitlines()
 
 
+@pytest.mark.parametrize(
+    "flags, replicas, expected",
+    [
+        (("--micro_batch_size=512",), 1, "; 1 replica x 8 micro-batches of 512"),
+        ((), 4, "; 4 replicas x 1 micro-batch of 1024"),
+        (("--micro_batch_size=256",), 4, "; 4 replicas x 4 micro-batches of 256"),
+        (("--micro_batch_size=9999",), 1, ""),
+        (
+            ("--micro_batch_size=768",),
+            1,
+            "; 1 replica x 4 micro-batches of 768 and one of 1024",
+        ),
+    ],
+)
+def test_the_plan_says_who_takes_what(make_settings, flags, replicas, expected):
+    settings = make_settings(*MNIST, "--batch_size=4096", *flags)
+    first_line = make_plan(settings, 60_000, replicas).describe().splitlines()[0]
+    assert first_line == f"batch 4096 = 32 ghosts of 128{expected}"
+
+
+@pytest.mark.parametrize(
+    "flags, replicas, message",
+    [
+        (
+            ("--batch_size=1000", "--virtual_batch_size=128"),
+            3,
+            "--batch_size: batch 1000 on 3 replicas: ghosts of 128 need a multiple of "
+            "384: 768 or 1152",
+        ),
+        (
+            ("--batch_size=1000", "--virtual_batch_size=0"),
+            3,
+            "--batch_size: batch 1000 on 3 replicas: shares need a multiple of 3: 999 "
+            "or 1002",
+        ),
+        (
+            ("--batch_size=512", "--virtual_batch_size=0", "--micro_batch_size=128"),
+            2,
+            "--micro_batch_size: got 128, wanted 0 with --virtual_batch_size=0",
+        ),
+        (
+            ("--batch_size=512", "--micro_batch_size=200"),
+            1,
+            "--micro_batch_size: got 200, wanted a multiple of the ghosts of 128",
+        ),
+    ],
+)
+def test_what_cannot_be_shared_is_refused(make_settings, flags, replicas, message):
+    with pytest.raises(UsageError) as error:
+        make_plan(make_settings(*MNIST, *flags), 60_000, replicas)
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+
+
 def test_the_flagfile_has_nothing_left_to_derive(make_settings):
     settings = make_plan(make_settings("--batch_size=512"), 1536).settings
     assert settings.stretch == 16

@@ -2,17 +2,13 @@
 
 import functools
 import itertools
-import json
-import os
 import pathlib
-import socket
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import sameness
 import tensorflow as tf
+from cluster import run_workers
 
 # What the design allows: relative, float32, after twenty updates. In float64 anything
 # but rounding would show.
@@ -29,6 +25,7 @@ SOME = [
 EVERY = [*itertools.product(TOLERANCE, [1, 2, 4], [1, 2, 4], [False, True])]
 
 
+@functools.cache  # Variables of two strategies do not mix, even of one size.
 def replicas_of(number):
     """A strategy over logical devices of the processor."""
     if number == 1:
@@ -74,38 +71,3 @@ def test_two_machines_give_the_result_of_one(network, tmp_path):
         arrays = [file[key] for key in file.files]
     expected = one_device(network, "float32")
     assert sameness.distance(arrays, expected) < TOLERANCE["float32"]
-
-
-def run_workers(number, script, *arguments):
-    """Runs a script as so many workers on this machine, to their good end."""
-    ports = free_ports(number)
-    workers = []
-    try:
-        for index in range(number):
-            config = {
-                "cluster": {"worker": [f"127.0.0.1:{port}" for port in ports]},
-                "task": {"type": "worker", "index": index},
-            }
-            workers.append(
-                subprocess.Popen(
-                    [sys.executable, str(script), *arguments],
-                    env={**os.environ, "TF_CONFIG": json.dumps(config)},
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    text=True,
-                )
-            )
-        for worker in workers:
-            output, _ = worker.communicate(timeout=300)
-            assert worker.returncode == 0, output[-3000:]
-    finally:
-        for worker in workers:
-            worker.kill()
-
-
-def free_ports(number):
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports

@@ -139,6 +139,33 @@ def test_every_way_of_training_learns(make_settings, digits, flags):
     assert keras.config.dtype_policy() == before
 
 
+def test_micro_batches_give_the_same_run(make_settings, digits, tmp_path):
+    whole = trainer.train(make_settings(*SHORT), digits, verbose=0)
+    flags = (*SHORT, f"--run_dir={tmp_path / 'parts'}", "--micro_batch_size=64")
+    parts = trainer.train(make_settings(*flags), digits, verbose=0)
+    assert parts["accuracy"] == whole["accuracy"]
+    assert parts["loss"] == pytest.approx(whole["loss"], rel=1e-4)
+    for one, other in zip(
+        weights(tmp_path / "run"), weights(tmp_path / "parts"), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_a_micro_batch_that_fits_is_chosen(make_settings, digits, capsys):
+    flags = ("--batch_size=512", "--stretch=1", "--epochs=1", "--memory_budget=0.003")
+    trainer.train(make_settings(*flags), digits, verbose=0)
+    first_line = capsys.readouterr().out.splitlines()[0]
+    assert first_line == (
+        "batch 512 = 16 ghosts of 32; 1 replica x 2 micro-batches of 256"
+    )
+
+
+def test_machine_flags_may_change_for_a_run(make_settings, digits):
+    result = trainer.train(make_settings(*SHORT), digits, verbose=0)
+    flags = ("--micro_batch_size=32", "--memory_budget=1", "--tpu=other")
+    assert trainer.train(make_settings(*SHORT, *flags), digits, verbose=0) == result
+
+
 def test_xla_is_off_on_a_cpu_unless_asked(make_settings, digits):
     def compiled(*flags):
         plan = make_plan(make_settings(*SHORT, *flags), 1536)
@@ -192,7 +219,7 @@ def test_evaluation_gives_the_accuracy_of_the_run(make_settings, digits):
 
 
 def test_validation_weights_a_partial_batch_by_its_examples(make_settings, digits):
-    # 1,536 validation examples: a chunk of 1,024 and one of 512.
+    # 1,536 validation examples: a batch of 1,024, and one of 512 that is filled up.
     data = dataclasses.replace(
         digits,
         validation_images=digits.train_images,
@@ -200,7 +227,9 @@ def test_validation_weights_a_partial_batch_by_its_examples(make_settings, digit
     )
     result = trainer.train(make_settings(*SHORT), data, verbose=0)
     model = keras.models.load_model(f"{result['settings']['run_dir']}/model.keras")
-    logits = np.concatenate([model(images) for images, _ in data.validation_batches()])
+    batches = data.validation_batches()
+    logits = np.concatenate([model(images) for images, _, _ in batches])
+    logits = logits[: len(data.validation_labels)]
     log_sum = np.log(np.exp(logits).sum(-1))
     rows = np.arange(len(logits))
     losses = log_sum - logits[rows, data.validation_labels]

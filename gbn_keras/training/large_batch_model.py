@@ -29,7 +29,9 @@ class LargeBatchModel(keras.Model):
     shares and micro-batches are made of whole ghosts, an update is that of one device
     with the whole batch, running statistics included, up to rounding. So it is with
     `ShardingInvariantDropout`; other random layers draw masks of their own for each
-    micro-batch. Plain batch normalization would see micro-batches.
+    micro-batch. Plain batch normalization would see micro-batches. Losses with the
+    reduction `mean_with_sample_weight` are means by weight over batches too, so that
+    examples of weight 0 can fill up a batch.
 
     Make it in the scope of the strategy, as any Keras model.
 
@@ -170,7 +172,7 @@ class LargeBatchModel(keras.Model):
         if training:
             for size in _ghost_sizes(self.model):
                 shard.refuse_cut_ghosts(examples, size)
-        share = Share(self, training)
+        share = Share(self, training, self.micro_batch_size)
         through_model = share.through_model
         # Not for the last batch of a data set, of which a replica may get nothing.
         if self._compiles_shares() and isinstance(examples, int):

@@ -84,7 +84,7 @@ def peak_bytes(model: LargeBatchModel, examples: int) -> int:
     """
     inputs = tf.TensorSpec((examples, *model.model.input_shape[1:]))
     labels = tf.TensorSpec((examples,), tf.int32)
-    share = Share(model, training=True)
+    share = Share(model, training=True, micro_batch_size=examples)
 
     @tf.function(autograph=False)
     def update(images, labels):

@@ -71,5 +71,5 @@ class MicroBatches:
 
 def number_of_examples(data):
     """How many examples nested tensors hold: a number, or a tensor where unknown."""
-    first = tf.nest.flatten(data)[0]
+    first = next(x for x in tf.nest.flatten(data) if x is not None)
     return tf.shape(first)[0] if first.shape[0] is None else first.shape[0]

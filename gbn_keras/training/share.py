@@ -8,7 +8,7 @@ import tensorflow as tf
 from gbn_keras import shard
 from gbn_keras.ghost_batch_normalization import GhostBatchNormalization
 from gbn_keras.sharding_invariant_dropout import ShardingInvariantDropout
-from gbn_keras.training.micro_batches import MicroBatches
+from gbn_keras.training.micro_batches import MicroBatches, number_of_examples
 
 # Makes other seeds of one, by the place of a micro-batch in the batch.
 _SEED_STRIDE = 1_000_003
@@ -47,10 +47,12 @@ class Share:
     Args:
         model: A `LargeBatchModel`, built and compiled.
         training: Whether to train or to evaluate.
+        micro_batch_size: Number of examples that go through the model at once.
     """
 
-    def __init__(self, model, training: bool):
+    def __init__(self, model, training: bool, micro_batch_size: int):
         self._model, self._training = model, training
+        self._micro_batch_size = micro_batch_size
         state = model.non_trainable_weights
         known = {id(v) for v in model.weights}
         self.variables = Values(
@@ -99,7 +101,7 @@ class Share:
             seeds=before.seeds,
             metrics=before.metrics,
         )
-        micro_batches = MicroBatches(data, self._model.micro_batch_size)
+        micro_batches = MicroBatches(data, self._micro_batch_size)
         return micro_batches.reduce(add, nothing)
 
     def join(self, sums: Sums, before: Values, examples):
@@ -185,7 +187,7 @@ class Share:
             model.compute_metrics(x, y, predictions, sample_weight=sample_weight)
         gradients = tape.gradient(scaled, weights) if training else []
         # Of about one, whatever the precision of the gradients.
-        weight = tf.cast(weight, tf.float32) / model.micro_batch_size
+        weight = tf.cast(weight, tf.float32) / self._micro_batch_size
         after = Values(*(map(scope.get_current_value, v) for v in self.variables))
         statistics = list(after.statistics)
         self._moved.update(
@@ -213,7 +215,7 @@ class Share:
         """How much a micro-batch's mean loss counts in that of the whole batch."""
         if self._model.loss_by_sample_weight and sample_weight is not None:
             return tf.reduce_sum(sample_weight)
-        return tf.shape(tf.nest.flatten(x)[0])[0]
+        return number_of_examples(x)
 
     def _sum(self, sums, gradients, weight):
         found = []

@@ -1,0 +1,146 @@
+"""Layers on their own on several replicas, in models that nobody wrapped."""
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_sameness import replicas_of
+
+from gbn_keras import GhostBatchNormalization, ShardingInvariantDropout
+from gbn_keras.shard import Shard, cut_ghosts, this_replica
+from gbn_keras.training.large_batch_model import LargeBatchModel
+
+INPUTS = np.random.default_rng(0).normal(3, 2, (256, 5)).astype("float32")
+
+
+def on_replicas(number, function, inputs=INPUTS):
+    """What `function` of a share gives on each replica, in order."""
+    strategy = replicas_of(number)
+    size = len(inputs) // number
+    shares = strategy.experimental_distribute_values_from_function(
+        lambda context: tf.constant(
+            inputs[context.replica_id_in_sync_group * size :][:size]
+        )
+    )
+    result = tf.function(lambda x: strategy.run(function, args=(x,)))(shares)
+    return [v.numpy() for v in strategy.experimental_local_results(result)]
+
+
+@pytest.mark.parametrize("number", [2, 4])
+def test_running_statistics_are_those_of_one_device(number):
+    def layer():
+        return GhostBatchNormalization(32, momentum=0.7)
+
+    expected = layer()
+    for _ in range(3):
+        outputs = expected(INPUTS, training=True)
+    with replicas_of(number).scope():
+        mirrored = layer()
+        mirrored.build(INPUTS.shape)
+    for _ in range(3):
+        found = on_replicas(number, functools.partial(mirrored, training=True))
+    np.testing.assert_allclose(np.concatenate(found), outputs, rtol=1e-5, atol=1e-6)
+    for one, other in zip(mirrored.weights, expected.weights, strict=True):
+        for copy in one.value.values:  # Of each replica.
+            np.testing.assert_allclose(copy, other, rtol=1e-5)
+
+
+def test_keras_own_fit_on_replicas_gives_the_running_statistics_of_one_device():
+    def fitted(strategy):
+        keras.utils.set_random_seed(0)
+        with strategy.scope():
+            model = keras.Sequential(
+                [
+                    keras.Input((5,)),
+                    keras.layers.Dense(4),
+                    GhostBatchNormalization(32),
+                    keras.layers.Dense(1),
+                ]
+            )
+            model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=False)
+        targets = INPUTS.sum(1)
+        model.fit(INPUTS, targets, batch_size=256, epochs=3, shuffle=False, verbose=0)
+        return [w.numpy() for w in model.weights]
+
+    expected = fitted(tf.distribute.get_strategy())
+    for one, other in zip(fitted(replicas_of(2)), expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_a_ghost_on_two_replicas_is_refused():
+    with replicas_of(2).scope():
+        layer = GhostBatchNormalization(48)
+        layer.build(INPUTS.shape)
+    message = "batch 256 on 2 replicas: ghosts of 48 need a multiple of 96: 192 or 288"
+    with pytest.raises(ValueError, match=message):
+        on_replicas(2, functools.partial(layer, training=True))
+    on_replicas(2, functools.partial(layer, training=False))  # Where nothing is cut.
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda model: model, lambda m: LargeBatchModel(m, 48)]
+)
+def test_a_ghost_on_two_replicas_is_refused_where_the_size_is_unknown(wrap):
+    with replicas_of(2).scope():
+        layers = [keras.Input((5,)), GhostBatchNormalization(48), keras.layers.Dense(1)]
+        model = wrap(keras.Sequential(layers))
+        model.compile("sgd", "mse", jit_compile=False)
+    batches = tf.data.Dataset.from_tensor_slices((INPUTS, INPUTS[:, :1])).batch(192)
+    # The first batch is 2 x 2 ghosts; 64 examples remain.
+    with pytest.raises(tf.errors.InvalidArgumentError, match="a multiple of 48"):
+        model.fit(batches, shuffle=False, verbose=0)
+
+
+def test_replicas_with_shares_of_different_sizes_are_refused():
+    strategy = replicas_of(2)
+    with strategy.scope():
+        layer = GhostBatchNormalization(8)
+        layer.build((None, 5))
+    shares = strategy.experimental_distribute_values_from_function(
+        lambda context: tf.ones([8 + 8 * context.replica_id_in_sync_group, 5])
+    )
+    run = tf.function(lambda x: strategy.run(layer, (x,), {"training": True}))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="shares of one size"):
+        run(shares)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ((1000, 3, 128), "batch 1000 on 3 replicas: ghosts of 128 need a multiple of "
+         "384: 768 or 1152"),
+        ((100, 2, 128), "batch 100 on 2 replicas: ghosts of 128 need a multiple of "
+         "256: 256"),
+        ((100, 3, 1), "batch 100 on 3 replicas: shares need a multiple of 3: 99 or "
+         "102"),
+    ],
+)  # fmt: skip
+def test_the_nearest_sizes_are_named(arguments, message):
+    assert cut_ghosts(*arguments) == message
+
+
+def test_outside_of_replicas_there_is_one():
+    assert this_replica() == (0, 1)
+    with replicas_of(2).scope():
+        assert this_replica() == (0, 1)
+
+
+def test_masks_do_not_repeat_on_replicas_and_are_those_of_one_device():
+    ones = np.ones((64, 10), "float32")
+    expected = ShardingInvariantDropout(0.5, seed=1)(ones, training=True)
+    with replicas_of(4).scope():
+        layer = ShardingInvariantDropout(0.5, seed=1)
+    found = on_replicas(4, functools.partial(layer, training=True), ones)
+    np.testing.assert_array_equal(np.concatenate(found), expected)
+    assert len({masks.tobytes() for masks in found}) == 4
+
+
+def test_a_shard_is_entered_and_left():
+    assert Shard.current() is None
+    with Shard(3) as outer:
+        with Shard(5) as inner:
+            assert Shard.current() is inner
+        assert Shard.current() is outer
+    assert Shard.current() is None
