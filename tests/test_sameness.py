@@ -37,15 +37,17 @@ def replicas_of(number):
 
 
 @functools.cache
-def one_device(network, dtype):
+def one_device(network, dtype, jit=False):
     """What Keras itself makes of it on one device."""
-    return sameness.trained(network, dtype, wrapped=False)
+    return sameness.trained(network, dtype, jit=jit, wrapped=False)
 
 
 def check(network, dtype, replicas, micro_batches, jit):
     strategy = replicas_of(replicas)
     result = sameness.trained(network, dtype, strategy, micro_batches, jit)
-    assert sameness.distance(result, one_device(network, dtype)) < TOLERANCE[dtype]
+    # The learning rate, in float32 for any model, XLA rounds otherwise.
+    expected = one_device(network, dtype, jit and dtype == "float64")
+    assert sameness.distance(result, expected) < TOLERANCE[dtype]
 
 
 @pytest.mark.parametrize("network", sameness.NETWORKS)

@@ -93,12 +93,12 @@ class LargeBatchModel(keras.Model):
                 f"{', '.join(sorted(map(str, reductions)))}. Leave out the reduction."
             )
         super().compile(optimizer, loss, **kwargs)
-        if getattr(self.optimizer, "gradient_accumulation_steps", None):
+        steps = getattr(_inner(self.optimizer), "gradient_accumulation_steps", None)
+        if steps:
             raise ValueError(
                 "optimizer must not accumulate gradients: its schedule would count "
                 "micro-batches. Received: gradient_accumulation_steps="
-                f"{self.optimizer.gradient_accumulation_steps}. Leave it out; "
-                "micro_batch_size is for that."
+                f"{steps}. Leave it out; micro_batch_size is for that."
             )
 
     def compile_from_config(self, config):
@@ -258,8 +258,12 @@ def _reduced_already(optimizer):
 
     Keras would clip each replica's gradients, then sum them.
     """
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    optimizer._all_reduce_sum_gradients = list
+    _inner(optimizer)._all_reduce_sum_gradients = list
+
+
+def _inner(optimizer):
+    """The optimizer that a `LossScaleOptimizer` wraps; itself, if it is none."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
 
 
 def _refuse_cut_ghosts(micro_batch_size, virtual_batch_size):

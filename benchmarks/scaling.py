@@ -1,0 +1,285 @@
+"""How many updates a second more replicas make, reckoned and measured.
+
+    python benchmarks/scaling.py [--link_gbytes=12.5] [--images_per_second=...]
+    python benchmarks/scaling.py --check
+
+Assumptions of the reckoning, each to be replaced by a figure of yours:
+
+- Synchronous training: an update takes the time of a replica's share, then one
+  all-reduce, then the step; nothing overlaps. (The gradients of all micro-batches are
+  summed before they are sent, so only the last micro-batch could overlap anyway.)
+- A replica's time is that of its share alone: images / `--images_per_second`, and no
+  fewer images at once slow it down. At small shares of a GPU that is too optimistic.
+- The all-reduce is a ring: each replica sends and receives 2 (R - 1) / R times the
+  bytes over its link, in 2 (R - 1) messages of `--latency_us` each. Trees and switches
+  that sum do better at 100 replicas and more.
+- The bytes are those of float32 gradients, of the running statistics and of a few
+  sums; loss and metrics travel with them. Reading data and the update itself cost
+  nothing: the one is in the background, the other is milliseconds.
+- A replica has no less than one ghost.
+
+`--check` measures the bare all-reduce and one and two workers of this machine, each a
+process on a core of its own, that talk over 127.0.0.1, and reckons the same.
+"""
+
+import argparse
+import functools
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import time
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # As train.py does.
+
+import keras
+import numpy as np
+import tensorflow as tf
+from side_by_side import write_json
+
+from gbn_keras import GhostBatchNormalization
+from gbn_keras.networks import f1, f1_digits, resnet
+from gbn_keras.training.large_batch_model import LargeBatchModel
+
+GHOST = 128
+NETWORKS = {
+    "f1_digits": (f1_digits, (8, 8, 1)),
+    "f1": (f1, (28, 28, 1)),
+    "resnet44": (resnet, (32, 32, 3)),
+}
+# Counts, weights, and the totals and numbers of two metrics.
+_SUMS = 6
+_FLOAT = 4
+
+
+def main():
+    """Prints the table, or the check."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--batch_size", type=int, help="131072, checked: 4096")
+    parser.add_argument(
+        "--images_per_second",
+        type=float,
+        default=20_000,
+        help="of one replica, forward and backward pass (measure it)",
+    )
+    parser.add_argument(
+        "--link_gbytes", type=float, default=12.5, help="GB/s; 12.5 is 100 Gbit/s"
+    )
+    parser.add_argument("--latency_us", type=float, default=10, help="of a message")
+    parser.add_argument("--check", action="store_true", help="measure 1 and 2 replicas")
+    parser.add_argument("--network", choices=NETWORKS, default="f1")
+    parser.add_argument("--json", help="file for all figures")
+    parser.add_argument("--worker", type=float, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.batch_size is None:
+        arguments.batch_size = 4096 if arguments.check else 1024 * GHOST
+    if arguments.worker is not None:
+        return work(arguments)
+    rows = check(arguments) if arguments.check else table(arguments)
+    return write_json(arguments.json, rows)
+
+
+def bytes_of_update(network):
+    """What the replicas sum up for an update."""
+    build, shape = NETWORKS[network]
+    model = build(shape, 10, functools.partial(GhostBatchNormalization, GHOST))
+    floats = sum(int(np.prod(v.shape)) for v in model.weights)
+    return _FLOAT * (floats + _SUMS)
+
+
+def seconds_of_update(replicas, batch_size, size, per_second, link, latency):
+    """By the assumptions above: `(computing, summing)`."""
+    computing = batch_size / replicas / per_second
+    sent = 2 * (replicas - 1) / replicas * size
+    return computing, sent / link + 2 * (replicas - 1) * latency
+
+
+def table(arguments):
+    """Updates a second for 1 to 1,024 replicas."""
+    rows = []
+    for network in NETWORKS:
+        size = bytes_of_update(network)
+        print(
+            f"\n{network}: {size / 1e6:.2f} MB summed in an update; batch "
+            f"{arguments.batch_size}, {arguments.images_per_second:,.0f} images/s a "
+            f"replica, links of {arguments.link_gbytes:g} GB/s, "
+            f"{arguments.latency_us:g} us a message"
+        )
+        print(
+            f"{'replicas':>9}{'share':>7}{'updates/s':>11}{'speedup':>9}{'efficiency':>12}"
+        )
+        alone = None
+        for replicas in (2**k for k in range(11)):
+            if arguments.batch_size < replicas * GHOST:
+                print(f"{replicas:9,}   less than a ghost of {GHOST} each")
+                continue
+            seconds = sum(
+                seconds_of_update(
+                    replicas,
+                    arguments.batch_size,
+                    size,
+                    arguments.images_per_second,
+                    arguments.link_gbytes * 1e9,
+                    arguments.latency_us * 1e-6,
+                )
+            )
+            alone = alone or seconds
+            row = {
+                "network": network,
+                "bytes": size,
+                "replicas": replicas,
+                "updates_per_second": 1 / seconds,
+                "speedup": alone / seconds,
+            }
+            rows.append(row)
+            print(
+                f"{replicas:9,}{arguments.batch_size // replicas:7,}"
+                f"{1 / seconds:11,.2f}{row['speedup']:9.1f}"
+                f"{row['speedup'] / replicas:12.0%}"
+            )
+    return rows
+
+
+def check(arguments):
+    """One and two workers on this machine, measured and reckoned."""
+    one, two = (run_workers(number, arguments) for number in (1, 2))
+    size = bytes_of_update(arguments.network)
+    per_second = arguments.batch_size / one["update"]
+    # The bare all-reduce of as many bytes gives the link; what it takes for a few, the
+    # latency.
+    latency = two["few"] / 2
+    link = size / max(1e-9, two["all"] - two["few"])
+    computing, summing = seconds_of_update(
+        2, arguments.batch_size, size, per_second, link, latency
+    )
+    rows = [
+        {"replicas": 1, "measured": one["update"], "reckoned": one["update"]},
+        {"replicas": 2, "measured": two["update"], "reckoned": computing + summing},
+    ]
+    print(
+        f"{arguments.network}, batch {arguments.batch_size}, a core each: "
+        f"{per_second:,.0f} images/s alone; {size / 1e6:.2f} MB summed at "
+        f"{link / 1e6:,.0f} MB/s, {latency * 1e6:,.0f} us a message"
+    )
+    for row in rows:
+        row["speedup"] = one["update"] / row["measured"]
+        print(
+            f"{row['replicas']} replica(s): {row['measured']:.3f} s an update "
+            f"measured, {row['reckoned']:.3f} s reckoned; speedup {row['speedup']:.2f}"
+        )
+    return rows
+
+
+def run_workers(number, arguments):
+    """What the first of so many workers measures."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
+    addresses = [f"127.0.0.1:{s.getsockname()[1]}" for s in sockets]
+    for s in sockets:
+        s.close()
+    command = [sys.executable, __file__, f"--worker={number}"]
+    command += [f"--batch_size={arguments.batch_size}"]
+    command += [f"--network={arguments.network}"]
+    workers = []
+    try:
+        for index in range(number):
+            config = {
+                "cluster": {"worker": addresses},
+                "task": {"type": "worker", "index": index},
+            }
+            workers.append(
+                subprocess.Popen(
+                    command,
+                    env={**os.environ, "TF_CONFIG": json.dumps(config)},
+                    stdout=subprocess.PIPE,
+                    text=True,
+                )
+            )
+        outputs = [worker.communicate(timeout=600)[0] for worker in workers]
+    finally:
+        for worker in workers:
+            worker.kill()
+    return json.loads(outputs[0].splitlines()[-1])
+
+
+def work(arguments):
+    """One worker: seconds of an update, of the bare all-reduce, of a small one."""
+    index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
+    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[index]})
+    replicas = int(arguments.worker)
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    build, shape = NETWORKS[arguments.network]
+    share = arguments.batch_size // replicas
+    with strategy.scope():
+        ghosts = functools.partial(GhostBatchNormalization, GHOST)
+        model = LargeBatchModel(build(shape, 10, ghosts), share)
+        model.compile(
+            keras.optimizers.SGD(0.1, momentum=0.9),
+            keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+            metrics=["accuracy"],
+            jit_compile=False,
+        )
+        model.optimizer.build(model.trainable_variables)
+    random = np.random.default_rng(0)
+    images = random.standard_normal((share, *shape), np.float32)
+    labels = random.integers(0, 10, share)
+    data = tf.data.Dataset.from_tensors((images, labels)).repeat()
+    data = strategy.distribute_datasets_from_function(lambda context, data=data: data)
+    durations = Durations()
+    model.fit(data, steps_per_epoch=25, shuffle=False, verbose=0, callbacks=[durations])
+    few, all_of_them = (
+        seconds_of_sum(strategy, floats)
+        for floats in (1, bytes_of_update(arguments.network) // _FLOAT)
+    )
+    # Nobody leaves while another one is measuring.
+    seconds_of_sum(strategy, 1)
+    print(
+        json.dumps(
+            {
+                "update": statistics.median(durations.seconds[5:]),
+                "few": few,
+                "all": all_of_them,
+            }
+        )
+    )
+
+
+def seconds_of_sum(strategy, floats):
+    """Median seconds of one all-reduce."""
+
+    @tf.function(autograph=False)
+    def summed(values):
+        def on_replica(values):
+            context = tf.distribute.get_replica_context()
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
+
+        return strategy.run(on_replica, args=(values,))
+
+    values, seconds = tf.ones([floats]), []
+    for _ in range(25):
+        started = time.perf_counter()
+        tf.nest.map_structure(lambda v: v.numpy(), summed(values))
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds[5:])
+
+
+class Durations(keras.callbacks.Callback):
+    """Seconds of each update."""
+
+    def __init__(self):
+        super().__init__()
+        self.seconds = []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        """Starts the watch."""
+        self._started = time.perf_counter()
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Stops it."""
+        self.seconds.append(time.perf_counter() - self._started)
+
+
+if __name__ == "__main__":
+    main()
