@@ -33,7 +33,7 @@ from side_by_side import median_ratio, peak_megabytes, time_in_turn, write_json
 import train as program
 from gbn_keras import GhostBatchNormalization
 from gbn_keras.networks import f1, resnet
-from gbn_keras.training import datasets, study, trainer
+from gbn_keras.training import datasets, models, study, trainer
 from gbn_keras.training.plan import make_plan
 from gbn_keras.training.settings import Settings
 
@@ -156,7 +156,7 @@ def mnist(data_dir):
 
 def program_epoch(plan, data):
     """An epoch as `trainer.train` makes it, its log and TensorBoard included."""
-    model = trainer.build_model(plan, data)
+    model = models.build_model(plan, data)[0]
     folder = tempfile.mkdtemp()
 
     def epoch():
@@ -193,7 +193,7 @@ def hand_epoch(plan, data):
 
 def share_waiting(plan, data):
     """The share of an epoch's time in which the next batch is not there yet."""
-    model = trainer.build_model(plan, data)
+    model = models.build_model(plan, data)[0]
     batches = iter(data.training_batches(plan.settings.batch_size, seed=1))
     step = tf.function(model.train_step, autograph=False)
     step(next(batches))

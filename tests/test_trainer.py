@@ -11,7 +11,7 @@ import tensorflow as tf
 
 import train as program
 from gbn_keras import GhostBatchNormalization
-from gbn_keras.training import datasets, report, trainer
+from gbn_keras.training import datasets, models, report, trainer
 from gbn_keras.training.plan import make_plan
 from gbn_keras.training.settings import Settings, UsageError
 
@@ -169,7 +169,7 @@ def test_machine_flags_may_change_for_a_run(make_settings, digits):
 def test_xla_is_off_on_a_cpu_unless_asked(make_settings, digits):
     def compiled(*flags):
         plan = make_plan(make_settings(*SHORT, *flags), 1536)
-        return trainer.build_model(plan, digits).jit_compile
+        return models.build_model(plan, digits)[0].jit_compile
 
     on_cpu = not tf.config.list_logical_devices("GPU")
     assert compiled() is not on_cpu
@@ -182,9 +182,9 @@ def test_an_update_is_the_papers(make_settings, digits):
     flags = ("--batch_size=128", "--clipnorm=0.5")
     plan = make_plan(make_settings(*flags), 1536)
     keras.utils.set_random_seed(0)
-    model = trainer.build_model(plan, digits)
+    model = models.build_model(plan, digits)[0]
     keras.utils.set_random_seed(0)
-    reference = trainer.build_model(plan, digits)
+    reference = models.build_model(plan, digits)[0]
     weights = [w.numpy() for w in reference.trainable_variables]
     velocities = [0.0] * len(weights)
     batches = digits.training_batches(128, seed=1)

@@ -71,6 +71,7 @@ class Share:
         }
         # Found while the model is traced.
         self._without_gradient, self._moved = set(), set()
+        self._equal_parts = None
 
     def values(self) -> Values:
         """What the variables hold."""
@@ -101,6 +102,7 @@ class Share:
             seeds=before.seeds,
             metrics=before.metrics,
         )
+        self._equal_parts = self._count_equal_parts(data)
         micro_batches = MicroBatches(data, self._micro_batch_size)
         return micro_batches.reduce(add, nothing)
 
@@ -127,6 +129,8 @@ class Share:
         used, joined, metrics, weight, total = shard.sum_over_replicas(addends)
         if self._training:
             shard.refuse_uneven_shares(examples, total)
+        if self._equal_parts:
+            weight = self._equal_parts * shard.this_replica()[1]
         used = iter(used)
         gradients = [
             None if index in self._without_gradient else _divide(next(used), weight)
@@ -211,6 +215,18 @@ class Share:
             metrics=list(after.metrics),
         )
 
+    def _count_equal_parts(self, data):
+        """The number of micro-batches, if they count alike: it saves weighing them."""
+        _, _, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        examples, size = number_of_examples(data), self._micro_batch_size
+        by_weight = self._model.loss_by_sample_weight and sample_weight is not None
+        if isinstance(examples, int) and not by_weight:
+            if examples < 2 * size:  # What remains joins the only one.
+                return 1
+            if examples % size == 0:
+                return examples // size
+        return None
+
     def _weight(self, x, sample_weight):
         """How much a micro-batch's mean loss counts in that of the whole batch."""
         if self._model.loss_by_sample_weight and sample_weight is not None:
@@ -225,7 +241,9 @@ class Share:
             else:
                 # The rows that an embedding looked up, say: a loop cannot carry them.
                 gradient = tf.convert_to_tensor(gradient)
-                total = total + gradient * tf.cast(weight, gradient.dtype)
+                if not self._equal_parts:
+                    gradient = gradient * tf.cast(weight, gradient.dtype)
+                total = gradient if self._equal_parts == 1 else total + gradient
             found.append(total)
         return found
 
@@ -251,4 +269,6 @@ def _seed_of(seed, first_example):
 
 
 def _divide(gradient, weight):
+    if isinstance(weight, int) and weight == 1:
+        return gradient
     return gradient / tf.cast(weight, gradient.dtype)

@@ -1,6 +1,5 @@
 """`train()` and `evaluate()`: data, plan, model, fit, report."""
 
-import contextlib
 import dataclasses
 import functools
 import os
@@ -12,9 +11,7 @@ import time
 import keras
 import tensorflow as tf
 
-from gbn_keras.ghost_batch_normalization import GhostBatchNormalization
-from gbn_keras.networks import NETWORKS
-from gbn_keras.training import datasets, distribution, memory
+from gbn_keras.training import datasets, distribution, models
 from gbn_keras.training.large_batch_model import LargeBatchModel, smallest_micro_batch
 from gbn_keras.training.plan import Plan, make_plan
 from gbn_keras.training.run_directory import (
@@ -24,17 +21,12 @@ from gbn_keras.training.run_directory import (
     write_result,
 )
 from gbn_keras.training.settings import Settings, UsageError, first_line
-from gbn_keras.training.sgd import L2SGD
 from gbn_keras.version import __version__
 
 MODEL_FILE = "model.keras"
 
 # More examples than a validation batch has: it is taken at once.
 _EVALUATED = 1024
-
-# The published networks' (PyTorch's defaults). Keras's momentum of 0.99 would leave the
-# running statistics of a large batch, which has few updates, near their start.
-_NORMALIZATION = {"momentum": 0.9, "epsilon": 1e-5}
 
 
 def train(
@@ -95,11 +87,8 @@ def _train(settings, strategy, data, callbacks, verbose):
     # Model.
     keras.backend.clear_session()
     keras.utils.set_random_seed(settings.seed)
-    with strategy.scope(), _dtype_policy(settings.precision):
-        network = build_network(plan, data)
-        plan = _fit_into_memory(plan, network)
-        model = LargeBatchModel(network, plan.micro_batch_size)
-        _compile(model, plan)
+    with strategy.scope():
+        model, plan = models.build_model(plan, data)
     if is_chief:
         print(plan.describe(), flush=True)
 
@@ -151,9 +140,9 @@ def _train(settings, strategy, data, callbacks, verbose):
         "hardware": {**_hardware(), "replicas": replicas},
     }
     with strategy.scope():  # On all machines, which make variables together.
-        _compile(network, plan, model.optimizer)
+        models.compile_model(model.model, plan, model.optimizer)
     if is_chief:
-        network.save(run_dir / MODEL_FILE)
+        model.model.save(run_dir / MODEL_FILE)
         write_result(run_dir, result)
     distribution.wait_for_all(strategy)
     return result if is_chief else None
@@ -196,7 +185,7 @@ def evaluate(settings: Settings) -> dict | None:
     with distribution.one_line_if_a_worker_is_lost(), strategy.scope():
         size = settings.micro_batch_size or _EVALUATED * smallest_micro_batch(network)
         model = LargeBatchModel(network, size)
-        model.compile(**_loss_and_metrics(), jit_compile=False)
+        model.compile(**models.loss_and_metrics(), jit_compile=False)
         is_chief = distribution.is_chief(strategy)
         scores = model.evaluate(
             distribution.distribute(strategy, data.validation_batches),
@@ -205,57 +194,6 @@ def evaluate(settings: Settings) -> dict | None:
             return_dict=True,
         )
     return scores if is_chief else None
-
-
-def build_model(plan: Plan, data: datasets.ImageData) -> LargeBatchModel:
-    """The plan's network, compiled for training."""
-    model = LargeBatchModel(build_network(plan, data), plan.micro_batch_size)
-    _compile(model, plan)
-    return model
-
-
-def build_network(plan: Plan, data: datasets.ImageData) -> keras.Model:
-    """The plan's network."""
-    settings = plan.settings
-    if settings.virtual_batch_size:
-        normalization = functools.partial(
-            GhostBatchNormalization, settings.virtual_batch_size, **_NORMALIZATION
-        )
-    else:
-        # The same statistics for any number of replicas.
-        synchronized = plan.replicas > 1
-        normalization = functools.partial(
-            keras.layers.BatchNormalization, synchronized=synchronized, **_NORMALIZATION
-        )
-    return NETWORKS[settings.model](data.image_shape, data.classes, normalization)
-
-
-def _compile(model, plan, optimizer=None):
-    model.compile(
-        optimizer=optimizer
-        or L2SGD(
-            plan.learning_rate,
-            l2=plan.l2,
-            momentum=plan.regime.momentum,
-            global_clipnorm=plan.settings.clipnorm or None,
-        ),
-        **_loss_and_metrics(),
-        jit_compile=_use_xla(plan),
-    )
-    # Unbuilt, it would create its variables in the first update, which would then be
-    # traced a second time.
-    if not model.optimizer.built:
-        model.optimizer.build(model.trainable_variables)
-
-
-def _loss_and_metrics():
-    """By the weights of the examples, which in validation may be zero."""
-    return {
-        "loss": keras.losses.SparseCategoricalCrossentropy(
-            from_logits=True, reduction="mean_with_sample_weight"
-        ),
-        "weighted_metrics": [keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
-    }
 
 
 class StopAfter(keras.callbacks.Callback):
@@ -294,45 +232,6 @@ class UpdateLog(keras.callbacks.CSVLogger):
             "learning_rate": float(self.plan.learning_rate(self.updates - 1)),
         }
         super().on_epoch_end(epoch, {**logs, **more})
-
-
-def _fit_into_memory(plan, network):
-    """The plan with a micro-batch that fits, where the choice is left to us."""
-    settings = plan.settings
-    if settings.micro_batch_size or not settings.virtual_batch_size:
-        return plan
-    # A model of its own, which has no variables but the network's.
-    model = LargeBatchModel(network, plan.micro_batch_size)
-    _compile(model, plan)
-    budget = settings.memory_budget * 2**30 or memory.half_of_the_device(plan.replicas)
-    size = memory.largest_micro_batch(model, plan.share, budget)
-    return dataclasses.replace(plan, micro_batch_size=size)
-
-
-def _use_xla(plan):
-    """Whether to compile with XLA, whose convolutions are slow on CPU."""
-    jit = plan.settings.jit
-    # Replicas cannot talk to each other in the middle of a compiled function.
-    talk = plan.replicas > 1 and not plan.settings.virtual_batch_size
-    if talk and jit == "on":
-        raise UsageError(
-            f"--jit: got on, wanted auto or off: plain batch normalization over "
-            f"{plan.replicas} replicas cannot be compiled."
-        )
-    accelerators = tf.config.list_logical_devices("GPU") + (
-        tf.config.list_logical_devices("TPU")
-    )
-    return {"on": True, "off": False, "auto": bool(accelerators) and not talk}[jit]
-
-
-@contextlib.contextmanager
-def _dtype_policy(name):
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy(name)
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)
 
 
 def _versions():

@@ -1,0 +1,123 @@
+"""The plan's model: the network, compiled, in micro-batches that fit."""
+
+import contextlib
+import dataclasses
+import functools
+
+import keras
+import tensorflow as tf
+
+from gbn_keras.ghost_batch_normalization import GhostBatchNormalization
+from gbn_keras.networks import NETWORKS
+from gbn_keras.training import memory
+from gbn_keras.training.datasets import ImageData
+from gbn_keras.training.large_batch_model import LargeBatchModel
+from gbn_keras.training.plan import Plan
+from gbn_keras.training.settings import UsageError
+from gbn_keras.training.sgd import L2SGD
+
+# The published networks' (PyTorch's defaults). Keras's momentum of 0.99 would leave the
+# running statistics of a large batch, which has few updates, near their start.
+_NORMALIZATION = {"momentum": 0.9, "epsilon": 1e-5}
+
+
+def build_model(plan: Plan, data: ImageData) -> tuple[LargeBatchModel, Plan]:
+    """The plan's network, compiled for training.
+
+    To be called in the scope of the strategy.
+
+    Returns:
+        The model, and the plan with the micro-batch that fits into memory.
+    """
+    with _dtype_policy(plan.settings.precision):
+        network = _network(plan, data)
+        model = LargeBatchModel(network, plan.micro_batch_size)
+        compile_model(model, plan)
+        size = _fitting_micro_batch(model, plan)
+        if size < plan.micro_batch_size:
+            plan = dataclasses.replace(plan, micro_batch_size=size)
+            optimizer, model = model.optimizer, LargeBatchModel(network, size)
+            compile_model(model, plan, optimizer)
+    return model, plan
+
+
+def _network(plan, data):
+    settings = plan.settings
+    if settings.virtual_batch_size:
+        normalization = functools.partial(
+            GhostBatchNormalization, settings.virtual_batch_size, **_NORMALIZATION
+        )
+    else:
+        # The same statistics for any number of replicas.
+        synchronized = plan.replicas > 1
+        normalization = functools.partial(
+            keras.layers.BatchNormalization, synchronized=synchronized, **_NORMALIZATION
+        )
+    return NETWORKS[settings.model](data.image_shape, data.classes, normalization)
+
+
+def compile_model(model: keras.Model, plan: Plan, optimizer=None) -> None:
+    """Compiles a model as the plan says, by default with an optimizer of its own."""
+    model.compile(
+        optimizer=optimizer
+        or L2SGD(
+            plan.learning_rate,
+            l2=plan.l2,
+            momentum=plan.regime.momentum,
+            global_clipnorm=plan.settings.clipnorm or None,
+        ),
+        **loss_and_metrics(),
+        jit_compile=_use_xla(plan),
+    )
+    # Unbuilt, it would create its variables in the first update, which would then be
+    # traced a second time.
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+
+
+def loss_and_metrics() -> dict:
+    """Arguments of `compile`: means by the weights of the examples.
+
+    In validation weights may be 0, of examples that fill up a batch.
+    """
+    return {
+        "loss": keras.losses.SparseCategoricalCrossentropy(
+            from_logits=True, reduction="mean_with_sample_weight"
+        ),
+        "weighted_metrics": [keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+    }
+
+
+def _fitting_micro_batch(model, plan):
+    """The plan's micro-batch, or where the choice is left to us one that fits."""
+    settings = plan.settings
+    if settings.micro_batch_size or not settings.virtual_batch_size:
+        return plan.micro_batch_size
+    budget = settings.memory_budget * 2**30 or memory.half_of_the_device(plan.replicas)
+    return memory.largest_micro_batch(model, plan.share, budget)
+
+
+def _use_xla(plan):
+    """Whether to compile with XLA, whose convolutions are slow on CPU."""
+    jit = plan.settings.jit
+    # Replicas cannot talk to each other in the middle of a compiled function.
+    talk = plan.replicas > 1 and not plan.settings.virtual_batch_size
+    if talk and jit == "on":
+        raise UsageError(
+            f"--jit: got on, wanted auto or off: plain batch normalization over "
+            f"{plan.replicas} replicas cannot be compiled."
+        )
+    accelerators = tf.config.list_logical_devices("GPU") + (
+        tf.config.list_logical_devices("TPU")
+    )
+    return {"on": True, "off": False, "auto": bool(accelerators) and not talk}[jit]
+
+
+@contextlib.contextmanager
+def _dtype_policy(name):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
