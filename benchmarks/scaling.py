@@ -109,7 +109,7 @@ def table(arguments):
             f"{arguments.latency_us:g} us a message"
         )
         print(
-            f"{'replicas':>9}{'share':>7}{'updates/s':>11}{'speedup':>9}{'efficiency':>12}"
+            f"{'replicas':>9}{'share':>9}{'updates/s':>11}{'speedup':>9}{'efficiency':>12}"
         )
         alone = None
         for replicas in (2**k for k in range(11)):
@@ -136,7 +136,7 @@ def table(arguments):
             }
             rows.append(row)
             print(
-                f"{replicas:9,}{arguments.batch_size // replicas:7,}"
+                f"{replicas:9,}{arguments.batch_size // replicas:9,}"
                 f"{1 / seconds:11,.2f}{row['speedup']:9.1f}"
                 f"{row['speedup'] / replicas:12.0%}"
             )
@@ -253,6 +253,8 @@ def seconds_of_sum(strategy, floats):
     def summed(values):
         def on_replica(values):
             context = tf.distribute.get_replica_context()
+            # Of the replica's own device, by which TensorFlow finds who takes part.
+            values = tf.identity(values)
             return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
 
         return strategy.run(on_replica, args=(values,))
