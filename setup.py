@@ -24,7 +24,9 @@ setup(
         "absl-py",
         # tensorflow-datasets imports it when it prepares data, but does not name it.
         "importlib_resources",
-        "keras>=3.12",
+        # The trainer overrides and calls what Keras does not publish (the symbolic
+        # build, an optimizer's sum over replicas): tried with these versions.
+        "keras>=3.12,<3.16",
         "keras-tuner",
         "matplotlib",
         "pandas",

@@ -1,5 +1,7 @@
 """Micro-batches: the update of the whole batch in the memory of a part."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -120,10 +122,10 @@ def test_a_variable_without_a_gradient_and_one_looked_up_by_rows():
         model.unused.build((None, 3))
         return model
 
-    with pytest.warns(UserWarning, match="Gradients do not exist"):
-        expected = trained(model, None)
-    with pytest.warns(UserWarning, match="Gradients do not exist"):
-        assert_same(trained(model, 64), expected)
+    with warnings.catch_warnings():
+        # Some versions of Keras warn that there is no gradient.
+        warnings.filterwarnings("ignore", "Gradients do not exist")
+        assert_same(trained(model, 64), trained(model, None))
 
 
 def test_a_mean_by_sample_weights_is_that_of_the_whole_batch():

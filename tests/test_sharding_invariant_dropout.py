@@ -23,7 +23,7 @@ def masks(layer, inputs=ONES, first=0, **how):
 def test_parts_draw_what_the_whole_draws(shape, jit):
     inputs = np.ones(shape, "float32")
     whole = masks(ShardingInvariantDropout(0.4, seed=2), inputs)
-    for size in (1, 6, 8):
+    for size in (8,) if jit else (1, 6, 8):  # Each part is compiled anew.
         parts = [
             masks(
                 ShardingInvariantDropout(0.4, seed=2),
