@@ -216,7 +216,8 @@ def main(argv: list[str]) -> int:
     except UsageError as error:
         return _mistake(error)
     except distribution.WorkerLost as error:
-        print(f"stopped: {error}", file=sys.stderr, flush=True)
+        # On a line of its own, after whatever the progress bar had begun.
+        print(f"\nstopped: {error}", file=sys.stderr, flush=True)
         # Without the others TensorFlow would wait for them at the exit.
         os._exit(_TRY_AGAIN)
     return 0
