@@ -15,6 +15,12 @@ def integer(name: str, value, at_least: int) -> int:
     return int(value)
 
 
+def nearest_multiples(number: int, factor: int) -> str:
+    """The positive multiples of `factor` next to a number that is none: `64 or 96`."""
+    below = number // factor * factor
+    return " or ".join(str(size) for size in (below, below + factor) if size)
+
+
 def positive_number(name: str, value, wanted: str = "a finite number") -> float:
     """`value` as a float; a ValueError if it is not a finite number above 0."""
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)

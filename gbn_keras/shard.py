@@ -11,8 +11,15 @@ import threading
 import keras
 from keras import ops
 
+from gbn_keras.arguments import nearest_multiples
+
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
+
+_REMEDY = (
+    "Leave out what remains of the data: "
+    "dataset.batch(batch_size, drop_remainder=True)."
+)
 
 _entered = threading.local()  # A thread each for the replicas of one machine.
 
@@ -21,7 +28,7 @@ class Shard:
     """One part of the batch, as a context around the model's call on it.
 
     Whoever calls a model on a batch in parts enters one for each part, and joins what
-    the parts give: gradients, and running statistics by `join_replicas`.
+    the parts give: gradients, and running statistics by `weigh_for_join`.
 
     Attributes:
         first_example: The place in the batch of the part's first example.
@@ -114,20 +121,17 @@ def refuse_cut_ghosts(examples, virtual_batch_size: int):
         examples % virtual_batch_size,
         0,
         f"A replica's share must be a multiple of {virtual_batch_size}, so that no "
-        f"ghost lies on two of the {count} replicas. Leave out what remains of the "
-        "data: dataset.batch(batch_size, drop_remainder=True).",
+        f"ghost lies on two of the {count} replicas. {_REMEDY}",
     )
 
 
 def cut_ghosts(batch_size: int, replicas: int, virtual_batch_size: int) -> str:
     """Why replicas cannot share a batch in whole ghosts, and which they can."""
     multiple = replicas * virtual_batch_size
-    below = batch_size // multiple * multiple
-    sizes = [str(size) for size in (below, below + multiple) if size]
     ghosts = f"ghosts of {virtual_batch_size}" if virtual_batch_size > 1 else "shares"
     return (
         f"batch {batch_size} on {replicas} replicas: {ghosts} need a multiple of "
-        f"{multiple}: {' or '.join(sizes)}"
+        f"{multiple}: {nearest_multiples(batch_size, multiple)}"
     )
 
 
@@ -138,6 +142,5 @@ def refuse_uneven_shares(examples, total):
         tf.debugging.assert_equal(
             tf.cast(examples * count, total.dtype),
             total,
-            f"The {count} replicas must have shares of one size. Leave out what "
-            "remains of the data: dataset.batch(batch_size, drop_remainder=True).",
+            f"The {count} replicas must have shares of one size. {_REMEDY}",
         )

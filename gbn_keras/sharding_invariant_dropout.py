@@ -57,9 +57,8 @@ class ShardingInvariantDropout(keras.layers.Dropout):
 
     def call(self, inputs, training=False):
         """Drops in training, else returns the inputs."""
-        if not training or not 0 < self.rate < 1:
-            return super().call(inputs, training=training)
-        if keras.backend.backend() != "tensorflow":
+        draws = training and 0 < self.rate < 1
+        if not draws or keras.backend.backend() != "tensorflow":
             return super().call(inputs, training=training)
         shape = self._mask_shape(inputs)
         bits = _bits(shape, first_example(shape[0]), self.seed_generator.next())

@@ -6,23 +6,17 @@ import sys
 import time
 import types
 
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from cluster import run_workers, workers
+from test_trainer import SHORT, weights
 
 import train as program
 from gbn_keras.training import distribution, trainer
 from gbn_keras.training.settings import UsageError
 
 PROGRAM = pathlib.Path(program.__file__)
-SHORT = ("--batch_size=256", "--stretch=1", "--epochs=2")
-
-
-def weights(run_dir):
-    model = keras.models.load_model(f"{run_dir}/model.keras")
-    return [*model.get_weights(), *[v.numpy() for v in model.optimizer.variables]]
 
 
 def test_one_device_is_the_default(make_settings):

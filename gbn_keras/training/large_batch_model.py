@@ -6,7 +6,7 @@ import keras
 import tensorflow as tf
 
 from gbn_keras import shard
-from gbn_keras.arguments import integer
+from gbn_keras.arguments import integer, nearest_multiples
 from gbn_keras.ghost_batch_normalization import GhostBatchNormalization
 from gbn_keras.training.micro_batches import number_of_examples
 from gbn_keras.training.share import Share
@@ -268,10 +268,8 @@ def _inner(optimizer):
 
 def _refuse_cut_ghosts(micro_batch_size, virtual_batch_size):
     if micro_batch_size % virtual_batch_size:
-        below = micro_batch_size // virtual_batch_size * virtual_batch_size
-        sizes = [size for size in (below, below + virtual_batch_size) if size]
         raise ValueError(
             "micro_batch_size must be made of whole ghosts. Received: "
             f"micro_batch_size={micro_batch_size} with ghosts of {virtual_batch_size}. "
-            f"Choose {' or '.join(map(str, sizes))}."
+            f"Choose {nearest_multiples(micro_batch_size, virtual_batch_size)}."
         )
