@@ -1,0 +1,58 @@
+"""C1 and C3, the paper's shallow convolutional network for CIFAR-10 and CIFAR-100."""
+
+import keras
+from keras import layers
+
+from gbn_keras.networks.normalized import (
+    Normalization,
+    check_image_shape,
+    convolution,
+    dense,
+    logits,
+)
+from gbn_keras.sharding_invariant_dropout import ShardingInvariantDropout
+
+
+def c1(
+    input_shape: tuple[int, ...], classes: int, normalization: Normalization
+) -> keras.Model:
+    """C1, the paper's shallow network for CIFAR-10.
+
+    Twice a 5x5 convolution of 64 channels, max pooling of 3x3 at every second pixel,
+    normalization, ReLU; then dense layers of 384 and 192, each with normalization, ReLU
+    and a dropout of a half. The pooling takes whole windows only, so 32x32 pixels
+    become 15x15, then 7x7.
+
+    Args:
+        input_shape: `(height, width, channels)`, at least 7 x 7.
+        classes: Number of outputs.
+        normalization: Makes a normalization layer; `None` for a network without.
+
+    Raises:
+        ValueError: If `input_shape` is not as said above.
+
+    Reference:
+        Hoffer, Hubara, Soudry, "Train longer, generalize better", section 6 and
+        published code, arXiv 1705.08741.
+    """
+    return _shallow(input_shape, classes, normalization, "c1")
+
+
+def c3(
+    input_shape: tuple[int, ...], classes: int, normalization: Normalization
+) -> keras.Model:
+    """C3, the paper's shallow network for CIFAR-100: `c1` by its other name."""
+    return _shallow(input_shape, classes, normalization, "c3")
+
+
+def _shallow(input_shape, classes, normalization, name):
+    check_image_shape(input_shape, at_least=7)
+    x = inputs = keras.Input(input_shape)
+    for _ in range(2):
+        pooling = layers.MaxPooling2D(3, 2)
+        x = layers.ReLU()(convolution(x, 64, 5, normalization, pooling=pooling))
+    x = layers.Flatten()(x)
+    for units in (384, 192):
+        x = layers.ReLU()(dense(x, units, normalization))
+        x = ShardingInvariantDropout(0.5)(x)
+    return keras.Model(inputs, logits(x, classes), name=name)

@@ -1,0 +1,77 @@
+"""Layers with the normalization after them, of which all the networks are made."""
+
+from collections.abc import Callable
+
+import keras
+from keras import layers
+
+# Makes one normalization layer; None for a network without.
+Normalization = Callable[[], keras.layers.Layer] | None
+
+
+def convolution(
+    x: keras.KerasTensor,
+    filters: int,
+    size: int,
+    normalization: Normalization,
+    *,
+    strides: int = 1,
+    padding: str = "same",
+    pooling: keras.layers.Layer | None = None,
+) -> keras.KerasTensor:
+    """A square convolution, then the pooling if there is one, then normalization."""
+    x = layers.Conv2D(
+        filters,
+        size,
+        strides,
+        padding=padding,
+        use_bias=_wants_bias(normalization),
+        kernel_initializer=he_normal_fan_out(),
+    )(x)
+    return _normalize(pooling(x) if pooling else x, normalization)
+
+
+def dense(
+    x: keras.KerasTensor, units: int, normalization: Normalization
+) -> keras.KerasTensor:
+    """A dense layer, then normalization."""
+    x = layers.Dense(units, use_bias=_wants_bias(normalization))(x)
+    return _normalize(x, normalization)
+
+
+def logits(x: keras.KerasTensor, classes: int) -> keras.KerasTensor:
+    """A dense layer to the classes, in float32 whatever comes before."""
+    return layers.Dense(classes, dtype="float32")(x)
+
+
+def he_normal_fan_out() -> keras.initializers.Initializer:
+    """Normal weights of variance 2 / (height * width * filters), a new instance.
+
+    By the number of a filter's outputs rather than its inputs, as in the paper's
+    published code, so that gradients keep their size on the way back.
+
+    Reference:
+        He et al., "Delving Deep into Rectifiers", section 2.2, arXiv 1502.01852.
+    """
+    return keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
+
+
+def check_image_shape(input_shape: tuple[int, ...], at_least: int = 1) -> None:
+    """A ValueError if a shape is not `(height, width, channels)`, or too small."""
+    sizes = tuple(input_shape)
+    known = all(isinstance(size, int) and size > 0 for size in sizes)
+    if len(sizes) != 3 or not known or min(sizes[:2]) < at_least:
+        smallest = f", at least {at_least} x {at_least}" if at_least > 1 else ""
+        raise ValueError(
+            f"input_shape must be (height, width, channels){smallest}. "
+            f"Received: input_shape={sizes}."
+        )
+
+
+def _wants_bias(normalization):
+    """The normalization's mean would take a bias out again, and its beta is one."""
+    return normalization is None
+
+
+def _normalize(x, normalization):
+    return x if normalization is None else normalization()(x)
