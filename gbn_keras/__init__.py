@@ -1,6 +1,7 @@
 """Train longer, generalize better: ghost batches and regime adaptation for Keras 3."""
 
 from gbn_keras.ghost_batch_normalization import GhostBatchNormalization
+from gbn_keras.gradient_noise import GradientNoise
 from gbn_keras.regime_adaptation import REGIMES, Regime, RegimeAdaptation
 from gbn_keras.sharding_invariant_dropout import ShardingInvariantDropout
 from gbn_keras.version import __version__
@@ -8,6 +9,7 @@ from gbn_keras.version import __version__
 __all__ = [
     "REGIMES",
     "GhostBatchNormalization",
+    "GradientNoise",
     "Regime",
     "RegimeAdaptation",
     "ShardingInvariantDropout",

@@ -39,10 +39,23 @@ def test_l2_may_follow_a_schedule():
     np.testing.assert_allclose(values, [0.95, 0.9025, 0.9025, 0.9025], rtol=1e-6)
 
 
+def test_l2_may_leave_out_gamma_beta_and_biases():
+    kernel, beta = keras.Variable([[1.0], [1.0]]), keras.Variable([1.0, 1.0])
+    zeros = [np.zeros((2, 1), "float32"), np.zeros(2, "float32")]
+    L2SGD(0.1, l2=0.5, l2_kernels_only=True).apply(zeros, [kernel, beta])
+    np.testing.assert_allclose(kernel, [[0.95], [0.95]], rtol=1e-6)
+    np.testing.assert_array_equal(beta, [1, 1])
+    L2SGD(0.1, l2=0.5).apply(zeros, [kernel, beta])
+    np.testing.assert_allclose(beta, [0.95, 0.95], rtol=1e-6)
+
+
 @pytest.mark.parametrize("l2", [0.01, PiecewiseConstantDecay([1], [0.5, 0.0])])
 def test_the_optimizer_is_serializable(l2):
-    optimizer = L2SGD(0.1, l2=l2, momentum=0.9, global_clipnorm=5.0)
+    optimizer = L2SGD(
+        0.1, l2=l2, l2_kernels_only=True, momentum=0.9, global_clipnorm=5.0
+    )
     config = keras.saving.serialize_keras_object(optimizer)
     again = keras.saving.deserialize_keras_object(config)
     assert again.get_config() == optimizer.get_config()
+    assert again.l2_kernels_only
     assert isinstance(again, L2SGD)

@@ -1,0 +1,147 @@
+"""Multiplicative gradient noise: its mean and covariance, its use as weights."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from gbn_keras import GradientNoise
+from gbn_keras.training import datasets
+
+
+def batches(examples=8, count=4):
+    x = tf.zeros([examples * count, 2])
+    return tf.data.Dataset.from_tensor_slices((x, x[:, 0])).batch(examples)
+
+
+def weights_of(dataset):
+    return np.stack([weights.numpy() for _, _, weights in dataset])
+
+
+@pytest.fixture(scope="module")
+def example_gradients():
+    """Gradients by example of a softmax regression near its optimum."""
+    data = datasets.load("digits")
+    x = data.train_images.reshape(1536, -1).astype("float32") / 16
+    y = data.train_labels
+    model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(10)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    keras.utils.set_random_seed(0)
+    model.compile(keras.optimizers.SGD(0.5, 0.9), loss)
+    model.fit(x, y, batch_size=1536, epochs=300, verbose=0)
+    error = tf.nn.softmax(model(x)).numpy() - np.eye(10)[y]
+    gradients = np.einsum("ni,nj->nij", x, error).reshape(1536, -1)
+    return model, loss, x, y, gradients
+
+
+def test_the_weights_have_mean_one_and_the_variance_that_restores_the_small_batch():
+    weights = weights_of(batches(512, 200).apply(GradientNoise(512, 32)))
+    assert weights.dtype == np.float32
+    assert weights.mean() == pytest.approx(1, abs=4 * (15 / weights.size) ** 0.5)
+    assert weights.var() == pytest.approx(15, rel=0.02)
+    given = weights_of(batches(512, 100).apply(GradientNoise(512, 32, variance=0.25)))
+    assert given.var() == pytest.approx(0.25, rel=0.03)
+
+
+def test_as_sample_weights_they_scale_each_examples_gradient(example_gradients):
+    model, loss, x, y, gradients = example_gradients
+    data = tf.data.Dataset.from_tensors((x, y)).apply(GradientNoise(1536, 32))
+    (_, _, weights), *_ = data
+    with tf.GradientTape() as tape:
+        value = loss(y, model(x), weights)
+    kernel = tape.gradient(value, model.layers[0].kernel.value).numpy()
+    expected = weights.numpy() @ gradients / 1536
+    np.testing.assert_allclose(kernel.reshape(-1), expected, atol=1e-6)
+
+
+def test_the_gradient_has_the_mean_of_the_large_batch_and_the_small_batchs_covariance(
+    example_gradients,
+):
+    """Against small batches that are drawn from the large one, without replacement."""
+    *_, gradients = example_gradients
+    draws, large, small = 4000, len(gradients), 64
+    random = np.random.default_rng(0)
+    # A few directions, in which a covariance is soon known.
+    shown = gradients @ random.normal(size=(gradients.shape[1], 4))
+    noisy = weights_of(batches(large, draws).apply(GradientNoise(large, small)))
+    noisy = noisy @ shown / large
+    drawn = [random.choice(large, small, replace=False) for _ in range(draws)]
+    drawn = np.array([shown[places].mean(axis=0) for places in drawn])
+
+    deviation = noisy.std(axis=0)
+    np.testing.assert_array_less(
+        abs(noisy.mean(axis=0) - shown.mean(axis=0)), 4 * deviation / draws**0.5
+    )
+    wanted, found = np.cov(drawn.T), np.cov(noisy.T)
+    assert np.linalg.norm(found - wanted) < 0.1 * np.linalg.norm(wanted)
+    # Without the noise the batch's gradient would not vary at all; with half of it:
+    assert np.linalg.norm(found / 2 - wanted) > 0.4 * np.linalg.norm(wanted)
+
+
+def test_every_update_and_every_seed_draws_anew_and_again_the_same():
+    noise = GradientNoise(8, 2, seed=3)
+    whole = weights_of(batches().apply(noise))
+    np.testing.assert_array_equal(whole, weights_of(batches().apply(noise)))
+    assert len(np.unique(whole)) == whole.size
+    other = weights_of(batches().apply(GradientNoise(8, 2, seed=4)))
+    assert (whole != other).all()
+    resumed = weights_of(noise(batches(count=2), first_update=2))
+    np.testing.assert_array_equal(resumed, whole[2:])
+
+
+@pytest.mark.parametrize("replicas, per_machine", [(2, 1), (4, 1), (4, 2)])
+def test_shares_have_the_weights_of_the_whole_batch(replicas, per_machine):
+    noise = GradientNoise(8, 2)
+    whole = weights_of(batches().apply(noise))
+    size = 8 // replicas
+    for first in range(0, replicas, per_machine):
+        shares = range(first, first + per_machine)
+        part = weights_of(
+            noise(batches(size, 4 * per_machine), replicas=replicas, shares=shares)
+        )
+        expected = whole[:, first * size :][:, : per_machine * size]
+        np.testing.assert_array_equal(part.reshape(4, -1), expected)
+
+
+def test_a_last_batch_may_be_smaller():
+    data = batches(3, 1).apply(GradientNoise(8, 2))
+    whole = weights_of(batches().apply(GradientNoise(8, 2)))
+    np.testing.assert_array_equal(weights_of(data), whole[:1, :3])
+
+
+def test_weights_that_are_there_are_multiplied():
+    noise = GradientNoise(8, 2)
+    given = batches().map(lambda x, y: (x, y, tf.range(8)))
+    expected = weights_of(batches().apply(noise)) * np.arange(8)
+    np.testing.assert_allclose(weights_of(given.apply(noise)), expected, rtol=1e-6)
+
+
+def test_metrics_of_a_plain_fit_are_not_weighted():
+    data = datasets.load("digits")
+    model = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(10)])
+    model.compile(
+        keras.optimizers.SGD(0.0),  # So that every update has the same accuracy.
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    stream = data.training_batches(512, 1)
+    noisy = stream.apply(GradientNoise(512, 32))
+    history = model.fit(noisy, steps_per_epoch=3, shuffle=False, verbose=0).history
+    plain = model.evaluate(stream, steps=3, verbose=0, return_dict=True)
+    assert history["accuracy"] == [pytest.approx(plain["accuracy"])]
+    assert history["loss"][0] != pytest.approx(plain["loss"], rel=1e-3)
+
+
+def test_wrong_arguments_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"batch_size=0"):
+        GradientNoise(0, 2)
+    with pytest.raises(ValueError, match=r"small_batch_size=2.5"):
+        GradientNoise(8, 2.5)
+    with pytest.raises(ValueError, match=r"batch_size=4, small_batch_size=8"):
+        GradientNoise(4, 8)
+    with pytest.raises(ValueError, match=r"variance=-1"):
+        GradientNoise(8, 2, variance=-1)
+    with pytest.raises(ValueError, match=r"seed=None"):
+        GradientNoise(8, 2, seed=None)
+    with pytest.raises(ValueError, match="dataset must hold pairs"):
+        GradientNoise(8, 2)(tf.data.Dataset.range(3))
