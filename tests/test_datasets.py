@@ -10,6 +10,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from gbn_keras.training import datasets
+from gbn_keras.training.augmentation import ShiftAndFlip
 from gbn_keras.training.settings import UsageError
 
 
@@ -50,7 +51,7 @@ def indices_of(data, batches, count):
 def test_the_digits_are_the_embedded_ones(digits):
     assert digits.train_images.shape == (1536, 8, 8, 1)
     assert digits.validation_images.shape == (261, 8, 8, 1)
-    assert digits.classes == 10
+    assert digits.classes == 10 and digits.examples == 1536
     assert set(digits.train_labels) == set(digits.validation_labels) == set(range(10))
 
 
@@ -101,8 +102,21 @@ def test_validation_takes_every_example_once(digits, replicas):
         assert len(batches) == replicas * data.validation_steps(replicas)
         labels = np.concatenate([labels for _, labels, _ in batches])
         weights = np.concatenate([weights for _, _, weights in batches])
-        assert set(weights) <= {0, 1}
-        np.testing.assert_array_equal(labels[weights == 1], data.validation_labels)
+        np.testing.assert_array_equal(labels[weights > 0], data.validation_labels)
+        assert (weights[: len(data.validation_labels)] > 0).all()
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 8])
+def test_a_mean_over_all_places_is_the_mean_over_the_examples(digits, replicas):
+    larger = dataclasses.replace(
+        digits,
+        validation_images=digits.train_images,
+        validation_labels=digits.train_labels,
+    )
+    batches = larger.validation_batches(replicas, range(replicas))
+    weighted = np.stack([y.numpy() * weight for _, y, weight in batches])
+    assert weighted.size == 2048
+    np.testing.assert_allclose(weighted.mean(), digits.train_labels.mean(), rtol=1e-6)
 
 
 @pytest.mark.parametrize("replicas", [2, 4])
@@ -137,6 +151,64 @@ def test_the_validation_split_comes_before_the_test_split(write_dataset):
         test=list(examples(6)),
     )
     assert len(datasets.load("tiny", data_dir).validation_labels) == 5
+
+
+def test_only_the_first_training_examples_are_taken(write_dataset, digits):
+    data_dir = write_dataset(
+        features=features(), train=list(examples(50)), test=list(examples(9, seed=1))
+    )
+    for all_of_them, few in (
+        (
+            datasets.load("tiny", data_dir),
+            datasets.load("tiny", data_dir, train_examples=30),
+        ),
+        (digits, datasets.load("digits", train_examples=30)),
+    ):
+        assert few.examples == len(few.train_images) == 30
+        np.testing.assert_array_equal(few.train_images, all_of_them.train_images[:30])
+        np.testing.assert_array_equal(few.train_labels, all_of_them.train_labels[:30])
+        for part in ("validation_images", "validation_labels"):
+            np.testing.assert_array_equal(
+                getattr(few, part), getattr(all_of_them, part)
+            )
+
+
+@pytest.mark.parametrize("name, most", [("digits", 1536), ("tiny", 7)])
+def test_more_training_examples_than_there_are_are_refused(name, most, write_dataset):
+    data_dir = write_dataset(
+        features=features(), train=list(examples(7)), test=list(examples(4))
+    )
+    assert datasets.load(name, data_dir, train_examples=most).examples == most
+    for wrong in (most + 1, -1):
+        with pytest.raises(UsageError, match="^--train_examples: ") as error:
+            datasets.load(name, data_dir, train_examples=wrong)
+        assert f"got {wrong}, wanted at most {most}" in str(error.value)
+
+
+def test_cifar100_is_its_hundred_fine_classes_augmented(tmp_path):
+    def split(count):
+        random = np.random.default_rng(count)
+        for i in range(count):
+            image = random.integers(0, 256, (32, 32, 3), np.uint8)
+            labels = {"coarse_label": i % 20, "label": i % 100}
+            yield {"id": f"{i:06}", "image": image, **labels}
+
+    builder = tfds.builder("cifar100", data_dir=tmp_path)
+    tfds.dataset_builders.store_as_tfds_dataset(
+        name="cifar100",
+        version=builder.version,
+        config=None,
+        data_dir=tmp_path,
+        features=builder.info.features,
+        split_datasets={
+            k: list(enumerate(split(n))) for k, n in (("train", 100), ("test", 3))
+        },
+    )
+    for name in ("cifar100", f"cifar100:{builder.version}"):
+        data = datasets.load(name, str(tmp_path))
+        assert data.classes == 100 and data.image_shape == (32, 32, 3)
+        assert sorted(data.train_labels) == list(range(100))
+        assert data.augmentation == ShiftAndFlip(4)
 
 
 def test_images_of_unknown_but_equal_size_are_read(write_dataset):
@@ -212,6 +284,25 @@ def test_an_empty_split_is_refused(write_dataset):
     next(s for s in info["splits"] if s["name"] == "train")["shardLengths"] = ["0"]
     (folder / "dataset_info.json").write_text(json.dumps(info))
     refused("0 examples", "tiny", data_dir)
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut off", "too short", "flipped"])
+def test_a_damaged_file_ends_in_one_line(damage, write_dataset):
+    data_dir = write_dataset(
+        features=features(), train=list(examples(9)), test=list(examples(4))
+    )
+    file = pathlib.Path(data_dir, "tiny/1.0.0/tiny-train.tfrecord-00000-of-00001")
+    content = file.read_bytes()
+    if damage == "missing":
+        file.unlink()
+    elif damage == "cut off":
+        file.write_bytes(content[:-3])
+    elif damage == "too short":  # By whole records, which TensorFlow does not mind.
+        size = int.from_bytes(content[:8], "little") + 16
+        file.write_bytes(content[:size])
+    else:
+        file.write_bytes(content[:500] + bytes([content[500] ^ 255]) + content[501:])
+    refused("tiny is damaged", "tiny", data_dir)
 
 
 def test_a_data_set_without_validation_is_refused(write_dataset):

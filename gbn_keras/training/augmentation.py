@@ -9,9 +9,6 @@ import dataclasses
 
 import tensorflow as tf
 
-# How many numbers an example needs: two shifts and whether to flip.
-_NUMBERS = 3
-
 
 @dataclasses.dataclass(frozen=True)
 class ShiftAndFlip:
@@ -27,30 +24,35 @@ class ShiftAndFlip:
     padding: int = 4
 
     def draw(self, examples: int, seed: int, epoch):
-        """The random numbers of an epoch, by example: int32, `(examples, 3)`."""
-        numbers = tf.random.stateless_uniform(
-            [examples, _NUMBERS],
-            # Not those of the epoch's order.
-            seed=tf.stack([tf.constant(~seed, tf.int64), epoch]),
-            minval=None,
-            maxval=None,
-            dtype=tf.int32,
-            alg="philox",
-        )
+        """Two shifts and whether to flip, by example: int32, `(examples, 3)`."""
+        numbers = draw_numbers(examples, 3, seed, epoch)
         shifts = 2 * self.padding + 1
         return tf.math.floormod(numbers, [shifts, shifts, 2])
 
     def __call__(self, images, numbers):
         """Augments images `(batch, height, width, channels)` by their numbers."""
-        for axis in (1, 2):
-            images = self._shift(images, numbers[:, axis - 1], axis)
-        flip = tf.cast(numbers[:, 2], tf.bool)[:, None, None, None]
-        return tf.where(flip, images[:, :, ::-1], images)
+        height, width, channels = images.shape[1:]
+        around = [self.padding] * 2
+        padded = tf.pad(images, [[0, 0], around, around, [0, 0]])
+        down, right, flip = tf.unstack(numbers, axis=1)
+        columns = tf.range(width)
+        columns = tf.where(flip[:, None] == 1, columns[::-1], columns)
+        # One gather of pixels, five times as fast as one an axis.
+        image = tf.range(tf.shape(images)[0])
+        rows = (image * padded.shape[1] + down)[:, None] + tf.range(height)
+        columns += right[:, None]
+        places = (rows * padded.shape[2])[:, :, None] + columns[:, None]
+        return tf.gather(tf.reshape(padded, [-1, channels]), places)
 
-    def _shift(self, images, first, axis):
-        """Each image's window of the padded axis, which begins at `first`."""
-        size = images.shape[axis]
-        padding = [[0, 0]] * len(images.shape)
-        padding[axis] = [self.padding] * 2
-        places = first[:, None] + tf.range(size)
-        return tf.gather(tf.pad(images, padding), places, axis=axis, batch_dims=1)
+
+def draw_numbers(examples: int, count: int, seed: int, epoch):
+    """Random numbers of an epoch, by example: any int32, `(examples, count)`."""
+    return tf.random.stateless_uniform(
+        [examples, count],
+        # Not those of the epoch's order.
+        seed=tf.stack([tf.constant(~seed, tf.int64), epoch]),
+        minval=None,
+        maxval=None,
+        dtype=tf.int32,
+        alg="philox",
+    )

@@ -1,7 +1,6 @@
-"""A named data set of labelled images, as batches whose order any update can reach."""
+"""Loads a named data set of labelled images, in memory or on disk."""
 
-import dataclasses
-import functools
+import contextlib
 
 import numpy as np
 import tensorflow as tf
@@ -9,10 +8,16 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import downloader
 
 from gbn_keras.training.augmentation import ShiftAndFlip
+from gbn_keras.training.image_data import ImageData
+from gbn_keras.training.jpeg_images import JpegImages
+from gbn_keras.training.record_index import index_records
 from gbn_keras.training.settings import UsageError, first_line
 
-# Images read, standardized or evaluated at once.
+# Images read at once.
 _CHUNK = 1024
+
+# How a JPEG's bytes begin.
+_JPEG = b"\xff\xd8\xff"
 
 # The others are not augmented (MNIST: its published augmentation was a mistake).
 _AUGMENTATION = {"cifar10": ShiftAndFlip(), "cifar100": ShiftAndFlip()}
@@ -22,150 +27,19 @@ _AUGMENTATION = {"cifar10": ShiftAndFlip(), "cifar100": ShiftAndFlip()}
 _DIGITS_FOR_VALIDATION = 261
 
 
-@dataclasses.dataclass(frozen=True)
-class ImageData:
-    """Labelled images in memory, decoded once.
-
-    Images are `(examples, height, width, channels)` as stored, labels `(examples,)`
-    from 0. The batches hold float32 images, standardized by the training images'
-    mean and deviation of each channel, and in training augmented.
-    """
-
-    name: str
-    classes: int
-    train_images: np.ndarray
-    train_labels: np.ndarray
-    validation_images: np.ndarray
-    validation_labels: np.ndarray
-    augmentation: ShiftAndFlip | None = None
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """`(height, width, channels)`."""
-        return self.train_images.shape[1:]
-
-    @functools.cached_property
-    def mean_and_deviation(self) -> tuple[np.ndarray, np.ndarray]:
-        """Of the training images, by channel, float32."""
-        sums = np.zeros((2, self.image_shape[-1]))
-        for start in range(0, len(self.train_images), _CHUNK):
-            pixels = self.train_images[start : start + _CHUNK].astype(np.float64)
-            sums += [(pixels**power).sum(axis=(0, 1, 2)) for power in (1, 2)]
-        mean, square = sums / np.prod(self.train_images.shape[:-1])
-        deviation = np.sqrt(np.maximum(square - mean**2, 0))
-        deviation[deviation == 0] = 1  # A channel that never changes.
-        return mean.astype(np.float32), deviation.astype(np.float32)
-
-    def training_batches(
-        self,
-        batch_size: int,
-        seed: int,
-        start_update: int = 0,
-        replicas: int = 1,
-        shares: range = range(1),
-    ) -> tf.data.Dataset:
-        """The endless stream of training batches from update `start_update` on.
-
-        Every epoch has its own order, which depends on `(seed, epoch)` alone, so any
-        update can be reached without the ones before it. The examples that do not
-        fill an epoch's last batch are left out of that epoch.
-
-        Args:
-            batch_size: Number of examples of an update.
-            seed: Of the order and the augmentation.
-            start_update: The update to start with.
-            replicas: Into how many contiguous shares a batch is cut.
-            shares: Which of them to give, one after the other, of each batch.
-        """
-        examples = len(self.train_images)
-        updates_per_epoch = examples // batch_size
-        sizes = [updates_per_epoch, replicas, batch_size // replicas]
-
-        def shares_of_epoch(epoch):
-            keys = tf.random.stateless_uniform(
-                [examples],
-                seed=tf.stack([tf.constant(seed, tf.int64), epoch]),
-                dtype=tf.int32,
-                minval=None,
-                maxval=None,
-                alg="philox",  # Elsewhere the default is another: the same order there.
-            )
-            order = tf.argsort(keys, stable=True)
-            order = _shares(order[: updates_per_epoch * batch_size], sizes, shares)
-            if self.augmentation is None:
-                return tf.data.Dataset.from_tensor_slices((order,))
-            numbers = self.augmentation.draw(examples, seed, epoch)
-            numbers = tf.gather(numbers, order)
-            return tf.data.Dataset.from_tensor_slices((order, numbers))
-
-        def augmented(images, labels, *numbers):
-            return (self.augmentation(images, *numbers) if numbers else images), labels
-
-        batch = self._gather(self.train_images, self.train_labels)
-        first_epoch, done_in_it = divmod(start_update, updates_per_epoch)
-        return (
-            tf.data.Dataset.range(first_epoch, tf.int64.max)
-            .flat_map(shares_of_epoch)
-            .skip(done_in_it * len(shares))
-            .map(
-                lambda indices, *numbers: augmented(*batch(indices), *numbers),
-                num_parallel_calls=tf.data.AUTOTUNE,
-                deterministic=True,
-            )
-            .prefetch(tf.data.AUTOTUNE)
-        )
-
-    def validation_batches(
-        self, replicas: int = 1, shares: range = range(1)
-    ) -> tf.data.Dataset:
-        """The validation examples, in order, with weights.
-
-        All batches are of one size, as accelerators want them: the last is filled up
-        with examples of weight 0. All others have weight 1.
-
-        Args:
-            replicas: Into how many contiguous shares a batch is cut.
-            shares: Which of them to give, one after the other, of each batch.
-        """
-        examples = len(self.validation_images)
-        size = self._validation_share(replicas)
-        sizes = [self.validation_steps(replicas), replicas, size]
-        batch = self._gather(self.validation_images, self.validation_labels)
-
-        def weighted(places):
-            images, labels = batch(tf.minimum(places, examples - 1))
-            return images, labels, tf.cast(places < examples, tf.float32)
-
-        return (
-            tf.data.Dataset.from_tensor_slices(
-                _shares(tf.range(np.prod(sizes)), sizes, shares)
-            )
-            .map(weighted, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-            .prefetch(tf.data.AUTOTUNE)
-        )
-
-    def validation_steps(self, replicas: int = 1) -> int:
-        """Number of validation batches."""
-        size = replicas * self._validation_share(replicas)
-        return -(-len(self.validation_images) // size)
-
-    def _validation_share(self, replicas):
-        return -(-min(_CHUNK, len(self.validation_images)) // replicas)
-
-    def _gather(self, images, labels):
-        """A function from a vector of indices to their batch, assembled in bulk."""
-        images, labels = tf.constant(images), tf.constant(labels)
-        mean, deviation = self.mean_and_deviation
-
-        def batch(indices):
-            pixels = tf.cast(tf.gather(images, indices), tf.float32)
-            return (pixels - mean) / deviation, tf.gather(labels, indices)
-
-        return batch
-
-
-def load(name: str, data_dir: str | None = None, download: bool = False) -> ImageData:
+def load(
+    name: str,
+    data_dir: str | None = None,
+    download: bool = False,
+    *,
+    train_examples: int = 0,
+    image_size: int = 224,
+    fixed_scale: bool = False,
+) -> ImageData | JpegImages:
     """Loads a data set by its name.
+
+    JPEGs of many sizes, as ImageNet's, stay on disk; everything else is decoded into
+    memory.
 
     Args:
         name: `digits` (scikit-learn's, embedded), or any name that
@@ -173,33 +47,28 @@ def load(name: str, data_dir: str | None = None, download: bool = False) -> Imag
         data_dir: Where tensorflow-datasets' prepared data lies; by default in
             `TFDS_DATA_DIR`, else `~/tensorflow_datasets`.
         download: Whether data that is not there may be downloaded and prepared.
+        train_examples: Only so many of the training examples, the first in the order of
+            the files; 0: all.
+        image_size: JPEGs of many sizes: pixels on each side of what the network sees.
+        fixed_scale: JPEGs of many sizes: whether training crops them all at the same
+            scale, as AlexNet's did.
 
     Raises:
-        UsageError: If the data is not there, or is not labelled images of one size.
+        UsageError: If the data is not there, is damaged, is not labelled images of one
+            size (or JPEGs), or has fewer training examples.
     """
     if name == "digits":
-        return _load_digits()
+        return _load_digits(train_examples)
     builder = _prepared_builder(name, data_dir, download)
-    splits = builder.info.splits
-    validation = next((s for s in ("validation", "test") if s in splits), None)
-    if "train" not in splits or validation is None:
-        raise UsageError(
-            f"--dataset: {name} has the splits {', '.join(splits) or 'none'}; wanted "
-            "train, and validation or test. Choose another data set."
-        )
-    image_key, label_key = _image_and_label(name, builder.info.features)
-    arrays = {}
-    for part, split in (("train", "train"), ("validation", validation)):
-        arrays[f"{part}_images"], arrays[f"{part}_labels"] = _read(
-            builder, split, image_key, label_key
-        )
-    classes = builder.info.features[label_key].num_classes
-    return ImageData(
-        name=name, classes=classes, augmentation=_AUGMENTATION.get(name), **arrays
-    )
+    splits = _training_and_validation(name, builder.info.splits, train_examples)
+    keys = _image_and_label(name, builder.info.features)
+    with _one_line_if_damaged(name):
+        if _are_jpegs_of_any_size(builder, splits[0], keys[0]):
+            return _open_jpegs(name, builder, splits, keys, image_size, fixed_scale)
+        return _load_images(name, builder, splits, keys)
 
 
-def _load_digits():
+def _load_digits(train_examples):
     # scikit-learn takes a second to import, which the other data sets need not pay.
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -212,20 +81,61 @@ def _load_digits():
         stratify=digits.target,
         random_state=0,
     )
+    _check_enough("digits", len(train_labels), train_examples)
     return ImageData(
         name="digits",
         classes=10,
-        train_images=train_images,
-        train_labels=train_labels,
+        train_images=train_images[: train_examples or None],
+        train_labels=train_labels[: train_examples or None],
         validation_images=validation_images,
         validation_labels=validation_labels,
     )
 
 
-def _shares(places, sizes, shares):
-    """Cuts places by `sizes`: batches, replicas, examples; gives some replicas'."""
-    cut = tf.reshape(places, sizes)[:, shares.start : shares.stop]
-    return tf.reshape(cut, [-1, sizes[-1]])
+def _load_images(name, builder, splits, keys):
+    """Decodes everything."""
+    images, labels = zip(*(_read(name, builder, s, keys) for s in splits), strict=True)
+    return ImageData(
+        name=name,
+        classes=builder.info.features[keys[1]].num_classes,
+        train_images=images[0],
+        train_labels=labels[0],
+        validation_images=images[1],
+        validation_labels=labels[1],
+        # By the name alone: the user's may have a version.
+        augmentation=_AUGMENTATION.get(builder.name),
+    )
+
+
+def _open_jpegs(name, builder, splits, keys, image_size, fixed_scale):
+    """Finds where the examples are; decodes none."""
+    if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
+        raise UsageError(
+            f"--dataset: {name} is stored as {builder.info.file_format.value}, wanted "
+            "tfrecord for JPEGs of many sizes. Prepare it in that format."
+        )
+    parse = _jpeg_and_label(builder.info.features, *keys)
+    indices = []
+    for split in splits:
+        index = index_records(name, builder.info.splits[split].file_instructions)
+        # All labels would mean all files; who has none has none from the beginning.
+        starts = np.unique(index.file, return_index=True)[1]
+        first_of_files = (
+            tf.data.Dataset.from_tensor_slices(starts)
+            .map(index.reader(), num_parallel_calls=tf.data.AUTOTUNE)
+            .map(lambda record: parse(record)[1])
+        )
+        _check_labels(name, split, min(first_of_files.as_numpy_iterator()))
+        indices.append(index)
+    return JpegImages(
+        name=name,
+        classes=builder.info.features[keys[1]].num_classes,
+        training=indices[0],
+        validation=indices[1],
+        parse=parse,
+        image_size=image_size,
+        fixed_scale=fixed_scale,
+    )
 
 
 def _prepared_builder(name, data_dir, download):
@@ -274,32 +184,101 @@ def _image_and_label(name, features):
     return images[0], labels[0]
 
 
-def _read(builder, split, image_key, label_key):
-    """One split as arrays of images and labels, in the order of its files."""
-    name = builder.info.name
-    if builder.info.splits[split].num_examples == 0:
+def _training_and_validation(name, splits, train_examples):
+    """tensorflow-datasets' names of both parts."""
+    validation = next((s for s in ("validation", "test") if s in splits), None)
+    if "train" not in splits or validation is None:
         raise UsageError(
-            f"--dataset: the {split} split of {name} has 0 examples, wanted at least "
-            "1. Prepare it again, or choose another data set."
+            f"--dataset: {name} has the splits {', '.join(splits) or 'none'}; wanted "
+            "train, and validation or test. Choose another data set."
         )
-    dataset = builder.as_dataset(
-        split=split,
-        shuffle_files=False,
-        read_config=tfds.ReadConfig(try_autocache=False),
-    ).map(lambda example: (example[image_key], example[label_key]))
-    if None in builder.info.features[image_key].shape:
+    for split in ("train", validation):
+        if splits[split].num_examples == 0:
+            raise UsageError(
+                f"--dataset: the {split} split of {name} has 0 examples, wanted at "
+                "least 1. Prepare it again, or choose another data set."
+            )
+    _check_enough(name, splits["train"].num_examples, train_examples)
+    train = f"train[:{train_examples}]" if train_examples else "train"
+    return train, validation
+
+
+def _check_enough(name, examples, train_examples):
+    if not 0 <= train_examples <= examples:
+        raise UsageError(
+            f"--train_examples: got {train_examples}, wanted at most {examples}, which "
+            f"{name} has for training, or 0 for all. Take fewer."
+        )
+
+
+@contextlib.contextmanager
+def _one_line_if_damaged(name):
+    """Makes what TensorFlow says about files that cannot be read a `UsageError`."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise UsageError(
+            f"--dataset: {name} is damaged ({first_line(error)}). Copy its files anew, "
+            "or prepare it again."
+        ) from error
+
+
+def _are_jpegs_of_any_size(builder, split, image_key):
+    """Whether the first image is one; the features do not always tell the encoding."""
+    if builder.info.features[image_key].shape != (None, None, 3):
+        return False
+    first = _as_dataset(
+        builder, split, decoders={image_key: tfds.decode.SkipDecoding()}
+    ).take(1)
+    (example,) = first.as_numpy_iterator()
+    return example[image_key].startswith(_JPEG)
+
+
+def _jpeg_and_label(features, image_key, label_key):
+    """A function from a record to the undecoded image and the label."""
+    # The others need not be parsed.
+    features = tfds.features.FeaturesDict(
+        {key: features[key] for key in (image_key, label_key)}
+    )
+    undecoded = {image_key: tfds.decode.SkipDecoding()}
+
+    def parse(record):
+        example = features.deserialize_example(record, decoders=undecoded)
+        return example[image_key], tf.cast(example[label_key], tf.int32)
+
+    return parse
+
+
+def _read(name, builder, split, keys):
+    """One split as arrays of images and labels, in the order of its files."""
+    dataset = _as_dataset(builder, split).map(lambda e: tuple(e[key] for key in keys))
+    if None in builder.info.features[keys[0]].shape:
         images, labels = zip(*dataset.as_numpy_iterator(), strict=True)
         _check_one_size(name, images)
         images, labels = np.stack(images), np.stack(labels)
     else:
         chunks = zip(*dataset.batch(_CHUNK).as_numpy_iterator(), strict=True)
         images, labels = (np.concatenate(chunk) for chunk in chunks)
-    if labels.min() < 0:
-        raise UsageError(
-            f"--dataset: the {split} split of {name} has the label {labels.min()}, "
-            "which stands for none. Choose a data set with labels."
-        )
+    _check_labels(name, split, labels.min())
     return images, labels.astype(np.int32)
+
+
+def _as_dataset(builder, split, decoders=None):
+    """One split in the order of its files."""
+    return builder.as_dataset(
+        split=split,
+        decoders=decoders,
+        shuffle_files=False,
+        read_config=tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1),
+    )
+
+
+def _check_labels(name, split, smallest):
+    if smallest < 0:
+        raise UsageError(
+            f"--dataset: the {split} split of {name} has the label {smallest}, which "
+            "stands for none. Choose a data set with labels."
+        )
 
 
 def _check_one_size(name, images):
