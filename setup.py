@@ -31,6 +31,7 @@ setup(
         "matplotlib",
         "pandas",
         "scikit-learn",
+        "scipy",
         # keras-tuner fails every trial without it, but does not name it.
         "tensorboard",
         "tensorflow",

@@ -1,0 +1,1 @@
+"""What the paper measures: weight distance, the loss landscape, gradient noise."""

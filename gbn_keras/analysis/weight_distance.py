@@ -1,0 +1,246 @@
+"""How far the weights travel: `||w_t - w_0||`, logged while a model trains, and fits.
+
+In the paper's Figure 2 the distance grows with the logarithm of the number of updates,
+for every batch size, as long as the learning rate is high: what a random walk on a
+rough landscape does.
+"""
+
+import csv
+import dataclasses
+import math
+import os
+import pathlib
+
+import keras
+import numpy as np
+from keras import ops
+from scipy.optimize import curve_fit
+
+# How many updates are measured while their number grows tenfold.
+_POINTS_PER_DECADE = 20
+
+
+class WeightDistance(keras.callbacks.Callback):
+    """Logs the distance of the weights from where they started.
+
+    At logarithmically spaced updates (each of the first ten, then 20 each time that
+    their number grows tenfold) a row goes into `weight_distance.csv`: the number of
+    `updates`, the Euclidean distance `total` over all trainable weights, and one for
+    each layer with weights, under the layer's path. A training of 10,000 updates has
+    about 70 rows, so it costs next to nothing.
+
+    It also writes `initial_weights.npz`, from which a training that goes on (whose
+    optimizer has made updates already) measures further; rows of updates that are to
+    be made again are dropped.
+
+    For any backend, any `tf.distribute` strategy, several updates per execution.
+
+    Args:
+        folder: Where the two files go. It is made.
+
+    Raises:
+        ValueError: In `on_train_begin`, if the training goes on but the folder does not
+            hold the weights that it started from.
+
+    Reference:
+        Hoffer, Hubara, Soudry, "Train longer, generalize better", section 3 and
+        Figure 2, arXiv 1705.08741.
+    """
+
+    def __init__(self, folder: str | os.PathLike):
+        super().__init__()
+        self._folder = pathlib.Path(folder)
+        self._file = self._folder / "weight_distance.csv"
+        self._start_file = self._folder / "initial_weights.npz"
+
+    def on_train_begin(self, logs=None):
+        """Keeps the weights to measure from."""
+        weights = self.model.trainable_variables
+        self._layers = _by_layer(weights)
+        self._updates = self._updates_made()
+        if self._updates:
+            self._start = self._read_start(weights)
+            self._drop_rows_after(self._updates)
+        else:
+            self._start = [ops.copy(weight) for weight in weights]
+            self._folder.mkdir(parents=True, exist_ok=True)
+            _write_whole(self._start_file, self._start)
+            with self._file.open("w", newline="") as file:
+                csv.writer(file).writerow(["updates", "total", *self._layers])
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Counts from here: the number of updates is on the device, and slow to ask."""
+        self._before_epoch = self._updates_made()
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Measures, if it is time."""
+        before, self._updates = self._updates, self._before_epoch + batch + 1
+        if _bucket(self._updates) > _bucket(before):
+            self._measure()
+
+    def _measure(self):
+        if keras.backend.backend() == "jax":
+            # While it trains, the variables are not in the model.
+            self.model.jax_state_sync()
+        # By the optimizer, since the last execution of an epoch may have been shorter.
+        self._updates = self._updates_made()
+        squares = ops.convert_to_numpy(
+            _squared_distances(
+                [weight.value for weight in self.model.trainable_variables], self._start
+            )
+        ).astype("float64")
+        by_layer = [squares[places].sum() for places in self._layers.values()]
+        row = [self._updates, math.sqrt(squares.sum()), *np.sqrt(by_layer)]
+        with self._file.open("a", newline="") as file:
+            csv.writer(file).writerow(row)
+
+    def _updates_made(self):
+        return int(self.model.optimizer.iterations)
+
+    def _read_start(self, weights):
+        try:
+            with np.load(self._start_file, allow_pickle=False) as arrays:
+                start = [arrays[str(place)] for place in range(len(arrays.files))]
+        except (OSError, ValueError, KeyError) as error:
+            raise ValueError(
+                f"folder must hold {self._start_file.name}, the weights from which the "
+                f"training started {self._updates} updates ago. Received: "
+                f"folder='{self._folder}' ({error})."
+            ) from error
+        shapes = [tuple(weight.shape) for weight in weights]
+        if [array.shape for array in start] != shapes:
+            raise ValueError(
+                f"folder must hold {self._start_file.name} of this model. Received: "
+                f"folder='{self._folder}', whose weights have other shapes."
+            )
+        return [
+            ops.convert_to_tensor(array, dtype=weight.dtype)
+            for array, weight in zip(start, weights, strict=True)
+        ]
+
+    def _drop_rows_after(self, updates):
+        with self._file.open(newline="") as file:
+            header, *rows = csv.reader(file)
+        kept = [row for row in rows if len(row) == len(header)]
+        kept = [row for row in kept if int(row[0]) <= updates]
+        draft = self._file.with_name(self._file.name + ".part")
+        with draft.open("w", newline="") as file:
+            csv.writer(file).writerows([header, *kept])
+        draft.replace(self._file)
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """A curve through distances by least squares.
+
+    Attributes:
+        formula: `a + b log t` or `a t^b`.
+        a: The first coefficient.
+        b: The second one.
+        r_squared: The share of the distances' variance that the curve explains.
+        residual: The root of the mean squared difference, in units of the distance.
+    """
+
+    formula: str
+    a: float
+    b: float
+    r_squared: float
+    residual: float
+
+    def __call__(self, updates):
+        """The curve's distances after so many updates."""
+        return _FORMULAS[self.formula](np.asarray(updates, "float64"), self.a, self.b)
+
+
+def fit_distance(updates, distances) -> tuple[Fit, Fit]:
+    """Fits a logarithm and a power law to distances by update.
+
+    Both are fitted to the distances themselves, each point counting alike. So with
+    logarithmically spaced updates each factor of ten counts alike, and the two fits'
+    residuals can be compared.
+
+    Args:
+        updates: `(points,)`, from 1; those of the phase of high learning rate, for
+            which the paper claims the logarithm.
+        distances: `(points,)`.
+
+    Returns:
+        `(logarithm, power_law)`.
+
+    Raises:
+        ValueError: If there are fewer than 3 points, or an update is below 1.
+    """
+    updates = np.asarray(updates, "float64")
+    distances = np.asarray(distances, "float64")
+    if len(updates) < 3 or updates.min() < 1:
+        raise ValueError(
+            "updates must be at least 3 numbers from 1 on. Received: "
+            f"updates={updates.tolist()}."
+        )
+    log = np.log(updates)
+    slope, intercept = np.polyfit(log, distances, 1)
+    # From where the logarithms of the distances say; they are no fit themselves, as
+    # they would weigh small distances more.
+    exponent, log_factor = np.polyfit(log, np.log(np.maximum(distances, 1e-30)), 1)
+    (factor, exponent), _ = curve_fit(
+        _power_law, updates, distances, p0=(math.exp(log_factor), exponent)
+    )
+    return (
+        _fit("a + b log t", intercept, slope, updates, distances),
+        _fit("a t^b", factor, exponent, updates, distances),
+    )
+
+
+def _logarithm(updates, a, b):
+    return a + b * np.log(updates)
+
+
+def _power_law(updates, a, b):
+    return a * updates**b
+
+
+_FORMULAS = {"a + b log t": _logarithm, "a t^b": _power_law}
+
+
+def _fit(formula, a, b, updates, distances):
+    residuals = distances - _FORMULAS[formula](updates, a, b)
+    squares = (residuals**2).mean()
+    return Fit(
+        formula, float(a), float(b), 1 - squares / distances.var(), math.sqrt(squares)
+    )
+
+
+def _squared_distances(weights, start):
+    """`(weights,)`, the square of each weight's distance."""
+    return ops.stack(
+        [
+            ops.sum(ops.square(ops.cast(now, "float32") - ops.cast(then, "float32")))
+            for now, then in zip(weights, start, strict=True)
+        ]
+    )
+
+
+def _by_layer(weights):
+    """The places of each layer's weights in the list."""
+    layers = {}
+    for place, weight in enumerate(weights):
+        layers.setdefault(weight.path.rpartition("/")[0], []).append(place)
+    return layers
+
+
+def _bucket(updates):
+    """Updates that are in one bucket are measured once."""
+    return math.floor(_POINTS_PER_DECADE * math.log10(updates)) if updates else -1
+
+
+def _write_whole(path, arrays):
+    """So that under its name there is all of it or nothing."""
+    draft = path.with_name(path.name + ".part")
+    arrays = [ops.convert_to_numpy(array) for array in arrays]
+    # numpy's format does not know bfloat16.
+    arrays = [
+        array.astype(np.promote_types(array.dtype, "float32")) for array in arrays
+    ]
+    with draft.open("wb") as file:
+        np.savez(file, **{str(place): array for place, array in enumerate(arrays)})
+    draft.replace(path)
