@@ -27,9 +27,11 @@ _TRY_AGAIN = 75
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "evaluate", "study"],
+    ["train", "evaluate", "study", "sweep", "landscape"],
     "train a network; evaluate the model of --run_dir; study: train the paper's five "
-    "arms (SB, LB, +LR, +GBN, +RA) with several seeds and compare them.",
+    "arms (SB, LB, +LR, +GBN, +RA) with several seeds and compare them; sweep: train "
+    "with each of --batch_sizes (Figures 1 to 3); landscape: how the loss changes with "
+    "the distance from a network's weights, those of --run_dir's model if it has one.",
 )
 flags.DEFINE_string(
     "run_dir",
@@ -53,15 +55,32 @@ flags.DEFINE_string(
 flags.DEFINE_bool(
     "download", False, "Download and prepare the data set if it is not there."
 )
+flags.DEFINE_integer(
+    "train_examples",
+    0,
+    "Train on the first so many of the training examples; 0: on all.",
+    lower_bound=0,
+)
+flags.DEFINE_integer(
+    "image_size",
+    224,
+    "Height and width of images that are cut out of JPEG files, as ImageNet's are.",
+    lower_bound=1,
+)
 flags.DEFINE_string(
     "model",
     None,
-    "The network: f1, f1_digits, resnet44. Default: the data set's own.",
+    "The network: f1, f1_digits, c1, c3, resnet44 (any 6n+2), wresnet16_4 (any depth "
+    "6n+4 and width), vgg11 to vgg19, alexnet, resnet18, resnet50. Default: the data "
+    "set's own.",
 )
 
 # Regime.
 flags.DEFINE_integer(
     "batch_size", None, "Examples of one update. Default: the small batch."
+)
+flags.DEFINE_list(
+    "batch_sizes", None, "sweep: the batch sizes to train with, as 128,1024,4096."
 )
 flags.DEFINE_integer(
     "small_batch_size",
@@ -89,6 +108,12 @@ flags.DEFINE_string(
 flags.DEFINE_integer(
     "warmup_updates", 0, "Updates over which the rate grows to its scaled value."
 )
+flags.DEFINE_string(
+    "gradient_noise",
+    "none",
+    "Variance of the random weight of each example, which makes a large batch's "
+    "gradient as noisy as a small one's: none; full, which is M - 1; or a number.",
+)
 flags.DEFINE_integer(
     "epochs",
     None,
@@ -105,6 +130,11 @@ flags.DEFINE_float(
     "clipnorm",
     None,
     "Largest global norm of the gradient; 0: no clipping. Default: the network's.",
+)
+flags.DEFINE_bool(
+    "l2_kernels_only",
+    False,
+    "Leave gamma, beta and biases out of the L2 penalty, which the paper does not.",
 )
 
 # Machine. None of these changes the result.
@@ -179,6 +209,17 @@ flags.DEFINE_integer(
     "Epochs from one evaluation to the next; 0: as many as --stretch.",
     lower_bound=0,
 )
+flags.DEFINE_bool(
+    "weight_distance",
+    False,
+    "Log the distance of the weights from where they started (Figure 2).",
+)
+flags.DEFINE_integer(
+    "directions",
+    100,
+    "landscape: along how many random directions to measure.",
+    lower_bound=10,
+)
 
 
 def main(argv: list[str]) -> int:
@@ -192,7 +233,7 @@ def main(argv: list[str]) -> int:
         # Of a machine that is lost every part of TensorFlow tells; one line is ours.
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     # Not before the flags are known to be good: they take seconds to import.
-    from gbn_keras.training import distribution, report, study, trainer
+    from gbn_keras.training import distribution, landscape, report, study, trainer
     from gbn_keras.training.settings import Settings, UsageError
 
     settings = Settings(**values)
@@ -202,10 +243,14 @@ def main(argv: list[str]) -> int:
             scores = trainer.evaluate(settings)
             if scores:
                 print(f"validation accuracy {100 * scores['accuracy']:.2f} %")
-        elif settings.mode == "study":
+        elif settings.mode in ("study", "sweep"):
             run_dir = study.run_study(settings)
             if run_dir:
-                print(f"\n{report.report_study(run_dir)}\n\n{run_dir}")
+                is_study = settings.mode == "study"
+                tell = report.report_study if is_study else report.report_sweep
+                print(f"\n{tell(run_dir)}\n\n{run_dir}")
+        elif settings.mode == "landscape":
+            print(landscape.measure_landscape(settings))
         elif result := trainer.train(settings):
             run_dir = pathlib.Path(result["settings"]["run_dir"])
             report.report_run(run_dir)
@@ -224,7 +269,7 @@ def main(argv: list[str]) -> int:
 
 
 def parse(argv: list[str]) -> dict[str, object]:
-    """The flags' values; to evaluate a run, its own flagfile gives the defaults.
+    """The flags' values; of a run that is there, its own flagfile gives the defaults.
 
     Raises:
         flags.Error: If the command line is not right.
@@ -237,10 +282,11 @@ def parse(argv: list[str]) -> dict[str, object]:
             f"got the argument {unparsed[0]!r}, wanted flags only, as --name=value."
         )
     flagfile = pathlib.Path(flags.FLAGS.run_dir or "") / "flags.cfg"
-    if _MODE.value == "evaluate" and flagfile.is_file():
+    if _MODE.value in ("evaluate", "landscape") and flagfile.is_file():
         flags.FLAGS([argv[0], f"--flagfile={flagfile}", *argv[1:]])
     own_flags = flags.FLAGS.get_flags_for_module(sys.modules[__name__])
     values = {flag.name: flag.value for flag in own_flags}
+    values["batch_sizes"] = values["batch_sizes"] and tuple(values["batch_sizes"])
     _look_for_data(**values)
     return values
 

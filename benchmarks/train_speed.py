@@ -2,12 +2,14 @@
 
     python benchmarks/train_speed.py [--json=FILE]
     python benchmarks/train_speed.py --part=f1 --data_dir=DIR
+    python benchmarks/train_speed.py --part=weight_distance --data_dir=DIR
 
 `resnet`: a ResNet-44 step on CIFAR-10's shapes with each kind of normalization: time
 an update, time of the first call (tracing and compiling), peak memory. `f1`: images a
-second of each arm of configs/mnist_f1_gap.cfg against the same training by hand:
-arrays, stock BatchNormalization, Keras's SGD and `fit`; and the share of a step that
-waits for data.
+second of each arm of configs/scaled/table1_f1_mnist.cfg against the same training by
+hand: arrays, stock BatchNormalization, Keras's SGD and `fit`; and the share of a step
+that waits for data. `weight_distance`: the share of F1's training that it takes to log
+how far the weights are from where they started.
 """
 
 import argparse
@@ -32,6 +34,7 @@ from side_by_side import median_ratio, peak_megabytes, time_in_turn, write_json
 
 import train as program
 from gbn_keras import GhostBatchNormalization
+from gbn_keras.analysis.weight_distance import WeightDistance
 from gbn_keras.networks import f1, resnet
 from gbn_keras.training import datasets, models, study, trainer
 from gbn_keras.training.plan import make_plan
@@ -41,15 +44,19 @@ from gbn_keras.training.settings import Settings
 def main():
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--part", choices=["resnet", "f1"], default="resnet")
+    parts = {
+        "resnet": measure_resnet,
+        "f1": measure_f1,
+        "weight_distance": measure_weight_distance,
+    }
+    parser.add_argument("--part", choices=parts, default="resnet")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch_size", type=int, default=512)
     parser.add_argument("--virtual_batch_size", type=int, default=128)
     parser.add_argument("--data_dir", help="f1: where MNIST is; else random pixels")
     parser.add_argument("--json", help="file for all figures")
     arguments = parser.parse_args()
-    measure = {"resnet": measure_resnet, "f1": measure_f1}[arguments.part]
-    write_json(arguments.json, measure(arguments))
+    write_json(arguments.json, parts[arguments.part](arguments))
 
 
 def measure_resnet(arguments):
@@ -109,17 +116,18 @@ def measure_resnet(arguments):
 def measure_f1(arguments):
     """The arms of the MNIST study for one epoch, against `fit` by hand."""
     data = mnist(arguments.data_dir)
-    config = pathlib.Path(program.__file__).parent / "configs" / "mnist_f1_gap.cfg"
+    config = "configs/scaled/table1_f1_mnist.cfg"
+    config = pathlib.Path(program.__file__).parent / config
     flags = [f"--flagfile={config}", "--download", "--mode=train"]
     settings = Settings(**program.parse(["train.py", *flags]))
-    plan = make_plan(settings, len(data.train_labels))
+    plan = make_plan(settings, data.examples)
     print("F1 on MNIST, one epoch of fit, images a second")
     print(
         f"{'arm':8}{'batch':>6}{'program':>10}{'by hand':>10}{'ratio':>8}{'waits':>8}"
     )
     rows = []
     for arm, arm_settings in study.study_arms(plan.settings).items():
-        plan = make_plan(arm_settings, len(data.train_labels))
+        plan = make_plan(arm_settings, data.examples)
         epochs = {
             "program": program_epoch(plan, data),
             "by hand": hand_epoch(plan, data),
@@ -142,6 +150,58 @@ def measure_f1(arguments):
             flush=True,
         )
     return rows
+
+
+def measure_weight_distance(arguments):
+    """The callback's share of the time of `fit`, in its first updates and in more."""
+    data = mnist(arguments.data_dir)
+    rows = []
+    print(f"{'batch':>6}{'updates':>9}{'points':>8}{'ms a point':>12}{'share':>8}")
+    for batch, updates in ((128, 100), (128, 2000), (4096, 100), (4096, 500)):
+        flags = ("--dataset=mnist", "--download", f"--batch_size={batch}")
+        settings = Settings(**program.parse(["train.py", *flags]))
+        plan = make_plan(settings, data.examples)
+        model = models.build_model(plan, data)[0]
+        batches = data.training_batches(batch, seed=1)
+        model.fit(batches, steps_per_epoch=1, shuffle=False, verbose=0)  # Traces.
+        model.optimizer.iterations.assign(0)
+        callback = TimedWeightDistance(tempfile.mkdtemp())
+        started = time.perf_counter()
+        model.fit(
+            batches,
+            steps_per_epoch=updates,
+            shuffle=False,
+            callbacks=[callback],
+            verbose=0,
+        )
+        share = sum(callback.seconds) / (time.perf_counter() - started)
+        row = {
+            "batch_size": batch,
+            "updates": updates,
+            "points": len(callback.seconds),
+            "milliseconds": 1e3 * statistics.median(callback.seconds),
+            "share": share,
+        }
+        rows.append(row)
+        print(
+            f"{batch:6}{updates:9,}{row['points']:8}{row['milliseconds']:12.1f}"
+            f"{share:8.2%}",
+            flush=True,
+        )
+    return rows
+
+
+class TimedWeightDistance(WeightDistance):
+    """Notes how long each of its points takes."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        self.seconds = []
+
+    def _measure(self):
+        started = time.perf_counter()
+        super()._measure()
+        self.seconds.append(time.perf_counter() - started)
 
 
 def mnist(data_dir):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from gbn_keras import REGIMES
 from gbn_keras.training.plan import make_plan
 from gbn_keras.training.settings import UsageError
 
@@ -28,6 +29,14 @@ def test_the_design_documents_example(make_settings):
         (
             ("--batch_size=512", "--lr_scaling=linear", "--warmup_updates=1500"),
             "learning rate 0.1 x 4 = 0.4, reached after 1,500 updates",
+        ),
+        (
+            ("--batch_size=512", "--lr_scaling=none", "--gradient_noise=full"),
+            "learning rate 0.1; gradient noise of variance 3",
+        ),
+        (
+            ("--batch_size=64", "--gradient_noise=full"),
+            "learning rate 0.1 x sqrt(0.5) = 0.0707",
         ),
         (("--batch_size=512", "--lr_scaling=1.5"), "learning rate 0.1 x 1.5 = 0.15"),
         (
@@ -166,5 +175,32 @@ def test_settings_that_make_no_sense_are_refused(make_settings, flags, names, re
 
 def test_a_data_set_without_a_network_of_its_own_wants_one_named(make_settings):
     settings = make_settings("--dataset=svhn_cropped", "--download")
-    with pytest.raises(UsageError, match="--model: svhn_cropped has no default"):
+    with pytest.raises(UsageError, match="--model: svhn_cropped has no network"):
         make_plan(settings, 60_000)
+
+
+@pytest.mark.parametrize(
+    "flags, updates",
+    [
+        # F1's rate falls after 10 of 50 epochs, of 468 small batches each.
+        (("--batch_size=128",), 4680),
+        (("--batch_size=4096",), 4680),
+        (("--batch_size=4096", "--stretch=1"), 147),
+        (("--batch_size=1024", "--stretch=2", "--epochs=25"), 585),
+        (("--batch_size=4096", "--max_updates=100"), 100),
+        # ResNet-44's falls after 81 of 200.
+        (("--batch_size=128", "--model=resnet20"), 81 * 468),
+    ],
+)
+def test_the_high_rate_phase_ends_where_the_rate_falls(make_settings, flags, updates):
+    plan = make_plan(make_settings(*MNIST, *flags), 60_000)
+    assert plan.high_rate_updates == updates
+    rates = [float(plan.learning_rate(u)) for u in (0, updates - 1, updates)]
+    assert rates[0] == rates[1]
+    assert (rates[2] < rates[1]) == (updates != 100)
+
+
+def test_networks_of_other_sizes_have_the_regime_of_their_relative(make_settings):
+    for name, relative in (("resnet20", "resnet44"), ("wresnet10_2", "wresnet16_4")):
+        plan = make_plan(make_settings(*MNIST, f"--model={name}"), 60_000)
+        assert plan.regime == REGIMES[relative]

@@ -133,7 +133,12 @@ def result(accuracy, model="f1", dataset="mnist"):
         "updates": 4680,
         "samples": 599_040,
         "wall_seconds": 12.0,
-        "settings": {"model": model, "dataset": dataset, "batch_size": 4096},
+        "settings": {
+            "model": model,
+            "dataset": dataset,
+            "batch_size": 4096,
+            "train_examples": 0,
+        },
     }
 
 
@@ -168,8 +173,59 @@ def test_a_study_of_nothing_is_refused(make_settings, flags, received, tmp_path)
 def test_a_study_with_other_flags_is_refused(make_settings):
     settings = make_settings(*TINY)
     data = datasets.load("digits")
-    plan = make_plan(settings, len(data.train_labels))
+    plan = make_plan(settings, data.examples)
     study.open_run_directory(dataclasses.replace(plan.settings, eval_every=0))
     other = dataclasses.replace(settings, epochs=3)
     with pytest.raises(UsageError, match="--epochs=2 there, --epochs=3 here"):
         study.run_study(other)
+
+
+def test_the_noise_belongs_to_the_arms_with_a_scaled_rate(make_settings):
+    flags = ("--mode=study", "--batch_size=512", "--gradient_noise=full")
+    arms = plans(make_settings(*flags))
+    noise = [plan.settings.gradient_noise for plan in arms.values()]
+    assert noise == [0, 0, 15, 15, 15]
+
+
+def test_a_sweep_trains_with_each_batch_size(make_settings, trainings, tmp_path):
+    settings = make_settings(
+        *("--mode=sweep", "--batch_sizes=16,64,256", "--epochs=2", "--seeds=2"),
+        "--weight_distance",
+    )
+    run_dir = study.run_study(settings)
+    assert len(trainings) == 6
+    text = report.report_sweep(run_dir)
+    table = pd.read_csv(run_dir / "sweep.csv", index_col="arm")
+    assert table["batch_size"].tolist() == [16, 64, 256]
+    # 48 small batches an epoch: as many updates for all.
+    assert table["updates"].tolist() == [96, 96, 96]
+    assert "log t (R²" in text
+    for size in (16, 64, 256):
+        flags = (run_dir / f"batch_{size}" / "seed_1" / "flags.cfg").read_text()
+        assert f"--virtual_batch_size={min(size, 32)}\n" in flags
+        distance = pd.read_csv(run_dir / f"batch_{size}/seed_1/weight_distance.csv")
+        phase = distance[distance["updates"] <= 48]
+        slope = np.polyfit(np.log(phase["updates"]), phase["total"], 1)[0]
+        assert table.loc[f"batch {size}", "log_b"] == pytest.approx(slope)
+    for name in ("error_by_epoch", "error_by_update", "weight_distance"):
+        assert (run_dir / "plots" / f"{name}.png").stat().st_size > 10_000
+
+    del trainings[:]
+    again = train.parse(["train.py", f"--flagfile={run_dir / 'flags.cfg'}"])
+    study.run_study(Settings(**again))
+    assert not trainings
+
+
+def test_part_of_the_data_is_not_the_papers_training():
+    short = result(0.98)
+    short["settings"]["train_examples"] = 10_000
+    table = report.study_table({arm: [short] for arm in study.ARMS})
+    assert "paper_accuracy" not in table
+
+
+@pytest.mark.parametrize("batch, ghosts", [(4096, 54.92), (8192, 53.93)])
+def test_table_2_has_a_row_for_each_batch(batch, ghosts):
+    row = result(0.5, "alexnet", "imagenet2012")
+    row["settings"]["batch_size"] = batch
+    table = report.study_table({arm: [row] for arm in study.ARMS})
+    assert table.loc["+GBN", "paper_accuracy"] == ghosts

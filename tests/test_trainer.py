@@ -254,3 +254,50 @@ def test_evaluation_wants_a_model_for_these_images(
         UsageError, match=r"--dataset: digits has images of \(8, 8, 1\)"
     ):
         trainer.evaluate(make_settings(*SHORT))
+
+
+def test_a_run_logs_the_distance_of_its_weights(make_settings, digits, tmp_path):
+    trainer.train(make_settings(*SHORT, "--weight_distance"), digits, verbose=0)
+    distances = pd.read_csv(tmp_path / "run" / "weight_distance.csv")
+    assert distances["updates"].tolist() == [*range(1, 11), 12]
+    model = keras.models.load_model(tmp_path / "run" / "model.keras")
+    with np.load(tmp_path / "run" / "initial_weights.npz") as start:
+        squares = [
+            ((weight.numpy() - start[str(place)]) ** 2).sum()
+            for place, weight in enumerate(model.trainable_variables)
+        ]
+    last = distances["total"].iloc[-1]
+    assert last == pytest.approx(sum(squares) ** 0.5, rel=1e-5)
+    assert last > 0.1
+    report.report_run(tmp_path / "run")
+    assert (tmp_path / "run" / "plots" / "weight_distance.png").exists()
+
+
+def test_gradient_noise_changes_training_and_not_what_is_measured(
+    make_settings, digits, tmp_path
+):
+    flags = (*SHORT, "--lr_scaling=none", "--max_updates=1")
+    plain = trainer.train(make_settings(*flags), digits, verbose=0)
+    noisy = dataclasses.replace(
+        make_settings(*flags, "--gradient_noise=full"), run_dir=str(tmp_path / "noisy")
+    )
+    noisy = trainer.train(noisy, digits, verbose=0)
+    assert noisy["settings"]["gradient_noise"] == 7
+    assert noisy["loss"] != plain["loss"]
+    # Before the first update both have the same weights.
+    curves = [
+        pd.read_csv(tmp_path / name / "metrics.csv")["accuracy"][0]
+        for name in ("run", "noisy")
+    ]
+    assert curves[0] == curves[1] > 0
+
+
+def test_gradient_noise_is_the_same_in_micro_batches(make_settings, digits, tmp_path):
+    flags = (*SHORT, "--lr_scaling=none", "--gradient_noise=full", "--max_updates=4")
+    trainer.train(make_settings(*flags), digits, verbose=0)
+    flags = (*flags, f"--run_dir={tmp_path / 'parts'}", "--micro_batch_size=64")
+    trainer.train(make_settings(*flags), digits, verbose=0)
+    for one, other in zip(
+        weights(tmp_path / "run"), weights(tmp_path / "parts"), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)

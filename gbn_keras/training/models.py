@@ -6,9 +6,10 @@ import functools
 
 import keras
 import tensorflow as tf
+from keras import ops
 
 from gbn_keras.ghost_batch_normalization import GhostBatchNormalization
-from gbn_keras.networks import NETWORKS
+from gbn_keras.networks import find_network
 from gbn_keras.training import memory
 from gbn_keras.training.datasets import ImageData
 from gbn_keras.training.large_batch_model import LargeBatchModel
@@ -53,7 +54,8 @@ def _network(plan, data):
         normalization = functools.partial(
             keras.layers.BatchNormalization, synchronized=synchronized, **_NORMALIZATION
         )
-    return NETWORKS[settings.model](data.image_shape, data.classes, normalization)
+    build, _ = find_network(settings.model)
+    return build(data.image_shape, data.classes, normalization)
 
 
 def compile_model(model: keras.Model, plan: Plan, optimizer=None) -> None:
@@ -63,6 +65,7 @@ def compile_model(model: keras.Model, plan: Plan, optimizer=None) -> None:
         or L2SGD(
             plan.learning_rate,
             l2=plan.l2,
+            l2_kernels_only=plan.settings.l2_kernels_only,
             momentum=plan.regime.momentum,
             global_clipnorm=plan.settings.clipnorm or None,
         ),
@@ -76,16 +79,26 @@ def compile_model(model: keras.Model, plan: Plan, optimizer=None) -> None:
 
 
 def loss_and_metrics() -> dict:
-    """Arguments of `compile`: means by the weights of the examples.
+    """Arguments of `compile`: the mean loss and the accuracy over the examples.
 
-    In validation weights may be 0, of examples that fill up a batch.
+    A weight of 0 says that an example only fills up a validation batch. The others
+    scale the loss: in training they are the gradient's noise.
     """
     return {
-        "loss": keras.losses.SparseCategoricalCrossentropy(
-            from_logits=True, reduction="mean_with_sample_weight"
-        ),
-        "weighted_metrics": [keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
+        "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        "weighted_metrics": [AccuracyOfExamples(name="accuracy")],
     }
+
+
+@keras.saving.register_keras_serializable("gbn_keras")
+class AccuracyOfExamples(keras.metrics.SparseCategoricalAccuracy):
+    """Accuracy over the examples whose weight is not 0, each counting alike."""
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        """Counts a batch."""
+        if sample_weight is not None:
+            sample_weight = ops.cast(ops.not_equal(sample_weight, 0), self.dtype)
+        return super().update_state(y_true, y_pred, sample_weight)
 
 
 def _fitting_micro_batch(model, plan):

@@ -4,13 +4,20 @@ import dataclasses
 import math
 
 from gbn_keras.arguments import integer, positive_number
-from gbn_keras.networks import NETWORKS
+from gbn_keras.networks import find_network
 from gbn_keras.regime_adaptation import REGIMES, Regime, RegimeAdaptation
 from gbn_keras.shard import cut_ghosts
 from gbn_keras.training.settings import Settings, UsageError
 
 # The network that is meant where none is named.
-_DEFAULT_MODEL = {"digits": "f1_digits", "mnist": "f1", "fashion_mnist": "f1"}
+_DEFAULT_MODEL = {
+    "digits": "f1_digits",
+    "mnist": "f1",
+    "fashion_mnist": "f1",
+    "cifar10": "resnet44",
+    "cifar100": "wresnet16_4",
+    "imagenet2012": "resnet50",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +58,23 @@ class Plan:
         """Changes of the weights, `--max_updates` considered."""
         updates = self.epochs * self.updates_per_epoch
         return min(updates, self.settings.max_updates or updates)
+
+    @property
+    def high_rate_updates(self) -> int:
+        """Updates before the rate changes for the first time, warm-up aside.
+
+        In them, the paper says, the weights travel with the logarithm of the updates.
+        """
+        if len(self.regime.learning_rate) == 1:
+            return self.updates
+        small_batch_epochs = self.regime.learning_rate[1][0]
+        ratio = self.settings.batch_size / self.regime.small_batch_size
+        updates = (
+            round(small_batch_epochs * self.regime.updates_per_epoch(self.examples))
+            * self.settings.stretch
+            / ratio
+        )
+        return min(math.ceil(updates), self.updates)
 
     @property
     def share(self) -> int:
@@ -95,6 +119,8 @@ class Plan:
             line += f" x {factor} = {rate * scale:.3g}"
             if self.settings.warmup_updates:
                 line += f", reached after {self.settings.warmup_updates:,} updates"
+        if self.settings.gradient_noise:
+            line += f"; gradient noise of variance {self.settings.gradient_noise:g}"
         return line
 
     def _length_line(self):
@@ -129,8 +155,8 @@ def make_plan(settings: Settings, examples: int, replicas: int = 1) -> Plan:
 
 
 def _make_plan(settings, examples, replicas):
-    model = _model_name(settings)
-    regime = _regime(settings, REGIMES[model])
+    model = model_name(settings)
+    regime = _regime(settings, REGIMES[find_network(model)[1]])
     batch = settings.batch_size
     batch = (
         regime.small_batch_size if batch is None else integer("batch_size", batch, 1)
@@ -172,6 +198,7 @@ def _make_plan(settings, examples, replicas):
         virtual_batch_size=_virtual_batch_size(settings, regime, batch),
         lr_scaling=learning_rate.lr_scaling,
         stretch=stretch,
+        gradient_noise=_gradient_noise(settings, ratio),
         epochs=regime.epochs,
         learning_rate=regime.learning_rate[0][1],
         clipnorm=regime.clipnorm,
@@ -184,11 +211,22 @@ def _make_plan(settings, examples, replicas):
     )
 
 
-def _model_name(settings):
+def model_name(settings: Settings) -> str:
+    """The network that the settings name, or the data set's own.
+
+    Raises:
+        UsageError: If there is none of that name.
+    """
     model = settings.model or _DEFAULT_MODEL.get(settings.dataset)
-    if model not in NETWORKS:
-        received = f"got {model!r}" if model else f"{settings.dataset} has no default"
-        raise UsageError(f"--model: {received}, wanted one of {', '.join(NETWORKS)}.")
+    if model is None:
+        raise UsageError(
+            f"--model: {settings.dataset} has no network of its own. Name one; "
+            "--help lists them."
+        )
+    try:
+        find_network(model)
+    except ValueError as error:
+        raise UsageError(f"--{error}") from error
     return model
 
 
@@ -206,6 +244,18 @@ def _regime(settings, regime):
             positive_number("clipnorm", settings.clipnorm)
         regime = dataclasses.replace(regime, clipnorm=settings.clipnorm)
     return regime
+
+
+def _gradient_noise(settings, ratio):
+    """The variance of the examples' weights."""
+    noise = _number(settings.gradient_noise)
+    noise = {"none": 0.0, "full": max(0.0, ratio - 1)}.get(noise, noise)
+    if isinstance(noise, str) or noise < 0:
+        raise UsageError(
+            f"--gradient_noise: got {settings.gradient_noise!r}, wanted none, full "
+            f"(here {max(0.0, ratio - 1):g}), or a variance of at least 0."
+        )
+    return noise
 
 
 def _virtual_batch_size(settings, regime, batch):

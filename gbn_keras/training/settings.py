@@ -26,16 +26,21 @@ class Settings:
     dataset: str
     data_dir: str | None
     download: bool
+    train_examples: int
+    image_size: int
     model: str | None
     batch_size: int | None
+    batch_sizes: tuple[int, ...] | None
     small_batch_size: int | None
     virtual_batch_size: int | None
     lr_scaling: str | float
     stretch: str | float
     warmup_updates: int
+    gradient_noise: str | float
     epochs: int | None
     learning_rate: float | None
     clipnorm: float | None
+    l2_kernels_only: bool
     strategy: str
     replicas: int
     cluster: str
@@ -49,6 +54,8 @@ class Settings:
     seeds: int
     max_updates: int
     eval_every: int
+    weight_distance: bool
+    directions: int
 
     def flagfile(self) -> str:
         """These settings as the text of a flagfile that runs them again."""
@@ -60,4 +67,6 @@ class Settings:
 
 
 def _flag_text(value):
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
     return str(value).lower() if isinstance(value, bool) else str(value)

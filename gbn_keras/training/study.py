@@ -1,4 +1,4 @@
-"""The paper's study: five arms, several seeds, one table."""
+"""Trainings to compare: the paper's five arms, or several batch sizes."""
 
 import dataclasses
 import os
@@ -6,15 +6,15 @@ import pathlib
 
 import keras
 
-from gbn_keras.training import datasets, distribution
-from gbn_keras.training.plan import make_plan
+from gbn_keras.training import distribution
+from gbn_keras.training.plan import make_plan, model_name
 from gbn_keras.training.run_directory import (
     default_run_dir,
     open_run_directory,
     read_result,
 )
 from gbn_keras.training.settings import Settings, UsageError
-from gbn_keras.training.trainer import train
+from gbn_keras.training.trainer import load_data, train
 
 # The columns of the paper's Table 1.
 ARMS = ("SB", "LB", "+LR", "+GBN", "+RA")
@@ -22,15 +22,16 @@ ARMS = ("SB", "LB", "+LR", "+GBN", "+RA")
 # Techniques that an arm leaves out: the columns are cumulative.
 _NO_RA = {"stretch": 1.0}
 _NO_GBN = {"virtual_batch_size": 0, **_NO_RA}
-_NO_LR = {"lr_scaling": "none", "warmup_updates": 0, **_NO_GBN}
+_NO_LR = {"lr_scaling": "none", "warmup_updates": 0, "gradient_noise": 0.0, **_NO_GBN}
 
 
 def study_arms(settings: Settings) -> dict[str, Settings]:
     """The settings of the five arms, from settings with nothing left to derive.
 
     `SB` is the small batch's own training, `LB` the large batch with the same epochs
-    and rate. Each further arm adds one technique: `+LR` the scaled rate, `+GBN` the
-    ghost batches, `+RA` the stretched regime.
+    and rate. Each further arm adds one technique: `+LR` the scaled rate (and gradient
+    noise, if the settings have it), `+GBN` the ghost batches, `+RA` the stretched
+    regime.
     """
     small = {"batch_size": settings.small_batch_size, **_NO_LR}
     changes = (small, _NO_LR, _NO_GBN, _NO_RA, {})
@@ -40,23 +41,38 @@ def study_arms(settings: Settings) -> dict[str, Settings]:
     }
 
 
+def sweep_arms(settings: Settings) -> dict[str, Settings]:
+    """The settings of one training for each of the batch sizes.
+
+    What they leave open follows from each batch size.
+    """
+    return {
+        f"batch {size}": dataclasses.replace(
+            settings, mode="train", seeds=1, batch_size=size, batch_sizes=None
+        )
+        for size in settings.batch_sizes
+    }
+
+
 def arm_directory(run_dir: pathlib.Path, arm: str, seed: int) -> pathlib.Path:
     """The run directory, in a study's, of one training."""
-    return run_dir / arm.lower().removeprefix("+") / f"seed_{seed}"
+    name = arm.lower().removeprefix("+").replace(" ", "_")
+    return run_dir / name / f"seed_{seed}"
 
 
 def run_study(settings: Settings) -> pathlib.Path | None:
-    """Trains every arm with every seed.
+    """Trains every arm with every seed, where an arm may be a batch size.
 
     Trainings that are finished in the run directory are not run again, so an
     interrupted study goes on where it was, and more seeds can be added.
 
     Args:
-        settings: Those of the last arm; `seeds` says how many seeds to run, the first
-            of which is `seed`.
+        settings: Of mode `study`, those of the last arm; of mode `sweep`, those that
+            all batch sizes share. `seeds` says how many seeds to run, the first of
+            which is `seed`.
 
     Returns:
-        The study's directory, from which `report` makes table and picture; of a
+        The study's directory, from which `report` makes table and pictures; of a
         cluster's machines only the first one does.
 
     Raises:
@@ -64,8 +80,32 @@ def run_study(settings: Settings) -> pathlib.Path | None:
     """
     strategy = distribution.strategy_of(settings)
     is_chief = distribution.is_chief(strategy)
-    data = datasets.load(settings.dataset, settings.data_dir, settings.download)
-    plan = make_plan(settings, len(data.train_labels), strategy.num_replicas_in_sync)
+    data = load_data(settings)
+    prepare = prepare_sweep if settings.mode == "sweep" else prepare_study
+    settings, arms = prepare(settings, data.examples, strategy.num_replicas_in_sync)
+    if not settings.run_dir:
+        settings = dataclasses.replace(settings, run_dir=default_run_dir(settings))
+    run_dir = pathlib.Path(settings.run_dir)
+    if is_chief:
+        open_run_directory(settings)
+    for seed in range(settings.seed, settings.seed + settings.seeds):
+        for arm, arm_settings in arms.items():
+            arm_dir = arm_directory(run_dir, arm, seed)
+            if distribution.agree(strategy, bool(read_result(arm_dir))):
+                continue
+            if is_chief:
+                print(f"\n{arm}, seed {seed}", flush=True)
+            arm_settings = dataclasses.replace(
+                arm_settings, run_dir=os.fspath(arm_dir), seed=seed
+            )
+            callbacks = (RunProgress(),) if is_chief else ()
+            train(arm_settings, data, callbacks, verbose=0)
+    return run_dir if is_chief else None
+
+
+def prepare_study(settings, examples, replicas):
+    """Settings with nothing left to derive, and the five arms."""
+    plan = make_plan(settings, examples, replicas)
     # How often to evaluate follows from an arm's own epochs, where it is left open.
     settings = dataclasses.replace(plan.settings, eval_every=settings.eval_every)
     if settings.batch_size <= settings.small_batch_size:
@@ -80,24 +120,26 @@ def run_study(settings: Settings) -> pathlib.Path | None:
             "are trained with ghost batches. Leave the flag out for the small batch's "
             "size."
         )
-    if not settings.run_dir:
-        settings = dataclasses.replace(settings, run_dir=default_run_dir(settings))
-    run_dir = pathlib.Path(settings.run_dir)
-    if is_chief:
-        open_run_directory(settings)
-    for seed in range(settings.seed, settings.seed + settings.seeds):
-        for arm, arm_settings in study_arms(settings).items():
-            arm_dir = arm_directory(run_dir, arm, seed)
-            if distribution.agree(strategy, bool(read_result(arm_dir))):
-                continue
-            if is_chief:
-                print(f"\n{arm}, seed {seed}", flush=True)
-            arm_settings = dataclasses.replace(
-                arm_settings, run_dir=os.fspath(arm_dir), seed=seed
-            )
-            callbacks = (RunProgress(),) if is_chief else ()
-            train(arm_settings, data, callbacks, verbose=0)
-    return run_dir if is_chief else None
+    return settings, study_arms(settings)
+
+
+def prepare_sweep(settings, examples, replicas):
+    """The settings with their network, and an arm for each batch size."""
+    sizes = settings.batch_sizes or ()
+    if not sizes or not all(str(size).isdigit() for size in sizes):
+        raise UsageError(
+            f"--batch_sizes: got {','.join(map(str, sizes))!r}, wanted the batch sizes "
+            "of a sweep, as 128,1024,4096."
+        )
+    settings = dataclasses.replace(
+        settings, batch_sizes=tuple(map(int, sizes)), model=model_name(settings)
+    )
+    arms = sweep_arms(settings)
+    for arm in arms.values():
+        make_plan(
+            arm, examples, replicas
+        )  # A mistake is told before the first of them.
+    return settings, arms
 
 
 class RunProgress(keras.callbacks.Callback):

@@ -11,9 +11,11 @@ import time
 import keras
 import tensorflow as tf
 
+from gbn_keras.analysis.weight_distance import WeightDistance
+from gbn_keras.gradient_noise import GradientNoise
 from gbn_keras.training import datasets, distribution, models
 from gbn_keras.training.large_batch_model import LargeBatchModel, smallest_micro_batch
-from gbn_keras.training.plan import Plan, make_plan
+from gbn_keras.training.plan import Plan, make_plan, model_name
 from gbn_keras.training.run_directory import (
     default_run_dir,
     open_run_directory,
@@ -66,10 +68,10 @@ def _train(settings, strategy, data, callbacks, verbose):
 
     # Data.
     if data is None:
-        data = datasets.load(settings.dataset, settings.data_dir, settings.download)
+        data = load_data(settings)
 
     # Plan.
-    plan = make_plan(settings, len(data.train_labels), replicas)
+    plan = make_plan(settings, data.examples, replicas)
     settings = plan.settings
     if not settings.run_dir:
         settings = dataclasses.replace(settings, run_dir=default_run_dir(settings))
@@ -104,13 +106,12 @@ def _train(settings, strategy, data, callbacks, verbose):
                 str(run_dir / "tensorboard"), write_graph=False
             ),
         ]
+        if settings.weight_distance:
+            callbacks.append(WeightDistance(run_dir))
     started = time.perf_counter()
     model.fit(
         distribution.distribute(
-            strategy,
-            functools.partial(
-                data.training_batches, settings.batch_size, settings.seed
-            ),
+            strategy, functools.partial(_training_batches, data, settings)
         ),
         epochs=plan.epochs,
         steps_per_epoch=plan.updates_per_epoch,
@@ -133,6 +134,7 @@ def _train(settings, strategy, data, callbacks, verbose):
         "loss": scores["loss"],
         "updates": updates,
         "samples": updates * settings.batch_size,
+        "high_rate_updates": plan.high_rate_updates,
         "wall_seconds": round(wall_seconds, 2),
         "seed": settings.seed,
         "settings": dataclasses.asdict(settings),
@@ -146,6 +148,41 @@ def _train(settings, strategy, data, callbacks, verbose):
         write_result(run_dir, result)
     distribution.wait_for_all(strategy)
     return result if is_chief else None
+
+
+def load_data(settings: Settings):
+    """The data set that the settings name, as the network wants it.
+
+    Raises:
+        UsageError: If the data is not there or not fit, or the network unknown.
+    """
+    # First the network, so that a wrong name is not told after minutes of loading.
+    model = model_name(settings)
+    return datasets.load(
+        settings.dataset,
+        settings.data_dir,
+        settings.download,
+        train_examples=settings.train_examples,
+        image_size=settings.image_size,
+        # The recipe that AlexNet's figures are from.
+        fixed_scale=model == "alexnet",
+    )
+
+
+def _training_batches(data, settings, replicas=1, shares=range(1)):
+    """The batches, with the weights of the gradient noise if there is any."""
+    batches = data.training_batches(
+        settings.batch_size, settings.seed, replicas=replicas, shares=shares
+    )
+    if not settings.gradient_noise:
+        return batches
+    noise = GradientNoise(
+        settings.batch_size,
+        settings.small_batch_size,
+        settings.gradient_noise,
+        settings.seed,
+    )
+    return noise(batches, replicas=replicas, shares=shares)
 
 
 def evaluate(settings: Settings) -> dict | None:
@@ -164,23 +201,9 @@ def evaluate(settings: Settings) -> dict | None:
             f"{MODEL_FILE}. Name the folder of a finished training."
         )
     strategy = distribution.strategy_of(settings)
-    data = datasets.load(settings.dataset, settings.data_dir, settings.download)
-    try:
-        with strategy.scope():
-            network = keras.models.load_model(file)
-    except (ValueError, OSError) as error:
-        raise UsageError(
-            f"--run_dir: {file} is not a model that can be read "
-            f"({first_line(error)}). Train it again."
-        ) from error
-    wanted = (*network.input_shape[1:], network.output_shape[-1])
-    received = (*data.image_shape, data.classes)
-    if wanted != received:
-        raise UsageError(
-            f"--dataset: {data.name} has images of {received[:-1]} in {received[-1]} "
-            f"classes, the model in {settings.run_dir} wants {wanted[:-1]} in "
-            f"{wanted[-1]}. Name the data set that it was trained on."
-        )
+    data = load_data(settings)
+    with strategy.scope():
+        network = load_network(settings, data)
     replicas = strategy.num_replicas_in_sync
     with distribution.one_line_if_a_worker_is_lost(), strategy.scope():
         size = settings.micro_batch_size or _EVALUATED * smallest_micro_batch(network)
@@ -194,6 +217,31 @@ def evaluate(settings: Settings) -> dict | None:
             return_dict=True,
         )
     return scores if is_chief else None
+
+
+def load_network(settings: Settings, data) -> keras.Model:
+    """The trained network of a run directory.
+
+    Raises:
+        UsageError: If it cannot be read, or is for other images than those of the data.
+    """
+    file = pathlib.Path(settings.run_dir) / MODEL_FILE
+    try:
+        network = keras.models.load_model(file)
+    except (ValueError, OSError) as error:
+        raise UsageError(
+            f"--run_dir: {file} is not a model that can be read "
+            f"({first_line(error)}). Train it again."
+        ) from error
+    wanted = (*network.input_shape[1:], network.output_shape[-1])
+    received = (*data.image_shape, data.classes)
+    if wanted != received:
+        raise UsageError(
+            f"--dataset: {data.name} has images of {received[:-1]} in {received[-1]} "
+            f"classes, the model in {settings.run_dir} wants {wanted[:-1]} in "
+            f"{wanted[-1]}. Name the data set that it was trained on."
+        )
+    return network
 
 
 class StopAfter(keras.callbacks.Callback):

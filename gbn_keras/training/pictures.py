@@ -1,0 +1,267 @@
+"""The pictures of `report`: the paper's Figures 1, 2 and 3, studies and landscapes.
+
+All are told apart in grey, too: by markers, dashes and lightness.
+"""
+
+import pathlib
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator
+
+_ARM_STYLES = {
+    "SB": {"color": "black", "marker": "o", "linestyle": "-"},
+    "LB": {"color": "tab:red", "marker": "x", "linestyle": ":"},
+    "+LR": {"color": "tab:orange", "marker": "^", "linestyle": "-."},
+    "+GBN": {"color": "tab:green", "marker": "s", "linestyle": "--"},
+    "+RA": {"color": "tab:blue", "marker": "D", "linestyle": "-"},
+}
+_MARKERS = "osD^vPX*<>"
+_DASHES = ("-", "--", "-.", ":")
+
+
+def training(metrics: pd.DataFrame) -> Figure:
+    """Accuracy and loss of one training, by update."""
+    evaluated = metrics.dropna(subset=["val_accuracy"])
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    accuracy, loss = figure.subplots(1, 2)
+    for axes, name, factor, unit in (
+        (accuracy, "accuracy", 100, " (%)"),
+        (loss, "loss", 1, " (nats)"),
+    ):
+        axes.plot(metrics["updates"], factor * metrics[name], "--", label="training")
+        axes.plot(
+            evaluated["updates"],
+            factor * evaluated[f"val_{name}"],
+            "o-",
+            markersize=3,
+            label="validation",
+        )
+        axes.set(xlabel="updates", ylabel=f"{name}{unit}")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    return figure
+
+
+def study(
+    curves: dict[str, pd.DataFrame], settings: dict, paper: dict[str, float]
+) -> Figure:
+    """Validation accuracy of all arms, by epoch and by update.
+
+    Args:
+        curves: Of each arm, the metrics of all its seeds.
+        settings: Of the last arm.
+        paper: The paper's accuracy (%) of each arm, if it has the training.
+    """
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for arm, metrics in curves.items():
+        for axes, x in zip(panels, ("epochs", "updates"), strict=True):
+            label = arm + (f" (paper {paper[arm]:.2f} %)" if arm in paper else "")
+            _plot_range(axes, metrics, x, _accuracy, _ARM_STYLES[arm], label)
+            _logarithmic(axes, x)
+    panels[0].set_ylabel("validation accuracy (%), mean and range over seeds")
+    panels[1].legend(loc="lower right")
+    figure.suptitle(
+        f"{_title(settings)}: small batch {settings['small_batch_size']}, large batch "
+        f"{settings['batch_size']}"
+    )
+    return figure
+
+
+def error_by_epoch(
+    curves: dict[str, pd.DataFrame], settings: dict, paper: dict[str, float]
+) -> Figure:
+    """The paper's Figure 1: training and validation error of each batch size."""
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, error in zip(panels, (_training_error, _error), strict=True):
+        for place, (arm, metrics) in enumerate(curves.items()):
+            style = _style(place, len(curves))
+            _plot_range(axes, metrics, "epochs", error, style, arm)
+        axes.set(xlabel="epochs", yscale="log")
+        axes.grid(alpha=0.3, which="both")
+    _percents(panels[0])
+    panels[0].set_ylabel("training error (%)")
+    panels[1].set_ylabel("validation error (%)")
+    _mark_paper(panels[1], paper, ("SB", "LB"))
+    panels[1].legend(fontsize="small")
+    figure.suptitle(f"{_title(settings)}: error by epoch (the paper's Figure 1)")
+    return figure
+
+
+def error_by_update(
+    curves: dict[str, pd.DataFrame], settings: dict, paper: dict[str, float]
+) -> Figure:
+    """The paper's Figure 3: validation error of each batch size, by update."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for place, (arm, metrics) in enumerate(curves.items()):
+        style = _style(place, len(curves))
+        _plot_range(axes, metrics, "updates", _error, style, arm)
+    _logarithmic(axes, "updates")
+    axes.set(ylabel="validation error (%)", yscale="log")
+    _percents(axes)
+    _mark_paper(axes, paper, ("SB", "+RA"))
+    axes.legend(fontsize="small")
+    figure.suptitle(f"{_title(settings)}: error by update (the paper's Figure 3)")
+    return figure
+
+
+def weight_distance(runs: dict[str, tuple]) -> Figure:
+    """The paper's Figure 2: distance from the initial weights by update.
+
+    Args:
+        runs: Of each run its distances by update, their fits (logarithm and power law)
+            over the phase of high rate, and that phase's number of updates.
+    """
+    figure = Figure(figsize=(11, 5), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True, sharex=True)
+    for place, (name, (table, fits, high_rate)) in enumerate(runs.items()):
+        style = _style(place, len(runs))
+        phase = np.geomspace(1, high_rate, 100)
+        for number, axes in enumerate(panels):
+            label = name
+            if fits:
+                fit = fits[number]
+                label += f": {_formula(fit)}, R² {fit.r_squared:.3f}"
+                axes.plot(
+                    phase,
+                    fit(phase),
+                    color=style["color"],
+                    linestyle=style["linestyle"],
+                )
+            points = {**style, "linestyle": ""}
+            axes.plot(table["updates"], table["total"], **points, label=label)
+    for axes, title in zip(
+        panels, ("lines: a + b log t, the paper's claim", "lines: a t^b"), strict=True
+    ):
+        _logarithmic(axes, "updates")
+        axes.set_title(title, fontsize="medium")
+        axes.set_ylim(bottom=0)
+        axes.legend(fontsize="small", loc="upper left")
+    panels[0].set_ylabel(r"distance $\|w_t - w_0\|$ (units of the weights)")
+    figure.suptitle("Distance from the initial weights (the paper's Figure 2)")
+    return figure
+
+
+def landscape(table: pd.DataFrame, fits: dict, title: str, directions: int) -> Figure:
+    """How much the loss differs at a distance from the weights.
+
+    Args:
+        table: By `distance`, the `deviation` over directions and their `mean`.
+        fits: By range of distances in words, an `AlphaFit`.
+        title: The network, in words.
+        directions: How many there were.
+    """
+    figure = Figure(figsize=(7, 5), layout="constrained")
+    axes = figure.subplots()
+    distance, deviation = table["distance"], table["deviation"]
+    label = f"deviation over {directions} directions"
+    axes.plot(distance, deviation, "o", color="black", markersize=5, label=label)
+    mean = table["mean"].abs()
+    axes.plot(distance, mean, "x", color="tab:grey", label="their mean, absolute")
+    paper = deviation.iloc[0] * distance / distance.iloc[0]
+    axes.plot(distance, paper, "--", color="tab:blue", label="the paper: alpha 2")
+    axes.set(
+        xlabel="distance from the weights (units of the weights)",
+        ylabel="difference of the loss (nats)",
+        xscale="log",
+        yscale="log",
+    )
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(loc="upper left", fontsize="small")
+    text = "\n".join(
+        f"{name}: alpha {fit.alpha:.2f} ± {fit.error:.2f}" for name, fit in fits.items()
+    )
+    axes.text(
+        *(0.98, 0.03, text),
+        transform=axes.transAxes,
+        horizontalalignment="right",
+        fontsize="small",
+    )
+    figure.suptitle(title)
+    return figure
+
+
+def save(figure: Figure, run_dir: pathlib.Path, name: str) -> pathlib.Path:
+    """Writes a picture into a run directory; returns its file."""
+    file = run_dir / "plots" / name
+    file.parent.mkdir(exist_ok=True)
+    figure.savefig(file, dpi=150)
+    return file
+
+
+def _accuracy(metrics):
+    return 100 * metrics["val_accuracy"]
+
+
+def _error(metrics):
+    return 100 - _accuracy(metrics)
+
+
+def _training_error(metrics):
+    return 100 - 100 * metrics["accuracy"]
+
+
+def _plot_range(axes, metrics, x, values, style, label):
+    """The mean over seeds as a line, their range as a band."""
+    metrics = metrics.assign(epochs=metrics["epoch"] + 1, shown=values(metrics))
+    shown = metrics.dropna(subset=["shown"]).groupby(x)["shown"]
+    shown = shown.agg(["mean", "min", "max"])
+    marks = {"markersize": 4, "markevery": max(1, len(shown) // 12)}
+    axes.plot(shown.index, shown["mean"], **{**style, **marks}, label=label)
+    axes.fill_between(
+        shown.index, shown["min"], shown["max"], color=style["color"], alpha=0.15, lw=0
+    )
+
+
+def _style(place, number):
+    """Ever lighter for larger batches, with a marker and dashes of its own."""
+    lightness = 0.85 * place / max(1, number - 1)
+    return {
+        "color": matplotlib.colormaps["viridis"](min(lightness, 0.85)),
+        "marker": _MARKERS[place % len(_MARKERS)],
+        "linestyle": _DASHES[place % len(_DASHES)],
+        "markersize": 4,
+    }
+
+
+def _mark_paper(axes, paper, arms):
+    """The paper's final errors as horizontal lines."""
+    for arm in arms:
+        if arm in paper:
+            error = 100 - paper[arm]
+            axes.axhline(error, color="grey", linewidth=1)
+            axes.annotate(
+                f"paper, {arm}: {error:.2f} %",
+                (0.01, error),
+                xycoords=("axes fraction", "data"),
+                fontsize="small",
+                verticalalignment="bottom",
+            )
+
+
+def _logarithmic(axes, label):
+    axes.set(xlabel=label, xscale="log")
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
+    axes.grid(alpha=0.3, which="both")
+
+
+def _percents(axes):
+    """Figures rather than powers of ten, between the decades too."""
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    axes.yaxis.set_minor_formatter(lambda *_: "")
+
+
+def _formula(fit):
+    if fit.formula == "a t^b":
+        return f"{fit.a:.3g} t^{fit.b:.3g}"
+    return f"{fit.a:.3g} + {fit.b:.3g} log t"
+
+
+def _title(settings):
+    return f"{settings['model']} on {settings['dataset']}"

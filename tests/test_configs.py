@@ -1,0 +1,88 @@
+"""Every flagfile starts, on tiny data of the right shape, and makes updates."""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import train
+from gbn_keras.training import datasets, landscape, study, trainer
+from gbn_keras.training.plan import make_plan
+from gbn_keras.training.settings import Settings
+
+ROOT = pathlib.Path(train.__file__).parent
+CONFIGS = sorted(ROOT.glob("configs/**/*.cfg"))
+
+# Image shape and number of classes.
+SHAPES = {
+    "digits": ((8, 8, 1), 10),
+    "mnist": ((28, 28, 1), 10),
+    "cifar10": ((32, 32, 3), 10),
+    "cifar100": ((32, 32, 3), 100),
+    "imagenet2012": ((224, 224, 3), 1000),
+}
+
+
+def name_of(config):
+    return config.relative_to(ROOT / "configs").with_suffix("").as_posix()
+
+
+def read(config, *flags):
+    """The settings of a flagfile, and tiny data for them."""
+    flags = [f"--flagfile={config}", "--download", *flags]
+    settings = Settings(**train.parse(["train.py", *flags]))
+    shape, classes = SHAPES[settings.dataset]
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (24, *shape), np.uint8)
+    labels = random.integers(0, classes, 24, np.int32)
+    data = datasets.ImageData(
+        settings.dataset, classes, images, labels, images[:5], labels[:5]
+    )
+    return settings, data
+
+
+def trainings(settings, data):
+    """The settings of each training that the program would make of these."""
+    if settings.mode == "study":
+        return list(study.prepare_study(settings, data.examples, 1)[1].values())
+    if settings.mode == "sweep":
+        return list(study.prepare_sweep(settings, data.examples, 1)[1].values())
+    return [settings]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=name_of)
+def test_a_config_starts_and_makes_two_updates(config, tmp_path):
+    # As the flagfile says, but for batches that the tiny data can fill.
+    sizes = ["--small_batch_size=4", "--epochs=1", "--max_updates=2"]
+    sizes += ["--train_examples=0", f"--run_dir={tmp_path / 'run'}"]
+    settings, _ = read(config)
+    if settings.mode == "sweep":
+        sizes.append("--batch_sizes=4,12")
+    else:
+        sizes.append("--batch_size=12")
+    if settings.virtual_batch_size:
+        sizes.append("--virtual_batch_size=4")
+    settings, data = read(config, *sizes)
+    if settings.mode == "landscape":
+        settings = dataclasses.replace(settings, directions=10)
+        landscape.measure_landscape(settings, data)
+        assert (tmp_path / "run" / "landscape.csv").exists()
+        return
+    *others, last = trainings(settings, data)
+    for other in others:
+        make_plan(other, data.examples)
+    last = dataclasses.replace(last, run_dir=str(tmp_path / "run"))
+    result = trainer.train(last, data, verbose=0)
+    assert result["updates"] == 2
+    metrics = pd.read_csv(tmp_path / "run" / "metrics.csv")
+    assert np.isfinite(metrics["loss"]).all()
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=name_of)
+def test_a_config_has_a_run_directory_of_its_own(config):
+    mine = read(config)[0].run_dir
+    assert mine and mine.startswith("runs/")
+    others = [read(other)[0].run_dir for other in CONFIGS if other != config]
+    assert mine not in others
