@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from gbn_keras.training import datasets, jpeg_images
+from gbn_keras.training import datasets, jpeg_images, trainer
 from gbn_keras.training.jpeg_crops import FixedScaleCrop, RandomResizedCrop
 from gbn_keras.training.settings import UsageError
 
@@ -355,3 +355,20 @@ def damage(file: pathlib.Path, offset):
 
 def test_labels_that_stand_for_none_are_refused(tmp_path):
     refused(write(tmp_path, label=-1), "train split of photos has the label -1")
+
+
+@pytest.mark.parametrize("model", ["resnet18", "alexnet"])
+def test_a_network_trains_on_them(data_dir, make_settings, model):
+    settings = make_settings(
+        *(f"--data_dir={data_dir}", "--dataset=photos", f"--model={model}"),
+        *(f"--image_size={SIZE}", "--batch_size=12", "--small_batch_size=6"),
+        *("--epochs=1", "--max_updates=2"),
+    )
+    data = trainer.load_data(settings)
+    assert data.fixed_scale == (model == "alexnet")
+    result = trainer.train(settings, verbose=0)
+    assert result["updates"] == 2
+    # Each of the 10 validation examples counts alike, whatever fills up their batch.
+    correct = 10 * result["accuracy"]
+    assert correct == pytest.approx(round(correct), abs=1e-4)
+    assert trainer.evaluate(settings)["loss"] == pytest.approx(result["loss"], rel=1e-4)

@@ -52,7 +52,7 @@ def network(dropout=0.0):
     model = f1_digits((8, 8, 1), 10, ghosts)
     if dropout:
         model = keras.Sequential(
-            [keras.Input((8, 8, 1)), keras.layers.Dropout(dropout), model]
+            [keras.Input((8, 8, 1)), keras.layers.Dropout(dropout, seed=1), model]
         )
     return model
 
@@ -74,9 +74,9 @@ def test_a_linear_losss_alpha_is_2():
 
 @pytest.mark.parametrize("centred", [True, False])
 def test_a_quadratic_losss_alpha_at_its_minimum_is_4(centred):
-    curvature = np.array([1.0, 2.0, 8.0], "float32")
-    start = np.array([3.0, 4.0, 12.0])
-    result = deviation_of(lambda w: ops.sum(curvature * (w - start) ** 2), start)
+    start = np.array([3.0, 4.0, 12.0], "float32")
+    curvature, minimum = map(ops.convert_to_tensor, (np.float32([1, 2, 8]), start))
+    result = deviation_of(lambda w: ops.sum(curvature * (w - minimum) ** 2), start)
     assert result.fit(centred=centred).alpha == pytest.approx(4, abs=1e-3)
     assert result.loss == 0
     assert result.weights_norm == pytest.approx(13)
@@ -181,7 +181,7 @@ def test_the_loss_is_that_of_training_mode(digits):
 
     def loss(training):
         outputs = model(images, training=training)
-        return np.mean(CLASS_LOSS(labels, outputs))
+        return float(ops.mean(CLASS_LOSS(labels, outputs)))
 
     inference, training = loss(False), loss(True)
     assert result.loss == pytest.approx(training, rel=1e-6)
@@ -237,7 +237,8 @@ def test_the_loss_is_traced_once(digits):
         return CLASS_LOSS(y, outputs)
 
     loss_deviation(network(), loss, *digits, [0.5, 1.0, 5.0], directions=4)
-    assert len(traced) == 1
+    # PyTorch traces nothing: it runs the loss at each of the points.
+    assert len(traced) == (13 if keras.backend.backend() == "torch" else 1)
 
 
 @pytest.mark.parametrize("distances", [[1.0, 0.0], [-1.0], [float("nan")], 2.0])
