@@ -131,6 +131,12 @@ flags.DEFINE_float(
     None,
     "Largest global norm of the gradient; 0: no clipping. Default: the network's.",
 )
+flags.DEFINE_float(
+    "l2",
+    None,
+    "First L2 coefficient of the small batch's regime, later ones in proportion; 0: no "
+    "penalty. Default: the network's.",
+)
 flags.DEFINE_bool(
     "l2_kernels_only",
     False,

@@ -171,6 +171,18 @@ class Regime:
         rates = tuple((epoch, rate * factor) for epoch, rate in self.learning_rate)
         return dataclasses.replace(self, learning_rate=rates)
 
+    def with_l2(self, l2: float) -> "Regime":
+        """The same recipe with another first L2 coefficient, later ones in proportion.
+
+        0 is for none.
+        """
+        if l2 != 0:
+            l2 = positive_number("l2", l2)
+        factor = l2 / self.l2[0][1]
+        return dataclasses.replace(
+            self, l2=tuple((epoch, value * factor) for epoch, value in self.l2)
+        )
+
     def updates_per_epoch(self, examples: int) -> int:
         """Whole small batches in `examples` training examples."""
         return examples // self.small_batch_size

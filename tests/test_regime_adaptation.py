@@ -184,6 +184,15 @@ def test_another_first_rate_scales_the_later_ones():
     )
 
 
+def test_another_l2_scales_the_later_ones_and_0_is_none():
+    regime = REGIMES["alexnet"]
+    assert regime.with_l2(1e-3).l2 == ((0, pytest.approx(1e-3)), (15, 0))
+    assert regime.with_l2(0).l2 == ((0, 0), (15, 0))
+    assert REGIMES["f1"].with_l2(0).l2_schedule(60_000) == 0
+    with pytest.raises(ValueError, match="l2=-1"):
+        regime.with_l2(-1)
+
+
 @pytest.mark.parametrize("name", REGIMES)
 def test_the_recipes_are_in_order(name):
     regime = REGIMES[name]

@@ -94,8 +94,8 @@ def loss_deviation(
     The model runs in training mode: normalization takes the statistics of its batch,
     since the running statistics of a fresh network, or of other weights, say nothing.
     All points see the same batches and the same dropout masks (on PyTorch, of dropout
-    layers with a seed: the others draw from PyTorch's own generator). Nothing of the model
-    changes, running statistics and seed generators included.
+    layers with a seed: the others draw from PyTorch's own generator). Nothing of the
+    model changes, running statistics and seed generators included.
 
     Example:
     ```python

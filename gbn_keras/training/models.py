@@ -14,7 +14,7 @@ from gbn_keras.training import memory
 from gbn_keras.training.datasets import ImageData
 from gbn_keras.training.large_batch_model import LargeBatchModel
 from gbn_keras.training.plan import Plan
-from gbn_keras.training.settings import UsageError
+from gbn_keras.training.settings import UsageError, first_line
 from gbn_keras.training.sgd import L2SGD
 
 # The published networks' (PyTorch's defaults). Keras's momentum of 0.99 would leave the
@@ -40,6 +40,18 @@ def build_model(plan: Plan, data: ImageData) -> tuple[LargeBatchModel, Plan]:
             optimizer, model = model.optimizer, LargeBatchModel(network, size)
             compile_model(model, plan, optimizer)
     return model, plan
+
+
+def check_image_shape(model: str, data: ImageData) -> None:
+    """A UsageError if a network cannot take the images, which are too small, say."""
+    build, _ = find_network(model)
+    try:
+        build(data.image_shape, data.classes, None)
+    except ValueError as error:
+        raise UsageError(
+            f"--model: {model} cannot take the images of {data.name} "
+            f"({first_line(error)}) Choose another network."
+        ) from error
 
 
 def _network(plan, data):

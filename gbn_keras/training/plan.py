@@ -201,6 +201,7 @@ def _make_plan(settings, examples, replicas):
         gradient_noise=_gradient_noise(settings, ratio),
         epochs=regime.epochs,
         learning_rate=regime.learning_rate[0][1],
+        l2=regime.l2[0][1],
         clipnorm=regime.clipnorm,
         # Once in the time of a small-batch epoch: all arms of a study as often.
         eval_every=settings.eval_every or max(1, round(stretch)),
@@ -239,6 +240,8 @@ def _regime(settings, regime):
         regime = regime.with_epochs(settings.epochs)
     if settings.learning_rate is not None:
         regime = regime.with_learning_rate(settings.learning_rate)
+    if settings.l2 is not None:
+        regime = regime.with_l2(settings.l2)
     if settings.clipnorm is not None:
         if settings.clipnorm != 0:
             positive_number("clipnorm", settings.clipnorm)

@@ -40,6 +40,7 @@ class Settings:
     epochs: int | None
     learning_rate: float | None
     clipnorm: float | None
+    l2: float | None
     l2_kernels_only: bool
     strategy: str
     replicas: int

@@ -135,10 +135,9 @@ def prepare_sweep(settings, examples, replicas):
         settings, batch_sizes=tuple(map(int, sizes)), model=model_name(settings)
     )
     arms = sweep_arms(settings)
+    # A mistake in one of them is told before the first is trained.
     for arm in arms.values():
-        make_plan(
-            arm, examples, replicas
-        )  # A mistake is told before the first of them.
+        make_plan(arm, examples, replicas)
     return settings, arms
 
 

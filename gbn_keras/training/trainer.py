@@ -154,11 +154,12 @@ def load_data(settings: Settings):
     """The data set that the settings name, as the network wants it.
 
     Raises:
-        UsageError: If the data is not there or not fit, or the network unknown.
+        UsageError: If the data is not there or not fit, or the network unknown or not
+            for such images.
     """
     # First the network, so that a wrong name is not told after minutes of loading.
     model = model_name(settings)
-    return datasets.load(
+    data = datasets.load(
         settings.dataset,
         settings.data_dir,
         settings.download,
@@ -167,6 +168,9 @@ def load_data(settings: Settings):
         # The recipe that AlexNet's figures are from.
         fixed_scale=model == "alexnet",
     )
+    # And before anything is written.
+    models.check_image_shape(model, data)
+    return data
 
 
 def _training_batches(data, settings, replicas=1, shares=range(1)):
