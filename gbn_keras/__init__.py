@@ -1,5 +1,6 @@
 """Train longer, generalize better: ghost batches and regime adaptation for Keras 3."""
 
+from gbn_keras.convert import to_batch_norm, to_ghost_batch_norm
 from gbn_keras.ghost_batch_normalization import GhostBatchNormalization
 from gbn_keras.gradient_noise import GradientNoise
 from gbn_keras.regime_adaptation import REGIMES, Regime, RegimeAdaptation
@@ -14,4 +15,6 @@ __all__ = [
     "RegimeAdaptation",
     "ShardingInvariantDropout",
     "__version__",
+    "to_batch_norm",
+    "to_ghost_batch_norm",
 ]
