@@ -220,6 +220,12 @@ flags.DEFINE_bool(
     False,
     "Log the distance of the weights from where they started (Figure 2).",
 )
+flags.DEFINE_bool(
+    "noise_scale",
+    False,
+    "Log the gradient noise scale, from gradients of micro-batches or replicas; say "
+    "at the end whether the batch was too large for its number of updates.",
+)
 flags.DEFINE_integer(
     "directions",
     100,
@@ -260,6 +266,8 @@ def main(argv: list[str]) -> int:
         elif result := trainer.train(settings):
             run_dir = pathlib.Path(result["settings"]["run_dir"])
             report.report_run(run_dir)
+            if "noise_scale" in result:
+                print(result["noise_scale"]["advice"])
             print(
                 f"validation accuracy {100 * result['accuracy']:.2f} % after "
                 f"{result['updates']:,} updates: {run_dir}"

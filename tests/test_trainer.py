@@ -301,3 +301,27 @@ def test_gradient_noise_is_the_same_in_micro_batches(make_settings, digits, tmp_
         weights(tmp_path / "run"), weights(tmp_path / "parts"), strict=True
     ):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_a_run_says_whether_its_batch_was_too_large(make_settings, digits, tmp_path):
+    flags = (*SHORT, "--noise_scale", "--micro_batch_size=64")
+    result = trainer.train(make_settings(*flags), digits, verbose=0)["noise_scale"]
+    assert result["noise"] > 0
+    assert "batch 256 was" in result["advice"] and "12 updates" in result["advice"]
+    log = pd.read_csv(tmp_path / "run" / "noise_scale.csv")
+    assert log["noise"].iloc[-1] == pytest.approx(result["noise"])
+    # A batch in one piece has nothing to compare.
+    whole = (*SHORT, "--noise_scale", f"--run_dir={tmp_path / 'whole'}")
+    result = trainer.train(make_settings(*whole), digits, verbose=0)["noise_scale"]
+    assert "not known" in result["advice"] and "noise" not in result
+
+
+def test_measuring_the_noise_scale_changes_nothing(make_settings, digits, tmp_path):
+    flags = (*SHORT, "--micro_batch_size=64", "--max_updates=4")
+    trainer.train(make_settings(*flags), digits, verbose=0)
+    flags = (*flags, "--noise_scale", f"--run_dir={tmp_path / 'measured'}")
+    trainer.train(make_settings(*flags), digits, verbose=0)
+    for one, other in zip(
+        weights(tmp_path / "run"), weights(tmp_path / "measured"), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)

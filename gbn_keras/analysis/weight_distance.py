@@ -5,35 +5,25 @@ for every batch size, as long as the learning rate is high: what a random walk o
 rough landscape does.
 """
 
-import csv
 import dataclasses
 import math
 import os
 import pathlib
 
-import keras
 import numpy as np
 from keras import ops
 from scipy.optimize import curve_fit
 
-# How many updates are measured while their number grows tenfold.
-_POINTS_PER_DECADE = 20
+from gbn_keras.analysis.log_spaced import LogSpacedLog
 
 
-class WeightDistance(keras.callbacks.Callback):
+class WeightDistance(LogSpacedLog):
     """Logs the distance of the weights from where they started.
 
-    At logarithmically spaced updates (each of the first ten, then 20 each time that
-    their number grows tenfold) a row goes into `weight_distance.csv`: the number of
-    `updates`, the Euclidean distance `total` over all trainable weights, and one for
-    each layer with weights, under the layer's path. A training of 10,000 updates has
-    about 70 rows, so it costs next to nothing.
-
-    It also writes `initial_weights.npz`, from which a training that goes on (whose
-    optimizer has made updates already) measures further; rows of updates that are to
-    be made again are dropped.
-
-    For any backend, any `tf.distribute` strategy, several updates per execution.
+    `weight_distance.csv` has a row at logarithmically spaced updates (`LogSpacedLog`):
+    the number of `updates`, the Euclidean distance `total` over all trainable weights,
+    and one for each layer with weights, under the layer's path. Beside it is
+    `initial_weights.npz`, from which a training that goes on measures further.
 
     Args:
         folder: Where the two files go. It is made.
@@ -48,63 +38,45 @@ class WeightDistance(keras.callbacks.Callback):
     """
 
     def __init__(self, folder: str | os.PathLike):
-        super().__init__()
         self._folder = pathlib.Path(folder)
-        self._file = self._folder / "weight_distance.csv"
         self._start_file = self._folder / "initial_weights.npz"
+        super().__init__(self._folder / "weight_distance.csv")
 
     def on_train_begin(self, logs=None):
         """Keeps the weights to measure from."""
         weights = self.model.trainable_variables
         self._layers = _by_layer(weights)
-        self._updates = self._updates_made()
-        if self._updates:
-            self._start = self._read_start(weights)
-            self._drop_rows_after(self._updates)
+        updates = int(self.model.optimizer.iterations)
+        if updates:
+            self._start = self._read_start(weights, updates)
         else:
             self._start = [ops.copy(weight) for weight in weights]
             self._folder.mkdir(parents=True, exist_ok=True)
             _write_whole(self._start_file, self._start)
-            with self._file.open("w", newline="") as file:
-                csv.writer(file).writerow(["updates", "total", *self._layers])
+        super().on_train_begin(logs)
 
-    def on_epoch_begin(self, epoch, logs=None):
-        """Counts from here: the number of updates is on the device, and slow to ask."""
-        self._before_epoch = self._updates_made()
+    def columns(self) -> list[str]:
+        """`total`, and the layers' paths."""
+        return ["total", *self._layers]
 
-    def on_train_batch_end(self, batch, logs=None):
-        """Measures, if it is time."""
-        before, self._updates = self._updates, self._before_epoch + batch + 1
-        if _bucket(self._updates) > _bucket(before):
-            self._measure()
-
-    def _measure(self):
-        if keras.backend.backend() == "jax":
-            # While it trains, the variables are not in the model.
-            self.model.jax_state_sync()
-        # By the optimizer, since the last execution of an epoch may have been shorter.
-        self._updates = self._updates_made()
+    def row(self) -> list[float]:
+        """The distances."""
         squares = ops.convert_to_numpy(
             _squared_distances(
                 [weight.value for weight in self.model.trainable_variables], self._start
             )
         ).astype("float64")
         by_layer = [squares[places].sum() for places in self._layers.values()]
-        row = [self._updates, math.sqrt(squares.sum()), *np.sqrt(by_layer)]
-        with self._file.open("a", newline="") as file:
-            csv.writer(file).writerow(row)
+        return [math.sqrt(squares.sum()), *np.sqrt(by_layer)]
 
-    def _updates_made(self):
-        return int(self.model.optimizer.iterations)
-
-    def _read_start(self, weights):
+    def _read_start(self, weights, updates):
         try:
             with np.load(self._start_file, allow_pickle=False) as arrays:
                 start = [arrays[str(place)] for place in range(len(arrays.files))]
         except (OSError, ValueError, KeyError) as error:
             raise ValueError(
                 f"folder must hold {self._start_file.name}, the weights from which the "
-                f"training started {self._updates} updates ago. Received: "
+                f"training started {updates} updates ago. Received: "
                 f"folder='{self._folder}' ({error})."
             ) from error
         shapes = [tuple(weight.shape) for weight in weights]
@@ -117,16 +89,6 @@ class WeightDistance(keras.callbacks.Callback):
             ops.convert_to_tensor(array, dtype=weight.dtype)
             for array, weight in zip(start, weights, strict=True)
         ]
-
-    def _drop_rows_after(self, updates):
-        with self._file.open(newline="") as file:
-            header, *rows = csv.reader(file)
-        kept = [row for row in rows if len(row) == len(header)]
-        kept = [row for row in kept if int(row[0]) <= updates]
-        draft = self._file.with_name(self._file.name + ".part")
-        with draft.open("w", newline="") as file:
-            csv.writer(file).writerows([header, *kept])
-        draft.replace(self._file)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,11 +188,6 @@ def _by_layer(weights):
     for place, weight in enumerate(weights):
         layers.setdefault(weight.path.rpartition("/")[0], []).append(place)
     return layers
-
-
-def _bucket(updates):
-    """Updates that are in one bucket are measured once."""
-    return math.floor(_POINTS_PER_DECADE * math.log10(updates)) if updates else -1
 
 
 def _write_whole(path, arrays):

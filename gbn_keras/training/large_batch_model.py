@@ -6,6 +6,7 @@ import keras
 import tensorflow as tf
 
 from gbn_keras import shard
+from gbn_keras.analysis.noise_scale import GradientMoments
 from gbn_keras.arguments import integer, nearest_multiples
 from gbn_keras.ghost_batch_normalization import GhostBatchNormalization
 from gbn_keras.training.micro_batches import number_of_examples
@@ -48,6 +49,8 @@ class LargeBatchModel(keras.Model):
             its own.
         micro_batch_size: Number of examples that go through the model at once, a
             multiple of every virtual batch size in it.
+        noise_scale: Whether to keep `gradient_moments`, from which the gradient noise
+            scale follows. It takes at least two micro-batches or replicas.
         **kwargs: The arguments of `keras.Model`: `name`, `trainable`; `dtype`, by
             default the model's.
 
@@ -62,7 +65,13 @@ class LargeBatchModel(keras.Model):
         arXiv 1705.08741: ghosts are independent of each other until the update.
     """
 
-    def __init__(self, model: keras.Model, micro_batch_size: int, **kwargs):
+    def __init__(
+        self,
+        model: keras.Model,
+        micro_batch_size: int,
+        noise_scale: bool = False,
+        **kwargs,
+    ):
         # Where Keras looks whether losses must be scaled.
         super().__init__(**{"dtype": model.dtype_policy, **kwargs})
         self._is_distributed = tf.distribute.has_strategy()
@@ -70,6 +79,7 @@ class LargeBatchModel(keras.Model):
         self.model = model
         for size in _ghost_sizes(model):
             _refuse_cut_ghosts(self.micro_batch_size, size)
+        self.gradient_moments = GradientMoments() if noise_scale else None
         # There are no variables but the model's.
         self.built = model.built
 
@@ -152,6 +162,7 @@ class LargeBatchModel(keras.Model):
             **super().get_config(),
             "model": keras.saving.serialize_keras_object(self.model),
             "micro_batch_size": self.micro_batch_size,
+            "noise_scale": self.gradient_moments is not None,
         }
 
     @classmethod
@@ -183,7 +194,7 @@ class LargeBatchModel(keras.Model):
         replica, _ = shard.this_replica()
         loss_scale = self.optimizer.scale_loss(tf.constant(1.0))
         sums = through_model(data, before, replica * examples, loss_scale)
-        gradients, after, metrics = share.join(sums, before, examples)
+        gradients, after, metrics = share.join(sums, before, examples, loss_scale)
         share.assign(after)
         mapping = zip(share.variables.metrics, metrics, strict=True)
         with keras.StatelessScope(list(mapping)):

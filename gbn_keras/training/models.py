@@ -32,12 +32,13 @@ def build_model(plan: Plan, data: ImageData) -> tuple[LargeBatchModel, Plan]:
     """
     with _dtype_policy(plan.settings.precision):
         network = _network(plan, data)
-        model = LargeBatchModel(network, plan.micro_batch_size)
+        measures = plan.settings.noise_scale
+        model = LargeBatchModel(network, plan.micro_batch_size, measures)
         compile_model(model, plan)
         size = _fitting_micro_batch(model, plan)
         if size < plan.micro_batch_size:
             plan = dataclasses.replace(plan, micro_batch_size=size)
-            optimizer, model = model.optimizer, LargeBatchModel(network, size)
+            optimizer, model = model.optimizer, LargeBatchModel(network, size, measures)
             compile_model(model, plan, optimizer)
     return model, plan
 

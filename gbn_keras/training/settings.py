@@ -56,6 +56,7 @@ class Settings:
     max_updates: int
     eval_every: int
     weight_distance: bool
+    noise_scale: bool
     directions: int
 
     def flagfile(self) -> str:

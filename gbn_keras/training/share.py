@@ -27,7 +27,8 @@ class Sums(NamedTuple):
     """What goes from micro-batch to micro-batch.
 
     `gradients` are weighted sums, `weight` the sum of the weights. Of the old running
-    statistics, the new ones of a ghost layer hold the share `kept`.
+    statistics, the new ones of a ghost layer hold the share `kept`. `moments` are sums
+    over micro-batches of their gradients' squared norms, of 1 / their sizes, and of 1.
     """
 
     gradients: list
@@ -36,6 +37,7 @@ class Sums(NamedTuple):
     kept: list
     seeds: list
     metrics: list
+    moments: Any
 
 
 class Share:
@@ -101,12 +103,13 @@ class Share:
             kept=[tf.ones([], _precise(x.moving_mean)) for x in self._ghosts],
             seeds=before.seeds,
             metrics=before.metrics,
+            moments=tf.zeros([3]),
         )
         self._equal_parts = self._count_equal_parts(data)
         micro_batches = MicroBatches(data, self._micro_batch_size)
         return micro_batches.reduce(add, nothing)
 
-    def join(self, sums: Sums, before: Values, examples):
+    def join(self, sums: Sums, before: Values, examples, loss_scale):
         """What the replicas agree on, in one all-reduce.
 
         Returns:
@@ -125,8 +128,11 @@ class Share:
             if sums.statistics[index].dtype.is_floating
         }
         examples = tf.cast(examples, tf.float32)
-        addends = (used, list(moved.values()), sums.metrics, sums.weight, examples)
-        used, joined, metrics, weight, total = shard.sum_over_replicas(addends)
+        addends = (
+            *(used, list(moved.values()), sums.metrics),
+            *(sums.weight, examples, sums.moments),
+        )
+        used, joined, metrics, weight, total, moments = shard.sum_over_replicas(addends)
         if self._training:
             shard.refuse_uneven_shares(examples, total)
         if self._equal_parts:
@@ -140,6 +146,14 @@ class Share:
         for index, value in zip(moved, joined, strict=True):
             statistics[index] = value
         after = Values([], statistics, sums.seeds, sums.metrics)
+        if self._measures_noise():
+            small_square, small_inverse, number = tf.unstack(moments)
+            self._model.gradient_moments.update(
+                small_square / number,
+                small_inverse / number,
+                _squared_norm(gradients, loss_scale),
+                1 / total,
+            )
         return gradients, after, metrics
 
     def assign(self, after: Values) -> None:
@@ -213,7 +227,21 @@ class Share:
                 for old, new, used in zip(before.seeds, after.seeds, seeds, strict=True)
             ],
             metrics=list(after.metrics),
+            moments=sums.moments + self._moments(gradients, loss_scale, x),
         )
+
+    def _measures_noise(self):
+        """Whether there are gradients of two batch sizes, and a wish to know them."""
+        if not self._training or self._model.gradient_moments is None:
+            return False
+        return self._equal_parts != 1 or shard.this_replica()[1] > 1
+
+    def _moments(self, gradients, loss_scale, x):
+        if not self._measures_noise():
+            return tf.zeros([3])
+        square = _squared_norm(gradients, loss_scale)
+        inverse = 1 / tf.cast(number_of_examples(x), tf.float32)
+        return tf.stack([square, inverse, 1.0])
 
     def _count_equal_parts(self, data):
         """The number of micro-batches, if they count alike: it saves weighing them."""
@@ -255,6 +283,16 @@ class Share:
                 return shard.weigh_for_join(value, before.statistics[index], kept)
         _, replicas = shard.this_replica()
         return value / replicas
+
+
+def _squared_norm(gradients, loss_scale):
+    """Of all gradients together, without the factor of the loss."""
+    squares = [
+        tf.reduce_sum(tf.square(tf.cast(gradient, tf.float32)))
+        for gradient in gradients
+        if gradient is not None
+    ]
+    return tf.add_n(squares) / tf.cast(loss_scale, tf.float32) ** 2
 
 
 def _precise(variable):

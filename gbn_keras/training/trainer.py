@@ -11,6 +11,7 @@ import time
 import keras
 import tensorflow as tf
 
+from gbn_keras.analysis.noise_scale import NoiseScaleLog, noise_scale_advice
 from gbn_keras.analysis.weight_distance import WeightDistance
 from gbn_keras.gradient_noise import GradientNoise
 from gbn_keras.training import datasets, distribution, models
@@ -108,6 +109,8 @@ def _train(settings, strategy, data, callbacks, verbose):
         ]
         if settings.weight_distance:
             callbacks.append(WeightDistance(run_dir))
+        if settings.noise_scale:
+            callbacks.append(NoiseScaleLog(run_dir, model.gradient_moments))
     started = time.perf_counter()
     model.fit(
         distribution.distribute(
@@ -141,6 +144,8 @@ def _train(settings, strategy, data, callbacks, verbose):
         "versions": _versions(),
         "hardware": {**_hardware(), "replicas": replicas},
     }
+    if settings.noise_scale:
+        result["noise_scale"] = _noise_scale(model.gradient_moments, plan, updates)
     with strategy.scope():  # On all machines, which make variables together.
         models.compile_model(model.model, plan, model.optimizer)
     if is_chief:
@@ -284,6 +289,17 @@ class UpdateLog(keras.callbacks.CSVLogger):
             "learning_rate": float(self.plan.learning_rate(self.updates - 1)),
         }
         super().on_epoch_end(epoch, {**logs, **more})
+
+
+def _noise_scale(moments, plan, updates):
+    """The last estimate of the gradient noise scale, and what follows from it."""
+    estimate, settings = moments.estimate(), plan.settings
+    advice = noise_scale_advice(
+        *(estimate, settings.batch_size, settings.small_batch_size),
+        *(updates, settings.stretch),
+    )
+    known = dataclasses.asdict(estimate) if estimate else {}
+    return {**known, "advice": advice}
 
 
 def _versions():

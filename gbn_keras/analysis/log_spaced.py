@@ -1,0 +1,85 @@
+"""`LogSpacedLog`, a table that grows while a model trains, at ever rarer updates."""
+
+import csv
+import math
+import os
+import pathlib
+
+import keras
+
+# How many updates have a row while their number grows tenfold.
+_ROWS_PER_DECADE = 20
+
+
+class LogSpacedLog(keras.callbacks.Callback):
+    """Writes a row into a CSV file at logarithmically spaced updates.
+
+    At each of the first ten, then at 20 each time that their number grows tenfold. A
+    training of 10,000 updates has about 70 rows, so they cost next to nothing. A
+    training that goes on (whose optimizer has made updates already) goes on with its
+    file; rows of updates that are to be made again are dropped.
+
+    For any backend, any `tf.distribute` strategy, several updates per execution.
+
+    Subclasses say what is in a row by `columns()` and `row()`.
+
+    Args:
+        file: The CSV file. Its folder is made.
+    """
+
+    def __init__(self, file: str | os.PathLike):
+        super().__init__()
+        self._file = pathlib.Path(file)
+
+    def columns(self) -> list[str]:
+        """Names of a row's values, which the first, `updates`, comes before."""
+        raise NotImplementedError
+
+    def row(self) -> list[float]:
+        """The values after the update just made."""
+        raise NotImplementedError
+
+    def on_train_begin(self, logs=None):
+        """Starts the file, or goes on with it."""
+        self._updates = self._updates_made()
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        kept = self._rows_until(self._updates) if self._updates else []
+        draft = self._file.with_name(self._file.name + ".part")
+        with draft.open("w", newline="") as file:
+            csv.writer(file).writerows([["updates", *self.columns()], *kept])
+        draft.replace(self._file)
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Counts from here: the number of updates is on the device, and slow to ask."""
+        self._before_epoch = self._updates_made()
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Writes a row, if it is time."""
+        before, self._updates = self._updates, self._before_epoch + batch + 1
+        if _bucket(self._updates) > _bucket(before):
+            self._write_row()
+
+    def _write_row(self):
+        if keras.backend.backend() == "jax":
+            # While it trains, the variables are not in the model.
+            self.model.jax_state_sync()
+        # By the optimizer, since the last execution of an epoch may have been shorter.
+        self._updates = self._updates_made()
+        with self._file.open("a", newline="") as file:
+            csv.writer(file).writerow([self._updates, *self.row()])
+
+    def _updates_made(self):
+        return int(self.model.optimizer.iterations)
+
+    def _rows_until(self, updates):
+        if not self._file.exists():
+            return []
+        with self._file.open(newline="") as file:
+            header, *rows = csv.reader(file)
+        # The last one may be cut off.
+        return [r for r in rows if len(r) == len(header) and int(r[0]) <= updates]
+
+
+def _bucket(updates):
+    """Updates that are in one bucket have one row."""
+    return math.floor(_ROWS_PER_DECADE * math.log10(updates)) if updates else -1
