@@ -38,7 +38,7 @@ setup(
         "tensorflow-datasets",
     ],
     extras_require={
-        "test": ["hypothesis", "pytest", "ruff"],
+        "test": ["hypothesis", "pytest", "pytest-xdist", "ruff"],
         "cuda": ["tensorflow[and-cuda]"],
     },
 )
