@@ -9,7 +9,7 @@ import tensorflow as tf
 from sklearn.datasets import load_digits
 from test_sameness import replicas_of
 
-from gbn_keras import GhostBatchNormalization
+from gbn_keras import GhostBatchNormalization, to_ghost_batch_norm
 from gbn_keras.training.large_batch_model import LargeBatchModel
 
 
@@ -386,3 +386,13 @@ def test_losses_are_scaled_on_replicas():
         for weight, old in zip(model.trainable_weights, before, strict=True)
     ]
     assert 0 < max(steps) < 1
+
+
+def test_ghosts_that_came_after_the_model_are_not_cut_either():
+    layers = [keras.layers.BatchNormalization(), keras.layers.Dense(1)]
+    inner = keras.Sequential([keras.Input((3,)), *layers])
+    model = LargeBatchModel(inner, 8)
+    model.compile("sgd", "mse")
+    to_ghost_batch_norm(inner, 16)
+    with pytest.raises(ValueError, match="micro_batch_size=8 with ghosts of 16"):
+        model.fit(np.ones((32, 3)), np.ones((32, 1)), batch_size=32, verbose=0)

@@ -182,6 +182,8 @@ class LargeBatchModel(keras.Model):
         examples = number_of_examples(data)
         if training:
             for size in _ghost_sizes(self.model):
+                # The model may have been converted to ghosts since.
+                _refuse_cut_ghosts(self.micro_batch_size, size)
                 shard.refuse_cut_ghosts(examples, size)
         share = Share(self, training, self.micro_batch_size)
         through_model = share.through_model
