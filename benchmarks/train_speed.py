@@ -156,7 +156,7 @@ def measure_weight_distance(arguments):
     """The callback's share of the time of `fit`, in its first updates and in more."""
     data = mnist(arguments.data_dir)
     rows = []
-    print(f"{'batch':>6}{'updates':>9}{'points':>8}{'ms a point':>12}{'share':>8}")
+    print(f"{'batch':>6}{'updates':>9}{'rows':>8}{'ms a row':>12}{'share':>8}")
     for batch, updates in ((128, 100), (128, 2000), (4096, 100), (4096, 500)):
         flags = ("--dataset=mnist", "--download", f"--batch_size={batch}")
         settings = Settings(**program.parse(["train.py", *flags]))
@@ -178,13 +178,13 @@ def measure_weight_distance(arguments):
         row = {
             "batch_size": batch,
             "updates": updates,
-            "points": len(callback.seconds),
+            "rows": len(callback.seconds),
             "milliseconds": 1e3 * statistics.median(callback.seconds),
             "share": share,
         }
         rows.append(row)
         print(
-            f"{batch:6}{updates:9,}{row['points']:8}{row['milliseconds']:12.1f}"
+            f"{batch:6}{updates:9,}{row['rows']:8}{row['milliseconds']:12.1f}"
             f"{share:8.2%}",
             flush=True,
         )
@@ -192,15 +192,15 @@ def measure_weight_distance(arguments):
 
 
 class TimedWeightDistance(WeightDistance):
-    """Notes how long each of its points takes."""
+    """Notes how long each of its rows takes."""
 
     def __init__(self, folder):
         super().__init__(folder)
         self.seconds = []
 
-    def _measure(self):
+    def _write_row(self):
         started = time.perf_counter()
-        super()._measure()
+        super()._write_row()
         self.seconds.append(time.perf_counter() - started)
 
 

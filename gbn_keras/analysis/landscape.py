@@ -8,12 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from gbn_keras.analysis.compiled import compiled
 from gbn_keras.arguments import integer
-
-if keras.backend.backend() == "tensorflow":
-    import tensorflow as tf
-elif keras.backend.backend() == "jax":
-    import jax
 
 # With fewer, a resampling may well be of a single direction, which has no deviation.
 _FEWEST_DIRECTIONS = 10
@@ -206,11 +202,7 @@ def _loss_along(model, loss, start):
         outputs, _ = model.stateless_call(weights, fixed, x, training=True)
         return loss(y, outputs)
 
-    if keras.backend.backend() == "tensorflow":
-        return tf.function(losses, autograph=False)
-    if keras.backend.backend() == "jax":
-        return jax.jit(losses)
-    return losses
+    return compiled(losses)
 
 
 def _mean_loss(losses_along, batches, direction, distance):
