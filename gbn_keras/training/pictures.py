@@ -241,6 +241,7 @@ def _mark_paper(axes, paper, arms):
                 xycoords=("axes fraction", "data"),
                 fontsize="small",
                 verticalalignment="bottom",
+                bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1},
             )
 
 
