@@ -119,7 +119,7 @@ class GradientNoise:
             return x, y, noise
 
         return dataset.enumerate().map(
-            lambda index, batch: weigh(index, batch),
+            weigh,
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )

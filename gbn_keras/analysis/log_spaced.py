@@ -7,6 +7,8 @@ import pathlib
 
 import keras
 
+from gbn_keras.whole_file import whole_file
+
 # How many updates have a row while their number grows tenfold.
 _ROWS_PER_DECADE = 20
 
@@ -44,10 +46,8 @@ class LogSpacedLog(keras.callbacks.Callback):
         self._updates = self._updates_made()
         self._file.parent.mkdir(parents=True, exist_ok=True)
         kept = self._rows_until(self._updates) if self._updates else []
-        draft = self._file.with_name(self._file.name + ".part")
-        with draft.open("w", newline="") as file:
+        with whole_file(self._file) as draft, draft.open("w", newline="") as file:
             csv.writer(file).writerows([["updates", *self.columns()], *kept])
-        draft.replace(self._file)
 
     def on_epoch_begin(self, epoch, logs=None):
         """Counts from here: the number of updates is on the device, and slow to ask."""

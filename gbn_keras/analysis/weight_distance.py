@@ -16,6 +16,7 @@ from scipy.optimize import curve_fit
 
 from gbn_keras.analysis.compiled import compiled
 from gbn_keras.analysis.log_spaced import LogSpacedLog
+from gbn_keras.whole_file import whole_file
 
 
 class WeightDistance(LogSpacedLog):
@@ -47,13 +48,13 @@ class WeightDistance(LogSpacedLog):
         """Keeps the weights to measure from."""
         weights = self.model.trainable_variables
         self._layers = _by_layer(weights)
-        updates = int(self.model.optimizer.iterations)
+        updates = self._updates_made()
         if updates:
             self._start = self._read_start(weights, updates)
         else:
             self._start = [ops.copy(weight) for weight in weights]
             self._folder.mkdir(parents=True, exist_ok=True)
-            _write_whole(self._start_file, self._start)
+            _write(self._start_file, self._start)
         # One by one the operations would take five times as long.
         self._squared_distances = compiled(_squared_distances)
         super().on_train_begin(logs)
@@ -193,14 +194,11 @@ def _by_layer(weights):
     return layers
 
 
-def _write_whole(path, arrays):
-    """So that under its name there is all of it or nothing."""
-    draft = path.with_name(path.name + ".part")
+def _write(path, arrays):
     arrays = [ops.convert_to_numpy(array) for array in arrays]
     # numpy's format does not know bfloat16.
     arrays = [
         array.astype(np.promote_types(array.dtype, "float32")) for array in arrays
     ]
-    with draft.open("wb") as file:
+    with whole_file(path) as draft, draft.open("wb") as file:
         np.savez(file, **{str(place): array for place, array in enumerate(arrays)})
-    draft.replace(path)

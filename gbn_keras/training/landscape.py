@@ -12,8 +12,8 @@ from gbn_keras.analysis.landscape import loss_deviation
 from gbn_keras.training import models, pictures
 from gbn_keras.training.plan import make_plan
 from gbn_keras.training.run_directory import (
-    default_run_dir,
     open_run_directory,
+    with_run_dir,
     write_whole,
 )
 from gbn_keras.training.settings import Settings, UsageError
@@ -51,9 +51,8 @@ def measure_landscape(settings: Settings, data=None) -> str:
         )
     # Data and plan.
     data = data or load_data(settings)
-    settings = make_plan(settings, data.examples).settings
-    if not settings.run_dir:
-        settings = dataclasses.replace(settings, run_dir=default_run_dir(settings))
+    plan = make_plan(settings, data.examples)
+    settings = with_run_dir(plan.settings)
     run_dir = pathlib.Path(settings.run_dir)
 
     # Network.
@@ -62,7 +61,6 @@ def measure_landscape(settings: Settings, data=None) -> str:
     else:
         open_run_directory(settings)
         keras.utils.set_random_seed(settings.seed)
-        plan = make_plan(settings, data.examples)
         state, network = "at initialization", models.build_model(plan, data)[0].model
 
     # Measurement.

@@ -1,5 +1,7 @@
 """The paper's own figures, to be shown beside ours."""
 
+from gbn_keras.training.study import ARMS
+
 # Tables 1 and 2: validation accuracy (%) of each arm, by network and data set.
 _ACCURACY = {
     ("f1", "mnist"): (98.27, 97.05, 97.55, 97.60, 98.53),
@@ -14,8 +16,6 @@ _ALEXNET = {
     8192: (57.10, 41.23, 53.25, 53.93, 59.5),
 }
 
-_ARMS = ("SB", "LB", "+LR", "+GBN", "+RA")
-
 
 def arms(settings: dict) -> dict[str, float]:
     """The paper's accuracy (%) of each arm; nothing if it does not have the training.
@@ -23,12 +23,11 @@ def arms(settings: dict) -> dict[str, float]:
     Args:
         settings: Those of the training with all techniques, as `result.json` has them.
     """
+    if settings["train_examples"]:
+        return {}  # With part of the data it is another training.
     key = settings["model"], settings["dataset"]
     if key == ("alexnet", "imagenet2012"):
         accuracy = _ALEXNET.get(settings["batch_size"], ())
     else:
         accuracy = _ACCURACY.get(key, ())
-    # With part of the data it is another training.
-    if settings["train_examples"]:
-        return {}
-    return dict(zip(_ARMS, accuracy, strict=False))
+    return dict(zip(ARMS, accuracy, strict=False))

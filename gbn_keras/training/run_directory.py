@@ -1,11 +1,13 @@
 """The folder that a run leaves: who may use it, and its files that must be whole."""
 
+import dataclasses
 import hashlib
 import json
 import os
 import pathlib
 
 from gbn_keras.training.settings import Settings, UsageError
+from gbn_keras.whole_file import whole_file
 
 FLAGFILE = "flags.cfg"
 RESULT = "result.json"
@@ -19,7 +21,14 @@ _FREE_TO_CHANGE = {
 }
 
 
-def default_run_dir(settings: Settings) -> str:
+def with_run_dir(settings: Settings) -> Settings:
+    """The settings with a run directory, if they name none: one after the flags."""
+    if settings.run_dir:
+        return settings
+    return dataclasses.replace(settings, run_dir=_default_run_dir(settings))
+
+
+def _default_run_dir(settings):
     """A folder name of its own for each choice of flags: the same command, the same."""
     digest = hashlib.sha256(
         "".join(sorted(_decisive(settings.flagfile()))).encode()
@@ -70,9 +79,8 @@ def write_result(path: pathlib.Path, result: dict) -> None:
 
 def write_whole(path: pathlib.Path, text: str) -> None:
     """Writes a file so that under its name there is all of it or nothing."""
-    draft = path.with_name(path.name + ".part")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
+    with whole_file(path) as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
 def _refuse_other_flags(path, settings):

@@ -9,9 +9,9 @@ import keras
 from gbn_keras.training import distribution
 from gbn_keras.training.plan import make_plan, model_name
 from gbn_keras.training.run_directory import (
-    default_run_dir,
     open_run_directory,
     read_result,
+    with_run_dir,
 )
 from gbn_keras.training.settings import Settings, UsageError
 from gbn_keras.training.trainer import load_data, train
@@ -83,8 +83,7 @@ def run_study(settings: Settings) -> pathlib.Path | None:
     data = load_data(settings)
     prepare = prepare_sweep if settings.mode == "sweep" else prepare_study
     settings, arms = prepare(settings, data.examples, strategy.num_replicas_in_sync)
-    if not settings.run_dir:
-        settings = dataclasses.replace(settings, run_dir=default_run_dir(settings))
+    settings = with_run_dir(settings)
     run_dir = pathlib.Path(settings.run_dir)
     if is_chief:
         open_run_directory(settings)

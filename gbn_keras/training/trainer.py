@@ -18,9 +18,9 @@ from gbn_keras.training import datasets, distribution, models
 from gbn_keras.training.large_batch_model import LargeBatchModel, smallest_micro_batch
 from gbn_keras.training.plan import Plan, make_plan, model_name
 from gbn_keras.training.run_directory import (
-    default_run_dir,
     open_run_directory,
     read_result,
+    with_run_dir,
     write_result,
 )
 from gbn_keras.training.settings import Settings, UsageError, first_line
@@ -73,9 +73,7 @@ def _train(settings, strategy, data, callbacks, verbose):
 
     # Plan.
     plan = make_plan(settings, data.examples, replicas)
-    settings = plan.settings
-    if not settings.run_dir:
-        settings = dataclasses.replace(settings, run_dir=default_run_dir(settings))
+    settings = with_run_dir(plan.settings)
     run_dir = pathlib.Path(settings.run_dir)
     finished = None
     if is_chief:
