@@ -19,6 +19,8 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["gbn_keras", "gbn_keras.*"]),
+    py_modules=["gbn_train"],
+    entry_points={"console_scripts": ["gbn-train = gbn_train:main"]},
     package_data={"gbn_keras": ["py.typed"]},
     install_requires=[
         "absl-py",

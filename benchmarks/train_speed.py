@@ -32,7 +32,7 @@ import tensorflow as tf
 from layer_speed import SplitGhosts
 from side_by_side import median_ratio, peak_megabytes, time_in_turn, write_json
 
-import train as program
+import gbn_train as program
 from gbn_keras import GhostBatchNormalization
 from gbn_keras.analysis.weight_distance import WeightDistance
 from gbn_keras.networks import f1, resnet

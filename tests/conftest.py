@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-import train
+import gbn_train
 from gbn_keras.training.settings import Settings
 
 # Devices for the tests of replicas; everything else runs on the first.
@@ -21,7 +21,7 @@ tf.config.set_logical_device_configuration(
 
 def settings_of(*flags) -> Settings:
     """The settings that `train.py` makes of these flags."""
-    return Settings(**train.parse(["train.py", *flags]))
+    return Settings(**gbn_train.parse(["train.py", *flags]))
 
 
 @pytest.fixture

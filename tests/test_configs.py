@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import train
+import gbn_train
 from gbn_keras.training import datasets, landscape, study, trainer
 from gbn_keras.training.plan import make_plan
 from gbn_keras.training.settings import Settings
 
-ROOT = pathlib.Path(train.__file__).parent
+ROOT = pathlib.Path(gbn_train.__file__).parent
 CONFIGS = sorted(ROOT.glob("configs/**/*.cfg"))
 
 # Image shape and number of classes.
@@ -32,7 +32,7 @@ def name_of(config):
 def read(config, *flags):
     """The settings of a flagfile, and tiny data for them."""
     flags = [f"--flagfile={config}", "--download", *flags]
-    settings = Settings(**train.parse(["train.py", *flags]))
+    settings = Settings(**gbn_train.parse(["train.py", *flags]))
     shape, classes = SHAPES[settings.dataset]
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (24, *shape), np.uint8)

@@ -12,7 +12,7 @@ import tensorflow as tf
 from cluster import run_workers, workers
 from test_trainer import SHORT, weights
 
-import train as program
+import gbn_train as program
 from gbn_keras.training import distribution, trainer
 from gbn_keras.training.settings import UsageError
 

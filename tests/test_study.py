@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import train
+import gbn_train
 from gbn_keras.training import datasets, report, study, trainer
 from gbn_keras.training.plan import make_plan
 from gbn_keras.training.settings import Settings, UsageError
@@ -108,7 +108,7 @@ def test_an_interrupted_study_goes_on_where_it_was(
 
     del trainings[:]
     study.run_study(settings)
-    again = train.parse(["train.py", f"--flagfile={run_dir / 'flags.cfg'}"])
+    again = gbn_train.parse(["train.py", f"--flagfile={run_dir / 'flags.cfg'}"])
     study.run_study(Settings(**again))
     assert not trainings
     # A study is a folder that may be moved.
@@ -211,7 +211,7 @@ def test_a_sweep_trains_with_each_batch_size(make_settings, trainings, tmp_path)
         assert (run_dir / "plots" / f"{name}.png").stat().st_size > 10_000
 
     del trainings[:]
-    again = train.parse(["train.py", f"--flagfile={run_dir / 'flags.cfg'}"])
+    again = gbn_train.parse(["train.py", f"--flagfile={run_dir / 'flags.cfg'}"])
     study.run_study(Settings(**again))
     assert not trainings
 

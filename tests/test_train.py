@@ -8,10 +8,10 @@ import sys
 
 import pytest
 
-import train
+import gbn_train
 from gbn_keras.training.settings import Settings
 
-ROOT = pathlib.Path(train.__file__).parent
+ROOT = pathlib.Path(gbn_train.__file__).parent
 CONFIGS = sorted(ROOT.glob("configs/**/*.cfg"))
 
 
@@ -28,7 +28,7 @@ def run(*flags, cwd=None):
 
 def test_the_flags_are_the_fields_of_the_settings():
     fields = {field.name for field in dataclasses.fields(Settings)}
-    assert set(train.parse(["train.py"])) == fields
+    assert set(gbn_train.parse(["train.py"])) == fields
 
 
 def test_training_then_evaluating_by_the_run_directory_alone(tmp_path):
@@ -57,7 +57,7 @@ def test_a_config_says_what_it_claims_and_how_it_is_run(config):
     assert lines[0].startswith("# ")
     command = f"python train.py --flagfile={config.relative_to(ROOT).as_posix()}"
     assert any(command in line for line in lines)
-    train.parse(["train.py", f"--flagfile={config}", "--download"])
+    gbn_train.parse(["train.py", f"--flagfile={config}", "--download"])
 
 
 BAD_FLAGS = [
@@ -113,7 +113,7 @@ BAD_FLAGS = [
 
 @pytest.mark.parametrize("flags, name, received", BAD_FLAGS)
 def test_a_mistake_is_one_line_and_exit_code_2(flags, name, received, capsys):
-    assert train.main(["train.py", *flags]) == 2
+    assert gbn_train.main(["train.py", *flags]) == 2
     output = capsys.readouterr()
     assert output.out == ""
     line = output.err.removesuffix("\n")
@@ -124,7 +124,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(flags, name, received, capsys):
 
 def test_a_mistake_in_the_flags_is_answered_before_tensorflow_is_imported(tmp_path):
     probe = (
-        "import sys, train; code = train.main(sys.argv[1:]); "
+        "import sys, gbn_train; code = gbn_train.main(sys.argv[1:]); "
         "sys.exit(99 if 'tensorflow' in sys.modules else code)"
     )
     flags = ["train.py", "--dataset=cifar100", f"--data_dir={tmp_path}"]

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 
-import train as program
+import gbn_train as program
 from gbn_keras import GhostBatchNormalization
 from gbn_keras.training import datasets, models, report, trainer
 from gbn_keras.training.plan import make_plan

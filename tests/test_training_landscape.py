@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import train
+import gbn_train
 from gbn_keras.training import landscape, trainer
 from gbn_keras.training.settings import Settings, UsageError
 
@@ -41,7 +41,7 @@ def test_of_the_network_that_a_run_has_trained(make_settings, tmp_path):
     model, flags = (run / "model.keras").read_bytes(), (run / "flags.cfg").read_text()
     # By the run directory alone: its flagfile says what was trained.
     flags_given = ["--mode=landscape", f"--run_dir={run}", "--directions=10"]
-    settings = Settings(**train.parse(["train.py", *flags_given]))
+    settings = Settings(**gbn_train.parse(["train.py", *flags_given]))
     text = landscape.measure_landscape(settings)
     assert "f1_digits on digits, trained: loss" in text
     described = json.loads((run / "landscape.json").read_text())
