@@ -29,11 +29,12 @@ _TRY_AGAIN = 75
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "evaluate", "study", "sweep", "landscape"],
+    ["train", "evaluate", "study", "sweep", "landscape", "tune"],
     "train a network; evaluate the model of --run_dir; study: train the paper's five "
     "arms (SB, LB, +LR, +GBN, +RA) with several seeds and compare them; sweep: train "
     "with each of --batch_sizes (Figures 1 to 3); landscape: how the loss changes with "
-    "the distance from a network's weights, those of --run_dir's model if it has one.",
+    "the distance from a network's weights, those of --run_dir's model if it has one; "
+    "tune: find the best values of the flags in --search, with keras-tuner.",
 )
 flags.DEFINE_string(
     "run_dir",
@@ -235,6 +236,43 @@ flags.DEFINE_integer(
     lower_bound=10,
 )
 
+# Search.
+flags.DEFINE_enum(
+    "tuner",
+    "random",
+    ["random", "bayesian", "hyperband", "grid"],
+    "tune: which of keras-tuner's. Hyperband's epochs are those of --epochs.",
+)
+flags.DEFINE_multi_string(
+    "search",
+    [],
+    "tune: a flag and the values to try, as learning_rate:0.01..1 or stretch:1,4,full; "
+    "once for each of batch_size, virtual_batch_size, learning_rate, lr_scaling, "
+    "stretch, gradient_noise, l2.",
+)
+flags.DEFINE_integer(
+    "trials", 20, "tune: at most so many; Hyperband knows itself.", lower_bound=1
+)
+flags.DEFINE_integer(
+    "trial_updates",
+    0,
+    "tune: no trial makes more updates, a longer regime is shortened; 0: no limit.",
+    lower_bound=0,
+)
+flags.DEFINE_integer(
+    "trial_samples",
+    0,
+    "tune: no trial sees more samples, a longer regime is shortened; 0: no limit.",
+    lower_bound=0,
+)
+flags.DEFINE_integer(
+    "lost_after",
+    120,
+    "tune: seconds without a sign of life after which keras-tuner's chief or a worker "
+    "counts as lost.",
+    lower_bound=1,
+)
+
 
 def main(argv: list[str] = sys.argv) -> int:
     """Runs the program; returns its exit code."""
@@ -265,6 +303,12 @@ def main(argv: list[str] = sys.argv) -> int:
                 print(f"\n{tell(run_dir)}\n\n{run_dir}")
         elif settings.mode == "landscape":
             print(landscape.measure_landscape(settings))
+        elif settings.mode == "tune":
+            from gbn_keras.training import search_report, tuning
+
+            run_dir = tuning.tune(settings)
+            if run_dir:
+                print(f"\n{search_report.report_search(run_dir)}\n\n{run_dir}")
         elif result := trainer.train(settings):
             run_dir = pathlib.Path(result["settings"]["run_dir"])
             report.report_run(run_dir)
@@ -305,6 +349,7 @@ def parse(argv: list[str]) -> dict[str, object]:
     own_flags = flags.FLAGS.get_flags_for_module(sys.modules[__name__])
     values = {flag.name: flag.value for flag in own_flags}
     values["batch_sizes"] = values["batch_sizes"] and tuple(values["batch_sizes"])
+    values["search"] = tuple(values["search"])
     _look_for_data(**values)
     return values
 

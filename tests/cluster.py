@@ -11,7 +11,7 @@ import sys
 @contextlib.contextmanager
 def workers(number, script, *arguments):
     """Starts a script as so many workers; none is left at the end."""
-    ports = _free_ports(number)
+    ports = free_ports(number)
     started = []
     try:
         for index in range(number):
@@ -44,7 +44,7 @@ def run_workers(number, script, *arguments):
     return outputs
 
 
-def _free_ports(number):
+def free_ports(number):
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
     ports = [s.getsockname()[1] for s in sockets]
     for s in sockets:

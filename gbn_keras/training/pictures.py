@@ -186,6 +186,48 @@ def landscape(table: pd.DataFrame, fits: dict, title: str, directions: int) -> F
     return figure
 
 
+def search(trials: pd.DataFrame, searched: list[str], settings: dict) -> Figure:
+    """Validation accuracy of a search's trials, by each of the flags that it varied.
+
+    Args:
+        trials: A row for each trial, the best one first.
+        searched: The columns of the flags.
+        settings: Of the search.
+    """
+    columns = min(4, len(searched))
+    rows = -(-len(searched) // columns)
+    figure = Figure(figsize=(3.5 * columns, 3 * rows + 0.5), layout="constrained")
+    panels = figure.subplots(rows, columns, sharey=True, squeeze=False)
+    accuracy, shade = trials["accuracy"], np.log10(trials["updates"])
+    points = {"c": shade, "cmap": "Greys", "vmin": shade.min() - 0.5}
+    for axes, name in zip(panels.flat, searched, strict=False):
+        values = trials[name]
+        if len(set(values)) <= 6:  # A list, each value as far from the next.
+            tried = sorted(set(values))
+            axes.set_xticks(range(len(tried)), tried)
+            values = values.map(tried.index)
+        elif values.min() > 0:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+            axes.xaxis.set_minor_formatter(lambda *_: "")
+        axes.scatter(values, accuracy, vmax=shade.max(), alpha=0.7, zorder=2, **points)
+        best = values.iloc[0], accuracy.iloc[0]
+        axes.plot(*best, "o", color="tab:red", fillstyle="none", markersize=12)
+        axes.set_xlabel(name)
+        axes.margins(x=0.15)
+        axes.grid(alpha=0.3)
+    for axes in panels.flat[len(searched) :]:
+        axes.remove()
+    for axes in panels[:, 0]:
+        axes.set_ylabel("validation accuracy (%)")
+    title = f"{_title(settings)}: {len(trials)} trials, circled the best"
+    if len(set(shade)) > 1:
+        title += "; the darker, the more updates"
+    figure.suptitle(title, fontsize="medium")
+    return figure
+
+
 def save(figure: Figure, run_dir: pathlib.Path, name: str) -> pathlib.Path:
     """Writes a picture into a run directory; returns its file."""
     file = run_dir / "plots" / name

@@ -12,10 +12,10 @@ from gbn_keras.whole_file import whole_file
 FLAGFILE = "flags.cfg"
 RESULT = "result.json"
 
-# Flags that say where things are, who computes them and how many trainings a study has:
-# not what a training computes.
+# Flags that say where things are, who computes them and how many trainings a study or
+# a search has: not what a training computes.
 _FREE_TO_CHANGE = {
-    *("run_dir", "data_dir", "download", "seeds"),
+    *("run_dir", "data_dir", "download", "seeds", "trials", "lost_after"),
     *("strategy", "replicas", "cluster", "cluster_port", "tpu"),
     *("micro_batch_size", "memory_budget"),
 }
@@ -29,16 +29,18 @@ def with_run_dir(settings: Settings) -> Settings:
 
 
 def _default_run_dir(settings):
-    """A folder name of its own for each choice of flags: the same command, the same."""
-    digest = hashlib.sha256(
-        "".join(sorted(_decisive(settings.flagfile()))).encode()
-    ).hexdigest()
     return os.path.join(
         "runs",
-        f"{settings.dataset}-{settings.model}-{settings.mode}-{digest[:8]}".replace(
+        f"{settings.dataset}-{settings.model}-{settings.mode}-{digest(settings)}".replace(
             "/", "-"
         ),
     )
+
+
+def digest(settings: Settings) -> str:
+    """A name of its own for each choice of flags: the same command, the same."""
+    lines = "".join(sorted(_decisive(settings.flagfile())))
+    return hashlib.sha256(lines.encode()).hexdigest()[:8]
 
 
 def open_run_directory(settings: Settings) -> pathlib.Path:
@@ -51,7 +53,7 @@ def open_run_directory(settings: Settings) -> pathlib.Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
         if (path / FLAGFILE).exists():
-            _refuse_other_flags(path, settings)
+            refuse_other_flags(path, settings)
         write_whole(path / FLAGFILE, settings.flagfile())
     except OSError as error:
         raise UsageError(
@@ -63,7 +65,7 @@ def open_run_directory(settings: Settings) -> pathlib.Path:
 
 def read_flags(path: pathlib.Path) -> dict[str, str]:
     """The flags of the run in this folder, by name, as the flagfile has them."""
-    return _flags((path / FLAGFILE).read_text(encoding="utf-8"))
+    return dict(_flags((path / FLAGFILE).read_text(encoding="utf-8")))
 
 
 def read_result(path: pathlib.Path) -> dict | None:
@@ -83,7 +85,8 @@ def write_whole(path: pathlib.Path, text: str) -> None:
         draft.write_text(text, encoding="utf-8")
 
 
-def _refuse_other_flags(path, settings):
+def refuse_other_flags(path: pathlib.Path, settings: Settings) -> None:
+    """A UsageError if the run in this folder computes something else."""
     before = _decisive((path / FLAGFILE).read_text(encoding="utf-8"))
     now = _decisive(settings.flagfile())
     if before != now:
@@ -98,11 +101,12 @@ def _decisive(flagfile):
     """The lines that say what the run computes."""
     return {
         f"--{name}={value}"
-        for name, value in _flags(flagfile).items()
+        for name, value in _flags(flagfile)
         if name not in _FREE_TO_CHANGE
     }
 
 
 def _flags(flagfile):
+    """Pairs of name and value: some flags may be given several times."""
     lines = flagfile.splitlines()
-    return dict(line.removeprefix("--").partition("=")[::2] for line in lines)
+    return [line.removeprefix("--").partition("=")[::2] for line in lines]

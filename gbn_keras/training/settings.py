@@ -58,14 +58,22 @@ class Settings:
     weight_distance: bool
     noise_scale: bool
     directions: int
+    tuner: str
+    search: tuple[str, ...]
+    trials: int
+    trial_updates: int
+    trial_samples: int
+    lost_after: int
 
     def flagfile(self) -> str:
         """These settings as the text of a flagfile that runs them again."""
-        return "".join(
-            f"--{name}={_flag_text(value)}\n"
-            for name, value in dataclasses.asdict(self).items()
-            if value is not None
-        )
+        lines = []
+        for name, value in dataclasses.asdict(self).items():
+            if name == "search":
+                lines += [f"--search={one}" for one in value]
+            elif value is not None:
+                lines.append(f"--{name}={_flag_text(value)}")
+        return "".join(f"{line}\n" for line in lines)
 
 
 def _flag_text(value):
