@@ -1,6 +1,7 @@
 """`whole_file`, for files that must not be found half written."""
 
 import contextlib
+import os
 import pathlib
 from collections.abc import Iterator
 
@@ -9,8 +10,28 @@ from collections.abc import Iterator
 def whole_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
     """Gives a draft to write, which becomes the file when it is done.
 
-    So under the file's name there is all of it or what was there before.
+    So under the file's name there is all of it or what was there before, whenever the
+    process is killed or the machine loses its power.
+
+    Raises:
+        OSError: If the disk is full, say; no draft is left.
     """
-    draft = path.with_name(path.name + ".part")
-    yield draft
-    draft.replace(path)
+    # With the file's own ending, which says to some writers what to write.
+    draft = path.with_name(f"{path.stem}.part{path.suffix}")
+    try:
+        yield draft
+        # The new name must not reach the disk before what it stands for.
+        _to_disk(draft)
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+    _to_disk(path.parent)
+
+
+def _to_disk(path):
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

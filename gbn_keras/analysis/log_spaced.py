@@ -1,13 +1,12 @@
 """`LogSpacedLog`, a table that grows while a model trains, at ever rarer updates."""
 
-import csv
 import math
 import os
-import pathlib
 
 import keras
+from keras import ops
 
-from gbn_keras.whole_file import whole_file
+from gbn_keras.analysis.update_table import UpdateTable
 
 # How many updates have a row while their number grows tenfold.
 _ROWS_PER_DECADE = 20
@@ -19,7 +18,7 @@ class LogSpacedLog(keras.callbacks.Callback):
     At each of the first ten, then at 20 each time that their number grows tenfold. A
     training of 10,000 updates has about 70 rows, so they cost next to nothing. A
     training that goes on (whose optimizer has made updates already) goes on with its
-    file; rows of updates that are to be made again are dropped.
+    file (`UpdateTable`).
 
     For any backend, any `tf.distribute` strategy, several updates per execution.
 
@@ -31,7 +30,7 @@ class LogSpacedLog(keras.callbacks.Callback):
 
     def __init__(self, file: str | os.PathLike):
         super().__init__()
-        self._file = pathlib.Path(file)
+        self._file = file
 
     def columns(self) -> list[str]:
         """Names of a row's values, which the first, `updates`, comes before."""
@@ -44,10 +43,7 @@ class LogSpacedLog(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         """Starts the file, or goes on with it."""
         self._updates = self._updates_made()
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        kept = self._rows_until(self._updates) if self._updates else []
-        with whole_file(self._file) as draft, draft.open("w", newline="") as file:
-            csv.writer(file).writerows([["updates", *self.columns()], *kept])
+        self._table = UpdateTable(self._file, self.columns(), self._updates)
 
     def on_epoch_begin(self, epoch, logs=None):
         """Counts from here: the number of updates is on the device, and slow to ask."""
@@ -65,19 +61,10 @@ class LogSpacedLog(keras.callbacks.Callback):
             self.model.jax_state_sync()
         # By the optimizer, since the last execution of an epoch may have been shorter.
         self._updates = self._updates_made()
-        with self._file.open("a", newline="") as file:
-            csv.writer(file).writerow([self._updates, *self.row()])
+        self._table.append(self._updates, self.row())
 
     def _updates_made(self):
-        return int(self.model.optimizer.iterations)
-
-    def _rows_until(self, updates):
-        if not self._file.exists():
-            return []
-        with self._file.open(newline="") as file:
-            header, *rows = csv.reader(file)
-        # The last one may be cut off.
-        return [r for r in rows if len(r) == len(header) and int(r[0]) <= updates]
+        return int(ops.convert_to_numpy(self.model.optimizer.iterations))
 
 
 def _bucket(updates):

@@ -1,0 +1,42 @@
+"""`UpdateLog`, the table of a run's metrics."""
+
+import os
+
+import keras
+
+from gbn_keras.analysis.update_table import UpdateTable
+from gbn_keras.training.plan import Plan
+
+_METRICS = ["accuracy", "loss", "val_accuracy", "val_loss"]
+
+
+class UpdateLog(keras.callbacks.Callback):
+    """Writes a row into a CSV file at the end of each epoch.
+
+    Keras's own `CSVLogger` knows of epochs only, and not how to go on with a file that
+    has rows of epochs that are to be trained again.
+
+    Args:
+        file: The CSV file, with the columns `updates`, `epoch` (from 0), `samples`,
+            `learning_rate` (of the epoch's last update) and the metrics; those of
+            validation are empty where there was none.
+        plan: Of the training.
+        updates: Those made before, if it goes on.
+    """
+
+    def __init__(self, file: str | os.PathLike, plan: Plan, updates: int = 0):
+        super().__init__()
+        self._plan, self._updates = plan, updates
+        columns = ["epoch", "samples", "learning_rate", *_METRICS]
+        self._table = UpdateTable(file, columns, updates)
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Counts the update."""
+        self._updates += 1
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Writes the row."""
+        samples = self._updates * self._plan.settings.batch_size
+        rate = float(self._plan.learning_rate(self._updates - 1))
+        metrics = [logs.get(name, "") for name in _METRICS]
+        self._table.append(self._updates, [epoch, samples, rate, *metrics])
