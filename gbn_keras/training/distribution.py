@@ -10,9 +10,11 @@ import json
 import os
 import socket
 
+import numpy as np
 import tensorflow as tf
 
 from gbn_keras.training.settings import Settings, UsageError, first_line
+from gbn_keras.training.stopped import Stopped
 
 # What TensorFlow raises on one machine when another one is gone.
 _LOST = (
@@ -22,7 +24,7 @@ _LOST = (
 )
 
 
-class WorkerLost(RuntimeError):
+class WorkerLost(Stopped):
     """Another machine of the cluster is gone."""
 
 
@@ -75,6 +77,29 @@ def agree(strategy: tf.distribute.Strategy, said: bool) -> bool:
     vote = float(said and is_chief(strategy))
     votes = strategy.run(tf.function(lambda: tf.constant(vote)))
     return float(strategy.reduce(tf.distribute.ReduceOp.SUM, votes, axis=None)) > 0
+
+
+def from_chief(strategy: tf.distribute.Strategy, content: bytes) -> bytes:
+    """What the chief gives, on all machines, to which it is sent bit by bit."""
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return content
+    content = content if is_chief(strategy) else b""
+    length = int(_sum_over_replicas(strategy, np.array([len(content)])))
+    # Sums of floats could change a bit.
+    words = np.zeros(-(-length // 4), np.int32)
+    words.view(np.uint8)[: len(content)] = np.frombuffer(content, np.uint8)
+    return _sum_over_replicas(strategy, words).tobytes()[:length]
+
+
+def _sum_over_replicas(strategy, values):
+    """The sum over the machines, of which all but the chief give zeros."""
+
+    def on_replica():
+        replica = tf.distribute.get_replica_context().replica_id_in_sync_group
+        return tf.where(tf.equal(replica, 0), values, tf.zeros_like(values))
+
+    summed = strategy.run(tf.function(on_replica))
+    return strategy.reduce(tf.distribute.ReduceOp.SUM, summed, axis=None).numpy()
 
 
 def wait_for_all(strategy: tf.distribute.Strategy) -> None:

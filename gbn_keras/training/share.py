@@ -114,8 +114,10 @@ class Share:
 
         Returns:
             `(gradients, after, metrics)`: the gradients of the mean loss over the whole
-            batch; the values to assign; the metrics' values over all replicas. The
-            metrics' values to assign are this replica's own: Keras sums them itself.
+            batch; the values to assign; the metrics' values over all replicas. Of the
+            metrics' values to assign Keras takes the sum over the replicas, so the
+            first one gets all of them: then the sum does not depend on how it came
+            about, which a training that goes on could not know.
         """
         used = [
             gradient
@@ -145,7 +147,9 @@ class Share:
         statistics = list(sums.statistics)
         for index, value in zip(moved, joined, strict=True):
             statistics[index] = value
-        after = Values([], statistics, sums.seeds, sums.metrics)
+        is_first = tf.equal(shard.this_replica()[0], 0)
+        held = [tf.where(is_first, value, tf.zeros_like(value)) for value in metrics]
+        after = Values([], statistics, sums.seeds, held)
         if self._measures_noise():
             small_square, small_inverse, number = tf.unstack(moments)
             self._model.gradient_moments.update(
