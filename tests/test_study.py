@@ -174,7 +174,8 @@ def test_a_study_with_other_flags_is_refused(make_settings):
     settings = make_settings(*TINY)
     data = datasets.load("digits")
     plan = make_plan(settings, data.examples)
-    study.open_run_directory(dataclasses.replace(plan.settings, eval_every=0))
+    with study.open_run_directory(plan.settings):
+        pass
     other = dataclasses.replace(settings, epochs=3)
     with pytest.raises(UsageError, match="--epochs=2 there, --epochs=3 here"):
         study.run_study(other)

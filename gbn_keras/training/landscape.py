@@ -1,5 +1,6 @@
 """`measure_landscape()`: how rough the loss is around a network's weights."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
@@ -56,12 +57,19 @@ def measure_landscape(settings: Settings, data=None) -> str:
     run_dir = pathlib.Path(settings.run_dir)
 
     # Network.
-    if (run_dir / MODEL_FILE).exists():
-        state, network = "trained", load_network(settings, data)
-    else:
-        open_run_directory(settings)
-        keras.utils.set_random_seed(settings.seed)
-        state, network = "at initialization", models.build_model(plan, data)[0].model
+    with contextlib.ExitStack() as stack:
+        if (run_dir / MODEL_FILE).exists():
+            state, network = "trained", load_network(settings, data)
+        else:
+            stack.enter_context(open_run_directory(settings))
+            keras.utils.set_random_seed(settings.seed)
+            state = "at initialization"
+            network = models.build_model(plan, data)[0].model
+        return _measure(settings, data, network, state)
+
+
+def _measure(settings, data, network, state):
+    run_dir = pathlib.Path(settings.run_dir)
 
     # Measurement.
     images, labels = next(

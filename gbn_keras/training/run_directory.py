@@ -1,10 +1,15 @@
 """The folder that a run leaves: who may use it, and its files that must be whole."""
 
+import contextlib
 import dataclasses
+import fcntl
 import hashlib
 import json
 import os
 import pathlib
+import socket
+import sys
+from collections.abc import Iterator
 
 from gbn_keras.training.settings import Settings, UsageError
 from gbn_keras.whole_file import whole_file
@@ -12,10 +17,13 @@ from gbn_keras.whole_file import whole_file
 FLAGFILE = "flags.cfg"
 RESULT = "result.json"
 
-# Flags that say where things are, who computes them and how many trainings a study or
-# a search has: not what a training computes.
+_LOCK = "lock"
+
+# Flags that say where things are, who computes them, what is written down when, and how
+# many trainings a study or a search has: not what a training computes.
 _FREE_TO_CHANGE = {
     *("run_dir", "data_dir", "download", "seeds", "trials", "lost_after"),
+    *("eval_every", "checkpoint_every"),
     *("strategy", "replicas", "cluster", "cluster_port", "tpu"),
     *("micro_batch_size", "memory_budget"),
 }
@@ -43,24 +51,50 @@ def digest(settings: Settings) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()[:8]
 
 
-def open_run_directory(settings: Settings) -> pathlib.Path:
+@contextlib.contextmanager
+def open_run_directory(settings: Settings) -> Iterator[pathlib.Path]:
     """Makes the run directory and writes the flagfile that runs it again.
 
+    As a context, in which no other process may open it. What a process leaves that was
+    killed does not keep others out.
+
     Raises:
-        UsageError: If the folder cannot be written, or belongs to other flags.
+        UsageError: If the folder cannot be written, is in use, or belongs to other
+            flags; then nothing in it was changed.
     """
     path = pathlib.Path(settings.run_dir)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        if (path / FLAGFILE).exists():
-            refuse_other_flags(path, settings)
-        write_whole(path / FLAGFILE, settings.flagfile())
-    except OSError as error:
-        raise UsageError(
-            f"--run_dir: {path} cannot be written ({error.strerror or error}). "
-            "Choose a folder that can."
-        ) from error
-    return path
+    with contextlib.ExitStack() as stack:
+        try:
+            if (path / FLAGFILE).exists():
+                refuse_other_flags(path, settings)
+            path.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(_locked(path))
+            write_whole(path / FLAGFILE, settings.flagfile())
+        except OSError as error:
+            raise UsageError(
+                f"--run_dir: {path} cannot be written ({error.strerror or error}). "
+                "Choose a folder that can."
+            ) from error
+        yield path
+
+
+@contextlib.contextmanager
+def _locked(path):
+    """Keeps other processes out. The system unlocks the file of a process that died."""
+    with (path / _LOCK).open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise UsageError(
+                f"--run_dir: {path} is in use by {file.read().strip()}. Wait for it, "
+                "end it, or choose another folder."
+            ) from error
+        file.truncate(0)
+        command = " ".join(sys.argv)
+        file.write(f"process {os.getpid()} on {socket.gethostname()} ({command})\n")
+        file.flush()
+        yield
 
 
 def read_flags(path: pathlib.Path) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Trainings to compare: the paper's five arms, or several batch sizes."""
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -85,20 +86,19 @@ def run_study(settings: Settings) -> pathlib.Path | None:
     settings, arms = prepare(settings, data.examples, strategy.num_replicas_in_sync)
     settings = with_run_dir(settings)
     run_dir = pathlib.Path(settings.run_dir)
-    if is_chief:
-        open_run_directory(settings)
-    for seed in range(settings.seed, settings.seed + settings.seeds):
-        for arm, arm_settings in arms.items():
-            arm_dir = arm_directory(run_dir, arm, seed)
-            if distribution.agree(strategy, bool(read_result(arm_dir))):
-                continue
-            if is_chief:
-                print(f"\n{arm}, seed {seed}", flush=True)
-            arm_settings = dataclasses.replace(
-                arm_settings, run_dir=os.fspath(arm_dir), seed=seed
-            )
-            callbacks = (RunProgress(),) if is_chief else ()
-            train(arm_settings, data, callbacks, verbose=0)
+    with open_run_directory(settings) if is_chief else contextlib.nullcontext():
+        for seed in range(settings.seed, settings.seed + settings.seeds):
+            for arm, arm_settings in arms.items():
+                arm_dir = arm_directory(run_dir, arm, seed)
+                if distribution.agree(strategy, bool(read_result(arm_dir))):
+                    continue
+                if is_chief:
+                    print(f"\n{arm}, seed {seed}", flush=True)
+                arm_settings = dataclasses.replace(
+                    arm_settings, run_dir=os.fspath(arm_dir), seed=seed
+                )
+                callbacks = (RunProgress(),) if is_chief else ()
+                train(arm_settings, data, callbacks, verbose=0)
     return run_dir if is_chief else None
 
 
@@ -146,8 +146,8 @@ class RunProgress(keras.callbacks.Callback):
     _SHOWN = ("loss", "val_accuracy")
 
     def on_train_begin(self, logs=None):
-        """Starts the bar."""
-        self._done = 0
+        """Starts the bar, where the training starts."""
+        self._done = int(self.model.optimizer.iterations.numpy())
         updates = self.params["epochs"] * self.params["steps"]
         self._bar = keras.utils.Progbar(
             updates, unit_name="update", stateful_metrics=self._SHOWN, interval=1

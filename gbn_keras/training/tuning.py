@@ -1,5 +1,6 @@
 """`tune()`: a keras-tuner search over a training's flags."""
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -133,29 +134,30 @@ def tune(settings: Settings) -> pathlib.Path | None:
     space = SearchSpace(settings.search or (), settings, data.examples, replicas)
     hypermodel = TrainingHyperModel(settings, space, data, replicas, verbose=True)
     run_dir = pathlib.Path(settings.run_dir)
-    if role != "worker":
-        open_run_directory(settings)
-        print(_describe(settings), flush=True)
-    tuner = _Tuner(hypermodel, settings, data.examples)
-    try:
-        if role == "worker":
+    with contextlib.ExitStack() as stack:
+        if role != "worker":
+            stack.enter_context(open_run_directory(settings))
+            print(_describe(settings), flush=True)
+        tuner = _Tuner(hypermodel, settings, data.examples)
+        try:
+            if role == "worker":
 
-            def search():
-                # The chief, which wrote them, is there by now.
-                refuse_other_flags(run_dir, settings)
+                def search():
+                    # The chief, which wrote them, is there by now.
+                    refuse_other_flags(run_dir, settings)
+                    tuner.search()
+
+                search_cluster.work(search, run_dir / "workers", settings.lost_after)
+                return None
+            if role == "chief":
+                search_cluster.serve(
+                    tuner.search, tuner.oracle, run_dir / "workers", settings.lost_after
+                )
+            else:
                 tuner.search()
-
-            search_cluster.work(search, run_dir / "workers", settings.lost_after)
-            return None
-        if role == "chief":
-            search_cluster.serve(
-                tuner.search, tuner.oracle, run_dir / "workers", settings.lost_after
-            )
-        else:
-            tuner.search()
-    except keras_tuner.errors.FatalError as error:
-        raise error.__cause__ from None
-    write_whole(run_dir / TRIALS, tuner.table().to_csv(index=False))
+        except keras_tuner.errors.FatalError as error:
+            raise error.__cause__ from None
+        write_whole(run_dir / TRIALS, tuner.table().to_csv(index=False))
     return run_dir
 
 
