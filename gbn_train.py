@@ -23,9 +23,6 @@ _LOG_LEVEL = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # them convolutions take up to twice as long on the others.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
-# The exit code for what may work when it is tried again (`EX_TEMPFAIL`).
-_TRY_AGAIN = 75
-
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
@@ -39,8 +36,9 @@ _MODE = flags.DEFINE_enum(
 flags.DEFINE_string(
     "run_dir",
     None,
-    "Folder of the run: flags, metrics, TensorBoard events, model, result, plots. A "
-    "finished run is not run again. Default: one in runs/ named after the flags.",
+    "Folder of the run: flags, metrics, TensorBoard events, checkpoints, model, "
+    "result, plots. An interrupted run goes on, a finished one is not run again. "
+    "Default: one in runs/ named after the flags.",
 )
 
 # What.
@@ -218,6 +216,13 @@ flags.DEFINE_integer(
     "Epochs from one evaluation to the next; 0: as many as --stretch.",
     lower_bound=0,
 )
+flags.DEFINE_integer(
+    "checkpoint_every",
+    500,
+    "Updates from one checkpoint to the next, besides those at the ends of epochs; 0: "
+    "only there. The same command goes on from the last one.",
+    lower_bound=0,
+)
 flags.DEFINE_bool(
     "weight_distance",
     False,
@@ -287,6 +292,7 @@ def main(argv: list[str] = sys.argv) -> int:
     # Not before the flags are known to be good: they take seconds to import.
     from gbn_keras.training import distribution, landscape, report, study, trainer
     from gbn_keras.training.settings import Settings, UsageError
+    from gbn_keras.training.stopped import Stopped
 
     settings = Settings(**values)
     # Of a cluster's machines only the first one has something to report.
@@ -320,11 +326,16 @@ def main(argv: list[str] = sys.argv) -> int:
             )
     except UsageError as error:
         return _mistake(error)
-    except distribution.WorkerLost as error:
+    except Stopped as error:
         # On a line of its own, after whatever the progress bar had begun.
         print(f"\nstopped: {error}", file=sys.stderr, flush=True)
-        # Without the others TensorFlow would wait for them at the exit.
-        os._exit(_TRY_AGAIN)
+        sys.stdout.flush()
+        if isinstance(error, distribution.WorkerLost) or settings.strategy == (
+            "multi_worker"
+        ):
+            # TensorFlow would wait at the exit for the others.
+            os._exit(error.exit_code)
+        return error.exit_code
     return 0
 
 

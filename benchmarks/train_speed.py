@@ -36,9 +36,10 @@ import gbn_train as program
 from gbn_keras import GhostBatchNormalization
 from gbn_keras.analysis.weight_distance import WeightDistance
 from gbn_keras.networks import f1, resnet
-from gbn_keras.training import datasets, models, study, trainer
+from gbn_keras.training import datasets, models, study
 from gbn_keras.training.plan import make_plan
 from gbn_keras.training.settings import Settings
+from gbn_keras.training.update_log import UpdateLog
 
 
 def main():
@@ -225,7 +226,7 @@ def program_epoch(plan, data):
             steps_per_epoch=plan.updates_per_epoch,
             shuffle=False,
             callbacks=[
-                trainer.UpdateLog(os.path.join(folder, "metrics.csv"), plan),
+                UpdateLog(os.path.join(folder, "metrics.csv"), plan),
                 keras.callbacks.TensorBoard(folder, write_graph=False),
             ],
             verbose=0,

@@ -152,19 +152,28 @@ def test_the_program_on_two_machines(make_settings, tmp_path):
     assert f"validation accuracy {100 * one['accuracy']:.2f} %" in first
 
 
-@pytest.mark.parametrize("killed", [0, 1])
-def test_when_a_machine_is_lost_the_others_stop(tmp_path, killed):
-    flags = ("--strategy=multi_worker", f"--run_dir={tmp_path / 'run'}")
-    flags = (*flags, "--batch_size=512", "--epochs=1000")
-    with workers(2, PROGRAM, *flags) as started:
-        _wait_for(tmp_path / "run" / "metrics.csv", lines=4)
-        started[killed].kill()
-        output, _ = started[1 - killed].communicate(timeout=30)
-        assert started[1 - killed].returncode == 75
-    last_line = output.splitlines()[-1]
-    assert last_line.startswith("stopped: another machine of the cluster is gone")
-    assert "same command" in last_line
-    assert "Traceback" not in output
+def test_when_a_machine_is_lost_the_others_stop_and_all_go_on_when_restarted(tmp_path):
+    flags = ("--strategy=multi_worker", "--batch_size=512", "--epochs=15")
+    flags = (*flags, "--weight_distance", "--checkpoint_every=4")
+    undisturbed, run = tmp_path / "undisturbed", tmp_path / "run"
+    run_workers(2, PROGRAM, *flags, f"--run_dir={undisturbed}")
+    for killed, lines in ((0, 20), (1, 60)):
+        with workers(2, PROGRAM, *flags, f"--run_dir={run}") as started:
+            _wait_for(run / "metrics.csv", lines)
+            started[killed].kill()
+            output, _ = started[1 - killed].communicate(timeout=30)
+            assert started[1 - killed].returncode == 75
+        last_line = output.splitlines()[-1]
+        assert last_line.startswith("stopped: another machine of the cluster is gone")
+        assert "same command" in last_line
+        assert "Traceback" not in output
+    first, second = run_workers(2, PROGRAM, *flags, f"--run_dir={run}")
+    assert "resumed after update" in first and "resumed" not in second
+    # Bit for bit.
+    for a, b in zip(weights(undisturbed), weights(run), strict=True):
+        np.testing.assert_array_equal(a, b)
+    for name in ("metrics.csv", "weight_distance.csv"):
+        assert (undisturbed / name).read_text() == (run / name).read_text()
 
 
 def _wait_for(file, lines):

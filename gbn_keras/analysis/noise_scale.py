@@ -99,6 +99,11 @@ class GradientMoments:
         # The means, and how much the updates until now count in them.
         self._means = keras.Variable(np.zeros(3, "float32"), trainable=False)
 
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """What a training that goes on must have as it was."""
+        return [self._means]
+
     def update(self, small_square, small_inverse, large_square, large_inverse):
         """Takes one update in.
 

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import ops
 
@@ -40,6 +41,9 @@ def build_model(plan: Plan, data: ImageData) -> tuple[LargeBatchModel, Plan]:
             plan = dataclasses.replace(plan, micro_batch_size=size)
             optimizer, model = model.optimizer, LargeBatchModel(network, size, measures)
             compile_model(model, plan, optimizer)
+        # The metrics' variables, too: a training that goes on gives them values.
+        image, label = np.zeros((1, *data.image_shape), "float32"), np.zeros(1, "int32")
+        model._symbolic_build(data_batch=(image, label))
     return model, plan
 
 

@@ -55,6 +55,7 @@ class Settings:
     seeds: int
     max_updates: int
     eval_every: int
+    checkpoint_every: int
     weight_distance: bool
     noise_scale: bool
     directions: int

@@ -1,12 +1,12 @@
 """`train()` and `evaluate()`: data, plan, model, fit, report."""
 
+import contextlib
 import dataclasses
 import functools
 import os
 import pathlib
 import platform
 import shutil
-import time
 
 import keras
 import tensorflow as tf
@@ -15,8 +15,10 @@ from gbn_keras.analysis.noise_scale import NoiseScaleLog, noise_scale_advice
 from gbn_keras.analysis.weight_distance import WeightDistance
 from gbn_keras.gradient_noise import GradientNoise
 from gbn_keras.training import datasets, distribution, models
+from gbn_keras.training.checkpoint import Checkpointing, Checkpoints, State
 from gbn_keras.training.large_batch_model import LargeBatchModel, smallest_micro_batch
-from gbn_keras.training.plan import Plan, make_plan, model_name
+from gbn_keras.training.not_finite import StopIfNotFinite
+from gbn_keras.training.plan import make_plan, model_name
 from gbn_keras.training.run_directory import (
     open_run_directory,
     read_result,
@@ -24,7 +26,10 @@ from gbn_keras.training.run_directory import (
     write_result,
 )
 from gbn_keras.training.settings import Settings, UsageError, first_line
+from gbn_keras.training.signals import Signals
+from gbn_keras.training.update_log import UpdateLog
 from gbn_keras.version import __version__
+from gbn_keras.whole_file import whole_file
 
 MODEL_FILE = "model.keras"
 
@@ -40,7 +45,8 @@ def train(
 ) -> dict | None:
     """Trains as the settings say and leaves a run directory.
 
-    A run that its directory holds as finished is not run again.
+    A run that its directory holds as finished is not run again, one that was
+    interrupted goes on from its last checkpoint.
 
     Args:
         settings: What the user asked for.
@@ -55,7 +61,7 @@ def train(
 
     Raises:
         UsageError: If the settings do not fit each other, the data or the directory.
-        WorkerLost: If another machine of the cluster is gone.
+        Stopped: If it cannot go on, or a signal asks it to stop.
     """
     # Who computes. TensorFlow must have computed nothing before.
     strategy = distribution.strategy_of(settings)
@@ -73,17 +79,26 @@ def _train(settings, strategy, data, callbacks, verbose):
 
     # Plan.
     plan = make_plan(settings, data.examples, replicas)
-    settings = with_run_dir(plan.settings)
-    run_dir = pathlib.Path(settings.run_dir)
-    finished = None
-    if is_chief:
-        open_run_directory(settings)
-        finished = read_result(run_dir)
-    if distribution.agree(strategy, finished is not None):
+    plan = dataclasses.replace(plan, settings=with_run_dir(plan.settings))
+    with contextlib.ExitStack() as stack:
+        finished = None
         if is_chief:
-            print(plan.describe())
-            print(f"finished before: {run_dir} (delete it to run it again)")
-        return finished
+            run_dir = stack.enter_context(open_run_directory(plan.settings))
+            finished = read_result(run_dir)
+        if distribution.agree(strategy, finished is not None):
+            if is_chief:
+                print(plan.describe())
+                print(f"finished before: {run_dir} (delete it to run it again)")
+            return finished
+        signals = stack.enter_context(Signals())
+        return _run(plan, strategy, data, callbacks, verbose, signals)
+
+
+def _run(plan, strategy, data, callbacks, verbose, signals):
+    replicas = strategy.num_replicas_in_sync
+    is_chief = distribution.is_chief(strategy)
+    settings = plan.settings
+    run_dir = pathlib.Path(settings.run_dir)
 
     # Model.
     keras.backend.clear_session()
@@ -93,14 +108,38 @@ def _train(settings, strategy, data, callbacks, verbose):
     if is_chief:
         print(plan.describe(), flush=True)
 
-    # Fit. What an interrupted run left begins anew.
+    # What an interrupted run has done.
+    checkpoints = Checkpoints(settings, _versions()) if is_chief else None
+    saved = distribution.from_chief(strategy, checkpoints.newest() if is_chief else b"")
+    resumed = State.decode(saved)[0] if saved else None
+    done = 0
+    if resumed:
+        done = resumed.updates
+        with strategy.scope():
+            resumed.restore(model, "model", "optimizer", "moments")
+        if is_chief:
+            print(f"resumed after update {done:,} of {plan.updates:,}", flush=True)
+
+    # Fit.
     validation = distribution.distribute(strategy, data.validation_batches)
     validation_steps = data.validation_steps(replicas)
-    callbacks = [StopAfter(plan.updates), *callbacks]
+    checkpointing = Checkpointing(
+        checkpoints,
+        resumed,
+        plan.updates_per_epoch,
+        settings.checkpoint_every,
+        signals,
+    )
+    callbacks = [
+        StopAfter(plan.updates - done),
+        StopIfNotFinite(plan, done),
+        *callbacks,
+    ]
     if is_chief:
-        shutil.rmtree(run_dir / "tensorboard", ignore_errors=True)
+        if not done:
+            shutil.rmtree(run_dir / "tensorboard", ignore_errors=True)
         callbacks += [
-            UpdateLog(str(run_dir / "metrics.csv"), plan),
+            UpdateLog(run_dir / "metrics.csv", plan, done),
             keras.callbacks.TensorBoard(
                 str(run_dir / "tensorboard"), write_graph=False
             ),
@@ -109,21 +148,21 @@ def _train(settings, strategy, data, callbacks, verbose):
             callbacks.append(WeightDistance(run_dir))
         if settings.noise_scale:
             callbacks.append(NoiseScaleLog(run_dir, model.gradient_moments))
-    started = time.perf_counter()
-    model.fit(
-        distribution.distribute(
-            strategy, functools.partial(_training_batches, data, settings)
-        ),
-        epochs=plan.epochs,
-        steps_per_epoch=plan.updates_per_epoch,
-        validation_data=validation,
-        validation_steps=validation_steps,
-        validation_freq=plan.evaluation_epochs,
-        shuffle=False,  # The batches are shuffled already, and Keras would warn of it.
-        callbacks=callbacks,
-        verbose=verbose if is_chief else 0,
-    )
-    wall_seconds = time.perf_counter() - started
+    if done < plan.updates:
+        model.fit(
+            distribution.distribute(
+                strategy, functools.partial(_training_batches, data, settings, done)
+            ),
+            initial_epoch=done // plan.updates_per_epoch,
+            epochs=plan.epochs,
+            steps_per_epoch=plan.updates_per_epoch,
+            validation_data=validation,
+            validation_steps=validation_steps,
+            validation_freq=plan.evaluation_epochs,
+            shuffle=False,  # The batches are shuffled, and Keras would warn of it.
+            callbacks=[*callbacks, checkpointing],
+            verbose=verbose if is_chief else 0,
+        )
 
     # Report.
     scores = model.evaluate(
@@ -134,9 +173,10 @@ def _train(settings, strategy, data, callbacks, verbose):
         "accuracy": scores["accuracy"],
         "loss": scores["loss"],
         "updates": updates,
-        "samples": updates * settings.batch_size,
+        "skipped_updates": plan.updates - updates,
+        "samples": plan.updates * settings.batch_size,
         "high_rate_updates": plan.high_rate_updates,
-        "wall_seconds": round(wall_seconds, 2),
+        "wall_seconds": round(checkpointing.seconds, 2),
         "seed": settings.seed,
         "settings": dataclasses.asdict(settings),
         "versions": _versions(),
@@ -147,8 +187,14 @@ def _train(settings, strategy, data, callbacks, verbose):
     with strategy.scope():  # On all machines, which make variables together.
         models.compile_model(model.model, plan, model.optimizer)
     if is_chief:
-        model.model.save(run_dir / MODEL_FILE)
+        with whole_file(run_dir / MODEL_FILE) as draft:
+            model.model.save(draft)
         write_result(run_dir, result)
+        if updates < plan.updates:
+            print(
+                f"{plan.updates - updates} updates were skipped: their gradients "
+                "overflowed float16 at the loss scale of that time"
+            )
     distribution.wait_for_all(strategy)
     return result if is_chief else None
 
@@ -176,10 +222,10 @@ def load_data(settings: Settings):
     return data
 
 
-def _training_batches(data, settings, replicas=1, shares=range(1)):
-    """The batches, with the weights of the gradient noise if there is any."""
+def _training_batches(data, settings, start_update, replicas=1, shares=range(1)):
+    """The batches from an update on, with the weights of the gradient noise."""
     batches = data.training_batches(
-        settings.batch_size, settings.seed, replicas=replicas, shares=shares
+        settings.batch_size, settings.seed, start_update, replicas, shares
     )
     if not settings.gradient_noise:
         return batches
@@ -189,7 +235,7 @@ def _training_batches(data, settings, replicas=1, shares=range(1)):
         settings.gradient_noise,
         settings.seed,
     )
-    return noise(batches, replicas=replicas, shares=shares)
+    return noise(batches, start_update, replicas, shares)
 
 
 def evaluate(settings: Settings) -> dict | None:
@@ -263,30 +309,6 @@ class StopAfter(keras.callbacks.Callback):
         self._left -= 1
         if self._left <= 0:
             self.model.stop_training = True
-
-
-class UpdateLog(keras.callbacks.CSVLogger):
-    """Keras's CSV log with updates, samples and rate."""
-
-    def __init__(self, filename: str, plan: Plan):
-        super().__init__(filename)
-        self.plan = plan
-        self.updates = 0
-
-    def on_train_batch_end(self, batch, logs=None):
-        """Counts the update."""
-        self.updates += 1
-
-    def on_epoch_end(self, epoch, logs=None):
-        """Writes the row."""
-        # Not into `logs` itself, from which the progress bar shows everything.
-        more = {
-            "updates": self.updates,
-            "samples": self.updates * self.plan.settings.batch_size,
-            # Of the epoch's last update.
-            "learning_rate": float(self.plan.learning_rate(self.updates - 1)),
-        }
-        super().on_epoch_end(epoch, {**logs, **more})
 
 
 def _noise_scale(moments, plan, updates):
