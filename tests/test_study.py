@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 import gbn_train
-from gbn_keras.training import datasets, report, study, trainer
+from gbn_keras.training import comparison, datasets, report, study, trainer
 from gbn_keras.training.plan import make_plan
 from gbn_keras.training.settings import Settings, UsageError
 
@@ -143,15 +143,15 @@ def result(accuracy, model="f1", dataset="mnist"):
 
 
 def test_the_papers_figures_stand_beside_ours():
-    table = report.study_table({arm: [result(0.98)] for arm in study.ARMS})
+    table = comparison.study_table({arm: [result(0.98)] for arm in study.ARMS})
     assert table["paper_accuracy"].tolist() == [98.27, 97.05, 97.55, 97.60, 98.53]
     other = {arm: [result(0.98, dataset="digits")] for arm in study.ARMS}
-    assert "paper_accuracy" not in report.study_table(other)
+    assert "paper_accuracy" not in comparison.study_table(other)
 
 
 def test_the_table_is_mean_and_deviation_over_the_seeds():
     runs = [result(a) for a in (0.97, 0.98, 0.99)]
-    table = report.study_table({arm: runs for arm in study.ARMS})
+    table = comparison.study_table({arm: runs for arm in study.ARMS})
     assert table.loc["SB", "accuracy_mean"] == pytest.approx(98)
     assert table.loc["SB", "accuracy_deviation"] == pytest.approx(1)
 
@@ -220,7 +220,7 @@ def test_a_sweep_trains_with_each_batch_size(make_settings, trainings, tmp_path)
 def test_part_of_the_data_is_not_the_papers_training():
     short = result(0.98)
     short["settings"]["train_examples"] = 10_000
-    table = report.study_table({arm: [short] for arm in study.ARMS})
+    table = comparison.study_table({arm: [short] for arm in study.ARMS})
     assert "paper_accuracy" not in table
 
 
@@ -228,5 +228,5 @@ def test_part_of_the_data_is_not_the_papers_training():
 def test_table_2_has_a_row_for_each_batch(batch, ghosts):
     row = result(0.5, "alexnet", "imagenet2012")
     row["settings"]["batch_size"] = batch
-    table = report.study_table({arm: [row] for arm in study.ARMS})
+    table = comparison.study_table({arm: [row] for arm in study.ARMS})
     assert table.loc["+GBN", "paper_accuracy"] == ghosts

@@ -15,6 +15,7 @@ from gbn_keras.training.settings import Settings, UsageError
 from gbn_keras.whole_file import whole_file
 
 FLAGFILE = "flags.cfg"
+PLAN = "plan.txt"
 RESULT = "result.json"
 
 _LOCK = "lock"

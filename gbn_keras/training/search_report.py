@@ -3,12 +3,19 @@
 import pathlib
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from gbn_keras.training import pictures
-from gbn_keras.training.run_directory import read_flags, write_whole
+from gbn_keras.training.run_directory import (
+    FLAGFILE,
+    read_flags,
+    read_result,
+    write_whole,
+)
 from gbn_keras.training.tuning import TRIALS
 
 BEST = "best.cfg"
+PICTURE = "tune.png"
 
 # Flags that say how to search, or where the trial was.
 _NOT_OF_A_TRAINING = {
@@ -21,9 +28,9 @@ _MEASURED = ("trial", "accuracy", "updates", "samples", "wall_seconds", "run_dir
 
 def report_search(run_dir: pathlib.Path) -> str:
     """Writes a search's `best.cfg` and picture; returns its table as text."""
-    trials = pd.read_csv(run_dir / TRIALS)
+    trials = read_trials(run_dir)
     best = trials.iloc[0]
-    flags = read_flags(pathlib.Path(best["run_dir"]))
+    flags = read_flags(trial_directory(run_dir, best))
     flagfile = run_dir / BEST
     write_whole(
         flagfile,
@@ -37,17 +44,60 @@ def report_search(run_dir: pathlib.Path) -> str:
             if name not in _NOT_OF_A_TRAINING
         ),
     )
-    searched = [name for name in trials.columns if name not in _MEASURED]
-    picture = pictures.search(trials, searched, read_flags(run_dir))
-    pictures.save(picture, run_dir, "tune.png")
-    return _as_text(trials.head(_SHOWN), searched)
+    pictures.save(search_picture(run_dir, trials), run_dir, PICTURE)
+    return as_shown(trials).to_string()
 
 
-def _as_text(trials, searched):
-    text = pd.DataFrame({"accuracy %": trials["accuracy"].map("{:.2f}".format)})
+def read_trials(run_dir: pathlib.Path) -> pd.DataFrame:
+    """A row for each trial, the best one first, as in `tune.csv`.
+
+    Of a search that is not finished, one for each trial that is, named by its folder.
+    """
+    file = run_dir / TRIALS
+    if file.exists():
+        return pd.read_csv(file)
+    flags = (run_dir / FLAGFILE).read_text(encoding="utf-8").splitlines()
+    searched = [
+        flag.removeprefix("--search=").partition(":")[0]
+        for flag in flags
+        if flag.startswith("--search=")
+    ]
+    rows = [
+        {
+            "trial": path.name,
+            **{name: result["settings"][name] for name in searched},
+            "accuracy": 100 * result["accuracy"],
+            **{name: result[name] for name in ("updates", "samples", "wall_seconds")},
+            "run_dir": str(path),
+        }
+        for path in (run_dir / "trials").glob("*")
+        if (result := read_result(path))
+    ]
+    trials = pd.DataFrame(rows, columns=[*_MEASURED[:1], *searched, *_MEASURED[1:]])
+    return trials.sort_values(["accuracy", "samples"], ascending=[False, True])
+
+
+def trial_directory(run_dir: pathlib.Path, trial: pd.Series) -> pathlib.Path:
+    """The run directory of one trial, also where the search's was moved."""
+    return run_dir / "trials" / pathlib.Path(trial["run_dir"]).name
+
+
+def search_picture(run_dir: pathlib.Path, trials: pd.DataFrame) -> Figure:
+    """Accuracy by each of the flags that were searched."""
+    return pictures.search(trials, _searched(trials), read_flags(run_dir))
+
+
+def as_shown(trials: pd.DataFrame) -> pd.DataFrame:
+    """The best trials for readers, by trial: units in the heads, rounded figures."""
+    trials = trials.head(_SHOWN)
+    shown = pd.DataFrame({"accuracy %": trials["accuracy"].map("{:.2f}".format)})
     for name in ("updates", "samples"):
-        text[name] = trials[name].map("{:,}".format)
-    text["seconds"] = trials["wall_seconds"].map("{:.1f}".format)
-    for name in searched:
-        text[name] = trials[name]
-    return text.set_index(trials["trial"]).to_string()
+        shown[name] = trials[name].map("{:,}".format)
+    shown["seconds"] = trials["wall_seconds"].map("{:.1f}".format)
+    for name in _searched(trials):
+        shown[name] = trials[name]
+    return shown.set_index(trials["trial"])
+
+
+def _searched(trials):
+    return [name for name in trials.columns if name not in _MEASURED]

@@ -20,10 +20,12 @@ from gbn_keras.training.large_batch_model import LargeBatchModel, smallest_micro
 from gbn_keras.training.not_finite import StopIfNotFinite
 from gbn_keras.training.plan import make_plan, model_name
 from gbn_keras.training.run_directory import (
+    PLAN,
     open_run_directory,
     read_result,
     with_run_dir,
     write_result,
+    write_whole,
 )
 from gbn_keras.training.settings import Settings, UsageError, first_line
 from gbn_keras.training.signals import Signals
@@ -107,6 +109,7 @@ def _run(plan, strategy, data, callbacks, verbose, signals):
         model, plan = models.build_model(plan, data)
     if is_chief:
         print(plan.describe(), flush=True)
+        write_whole(run_dir / PLAN, plan.describe() + "\n")
 
     # What an interrupted run has done.
     checkpoints = Checkpoints(settings, _versions()) if is_chief else None

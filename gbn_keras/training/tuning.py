@@ -15,6 +15,7 @@ from keras_tuner.engine.base_tuner import BaseTuner
 from gbn_keras.training import distribution, models, search_cluster
 from gbn_keras.training.plan import make_plan, model_name
 from gbn_keras.training.run_directory import (
+    PLAN,
     digest,
     open_run_directory,
     read_result,
@@ -138,6 +139,7 @@ def tune(settings: Settings) -> pathlib.Path | None:
         if role != "worker":
             stack.enter_context(open_run_directory(settings))
             print(_describe(settings), flush=True)
+            write_whole(run_dir / PLAN, _describe(settings) + "\n")
         tuner = _Tuner(hypermodel, settings, data.examples)
         try:
             if role == "worker":
