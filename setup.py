@@ -21,7 +21,7 @@ setup(
     packages=find_packages(include=["gbn_keras", "gbn_keras.*"]),
     py_modules=["gbn_train"],
     entry_points={"console_scripts": ["gbn-train = gbn_train:main"]},
-    package_data={"gbn_keras": ["py.typed"]},
+    package_data={"gbn_keras": ["py.typed"], "gbn_keras.training": ["page.html"]},
     install_requires=[
         "absl-py",
         # tensorflow-datasets imports it when it prepares data, but does not name it.
@@ -40,7 +40,7 @@ setup(
         "tensorflow-datasets",
     ],
     extras_require={
-        "test": ["hypothesis", "pytest", "pytest-xdist", "ruff"],
+        "test": ["hypothesis", "playwright", "pytest", "pytest-xdist", "ruff"],
         "cuda": ["tensorflow[and-cuda]"],
     },
 )

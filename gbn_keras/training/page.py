@@ -55,7 +55,7 @@ def _article(summary, level):
         "Plan": _plan(summary.plan),
         "Result": "".join(map(_table, summary.tables)),
         "Pictures": "".join(map(_picture, summary.pictures.values(), summary.pictures)),
-        "Environment": _pairs(summary.environment),
+        "Environment": _pairs(summary.environment, "environment"),
         "Run it again": _command(summary),
     }
     headlines = "".join(
@@ -80,27 +80,33 @@ def _state(summary):
 
 
 def _plan(plan):
-    """By arm, the lines of its plan."""
+    items = "".join(f"<li>{escape(line)}</li>\n" for line in plan.get("", ()))
+    own = f'<ul class="plan">\n{items}</ul>\n' if items else ""
+    return own + _pairs({name: lines for name, lines in plan.items() if name}, "plan")
+
+
+def _pairs(pairs, kind):
+    """By name, one value or several."""
     items = "".join(
-        (f"<dt>{escape(arm)}</dt>\n" if arm else "")
-        + "".join(f"<dd>{escape(line)}</dd>\n" for line in lines)
-        for arm, lines in plan.items()
+        f"<dt>{escape(name)}</dt>\n"
+        + "".join(f"<dd>{escape(value)}</dd>\n" for value in values)
+        for name, values in pairs.items()
     )
-    if "" in plan:  # Lines without a name are no list of descriptions.
-        lines = "".join(f"<li>{escape(line)}</li>\n" for line in plan[""])
-        rest = _plan({arm: lines for arm, lines in plan.items() if arm})
-        return f'<ul class="plan">\n{lines}</ul>\n{rest}'
-    return f'<dl class="plan">\n{items}</dl>\n' if items else ""
+    return f'<dl class="{kind}">\n{items}</dl>\n' if items else ""
 
 
 def _table(table: Table):
     frame = table.rows
     corner = frame.index.name
-    corner = f'<th scope="col">{escape(corner)}</th>' if corner else "<td></td>"
-    heads = "".join(f'<th scope="col">{escape(str(name))}</th>' for name in frame)
+    corner = f'<th scope="col">{_text(corner)}</th>' if corner else "<td></td>"
+    # A flag's long name may be parted.
+    heads = "".join(
+        f'<th scope="col">{_text(str(name)).replace("_", "_<wbr>")}</th>'
+        for name in frame
+    )
     rows = "\n".join(
-        f'<tr><th scope="row">{escape(str(name))}</th>'
-        + "".join(f"<td>{escape(_cell(value))}</td>" for value in values)
+        f'<tr><th scope="row">{_text(str(name))}</th>'
+        + "".join(f"<td>{_text(_cell(value))}</td>" for value in values)
         + "</tr>"
         for name, values in zip(frame.index, frame.to_numpy(object), strict=True)
     )
@@ -150,22 +156,13 @@ def _scrolled(name):
     )
 
 
-def _pairs(pairs):
-    items = "".join(
-        f"<dt>{escape(name)}</dt>\n<dd>{escape(value)}</dd>\n"
-        for name, value in pairs.items()
-    )
-    return f'<dl class="pairs">\n{items}</dl>\n' if items else ""
-
-
 def _command(summary):
     folder = summary.run_dir
-    command = shlex.join(
-        [
-            *("python", "train.py", f"--flagfile={folder / FLAGFILE}"),
-            f"--run_dir={folder.with_name(folder.resolve().name + '-again')}",
-        ]
-    )
+    if folder.name in ("", ".."):
+        folder = folder.resolve()
+    again = folder.with_name(f"{folder.name}-again")
+    words = f"--flagfile={folder / FLAGFILE}", f"--run_dir={again}"
+    command = " \\\n  ".join(["python train.py", *map(shlex.quote, words)])
     return (
         f"<pre><code>{escape(command)}</code></pre>\n"
         f"<p>All flags, <code>{FLAGFILE}</code>:</p>\n"

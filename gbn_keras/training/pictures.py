@@ -289,7 +289,12 @@ def _mark_paper(axes, paper, arms):
 
 def _logarithmic(axes, label):
     axes.set(xlabel=label, xscale="log")
+    first, last = axes.get_xlim()
+    # Between the powers of ten, too, where there are few of them.
+    subs = (1, 2, 5) if last < 100 * first else (1,)
+    axes.xaxis.set_major_locator(LogLocator(subs=subs))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
+    axes.xaxis.set_minor_formatter(lambda *_: "")
     axes.grid(alpha=0.3, which="both")
 
 

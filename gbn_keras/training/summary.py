@@ -31,9 +31,9 @@ _ARMS = (
 )
 # What its headline names of a study.
 _COMPARED = {
-    "+RA": "with all techniques",
+    "+RA": "all techniques",
     "SB": "the small batch",
-    "LB": "the large batch alone",
+    "LB": "the large batch and nothing else",
 }
 
 
@@ -58,7 +58,7 @@ class Summary:
         plan: Of each arm, or under an empty name, the lines of the plan.
         tables: The figures behind them.
         pictures: By caption.
-        environment: Versions and hardware, by name.
+        environment: Versions, hardware and time, by name: all that there were.
     """
 
     run_dir: pathlib.Path
@@ -69,7 +69,7 @@ class Summary:
     plan: dict[str, list[str]] = dataclasses.field(default_factory=dict)
     tables: list[Table] = dataclasses.field(default_factory=list)
     pictures: dict[str, Figure] = dataclasses.field(default_factory=dict)
-    environment: dict[str, str] = dataclasses.field(default_factory=dict)
+    environment: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
 
 def summarize(run_dir: pathlib.Path) -> Summary:
@@ -164,7 +164,9 @@ def _add_comparison(summary):
     if "difference" not in shown:
         summary.tables += _of_the_paper(arms.settings)
     means = [
-        f"{name} {accuracy[arm]} %" for arm, name in names.items() if arm in accuracy
+        f"{accuracy[arm]} % with {name}"
+        for arm, name in names.items()
+        if arm in accuracy
     ]
     summary.headlines = [f"Validation accuracy: {', '.join(means)}."]
     summary.environment = _environment(results)
@@ -175,7 +177,7 @@ def _add_search(summary):
     trials = search_report.read_trials(run_dir)
     summary.plan = _plans({"": run_dir})
     if not (run_dir / search_report.TRIALS).exists():
-        summary.unfinished = f"{len(trials)} trials are finished."
+        summary.unfinished = f"{len(trials)} trials are finished so far."
     if trials.empty:
         return
     best = trials.iloc[0]
@@ -262,13 +264,12 @@ def _of_the_paper(settings):
 
 
 def _environment(results):
-    """Versions, hardware and time; where trainings differ, all of what they had."""
+    """Versions, hardware and time; where trainings differ, all that they had."""
     seconds, rows = 0, {}
     for result in results:
         seconds += result["wall_seconds"]
         for name, value in {**result["versions"], **result["hardware"]}.items():
             text = ", ".join(value) if isinstance(value, list) else str(value)
-            rows.setdefault(name, {})[text] = None  # A set that keeps the order.
-    return {name: "; ".join(values) for name, values in rows.items()} | {
-        "time of training": f"{seconds:,.0f} s"
-    }
+            if text not in rows.setdefault(name, []):
+                rows[name].append(text)
+    return rows | {"time of training": [f"{seconds:,.0f} s"]}
