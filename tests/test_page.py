@@ -1,10 +1,9 @@
-"""The report page: what it says of each kind of directory, and in a browser."""
+"""The report page: what it says of each kind of directory, and of mistakes."""
 
 import dataclasses
 import html
 import html.parser
 import json
-import os
 import pathlib
 import re
 import shlex
@@ -15,95 +14,19 @@ import sys
 import pandas as pd
 import pytest
 from conftest import settings_of
-from matplotlib.image import imread
-from playwright.sync_api import sync_playwright
+from run_directories import write_search, write_study, write_sweep, write_training
 
 import gbn_train
-from gbn_keras.training import paper, report, search_report, study, trainer
-from gbn_keras.training.plan import make_plan
+from gbn_keras.training import report, study, trainer
 from gbn_keras.training.run_directory import read_flags
 from gbn_keras.training.settings import Settings
 
 ROOT = pathlib.Path(gbn_train.__file__).parent
-EXAMPLES = 60_000
-STUDY = ("--mode=study", "--dataset=mnist", "--download", "--batch_size=4096")
-
-
-def write_training(settings, accuracy, finished=True):
-    """Leaves what a training does, without training."""
-    plan = make_plan(settings, EXAMPLES)
-    run_dir = pathlib.Path(settings.run_dir)
-    run_dir.mkdir(parents=True)
-    (run_dir / "flags.cfg").write_text(plan.settings.flagfile())
-    (run_dir / "plan.txt").write_text(plan.describe() + "\n")
-    updates = [1, plan.updates]
-    metrics = {
-        "epoch": [0, plan.epochs - 1],
-        "accuracy": [0.1, accuracy],
-        "loss": [2.3, 0.1],
-        "updates": updates,
-        "val_accuracy": [0.1, accuracy],
-        "val_loss": [2.3, 0.2],
-    }
-    pd.DataFrame(metrics).to_csv(run_dir / "metrics.csv", index=False)
-    result = {
-        "accuracy": accuracy,
-        "loss": 0.2,
-        "updates": plan.updates,
-        "samples": plan.updates * plan.settings.batch_size,
-        "high_rate_updates": plan.high_rate_updates,
-        "wall_seconds": 1.5,
-        "seed": settings.seed,
-        "settings": dataclasses.asdict(plan.settings),
-        "versions": {"keras": "3.99"},
-        "hardware": {"devices": ["GPU of the test"], "cores": 7},
-    }
-    if finished:
-        (run_dir / "result.json").write_text(json.dumps(result))
-
-
-def write_study(run_dir, *flags, finished=10):
-    """Leaves a study with two seeds, of which the first trainings are finished.
-
-    The arms have 1, 2, ... percent more than the paper's, the seeds one more or less.
-    """
-    settings = settings_of(*STUDY, "--seeds=2", f"--run_dir={run_dir}", *flags)
-    settings, arms = study.prepare_study(settings, EXAMPLES, 1)
-    run_dir.mkdir(parents=True)
-    (run_dir / "flags.cfg").write_text(settings.flagfile())
-    wanted = paper.arms(dataclasses.asdict(settings))
-    trainings = [(seed, arm) for seed in (1, 2) for arm in arms]
-    for number, (seed, arm) in enumerate(trainings):
-        accuracy = wanted.get(arm, 90) - (5 - study.ARMS.index(arm)) + (2 * seed - 3)
-        folder = study.arm_directory(run_dir, arm, seed)
-        own = dataclasses.replace(arms[arm], run_dir=str(folder), seed=seed)
-        if number <= finished:
-            write_training(own, accuracy / 100, finished=number < finished)
-    return run_dir
-
-
-def write_search(run_dir, trials=3, finished=True):
-    """Leaves a search over the rate; the larger, the better."""
-    flags = ("--mode=tune", "--search=learning_rate:0.1,0.2,0.3", "--dataset=mnist")
-    settings = settings_of(*flags, "--download", "--model=f1", f"--run_dir={run_dir}")
-    run_dir.mkdir(parents=True)
-    (run_dir / "flags.cfg").write_text(settings.flagfile())
-    (run_dir / "plan.txt").write_text("random search\n")
-    for rate in range(1, trials + 1):
-        folder = run_dir / "trials" / f"rate{rate}"
-        own = dataclasses.replace(
-            settings, mode="train", run_dir=str(folder), learning_rate=rate / 10
-        )
-        write_training(own, 0.9 + rate / 100)
-    if finished:
-        table = search_report.read_trials(run_dir).assign(trial=[3, 2, 1])
-        table.to_csv(run_dir / "tune.csv", index=False)
-    return run_dir
 
 
 @pytest.fixture(scope="module")
 def training(tmp_path_factory):
-    """The directory of a real training, and of the roughness around its weights."""
+    """The directory of a real training, short as it is."""
     run_dir = tmp_path_factory.mktemp("page") / "run"
     flags = ("--batch_size=256", "--max_updates=12", "--weight_distance")
     settings = settings_of(*flags, f"--run_dir={run_dir}")
@@ -215,16 +138,7 @@ def test_a_trainings_page_has_the_papers_table_if_it_has_the_network(tmp_path):
 
 
 def test_a_sweeps_page_has_each_batch_size(tmp_path):
-    run_dir = tmp_path / "sweep"
-    flags = ("--mode=sweep", "--batch_sizes=128,4096", "--dataset=mnist", "--download")
-    settings = settings_of(*flags, f"--run_dir={run_dir}")
-    settings, arms = study.prepare_sweep(settings, EXAMPLES, 1)
-    run_dir.mkdir()
-    (run_dir / "flags.cfg").write_text(settings.flagfile())
-    for arm, own in arms.items():
-        folder = str(study.arm_directory(run_dir, arm, 1))
-        write_training(dataclasses.replace(own, run_dir=folder), own.batch_size / 5000)
-    page = page_of(run_dir)
+    page = page_of(write_sweep(tmp_path / "sweep", "128,4096"))
     assert rows(page)["batch 128"][:2] == ["128", "2.56"]
     assert rows(page)["batch 4096"][:2] == ["4,096", "81.92"]
     assert "by epoch" in page and "by update" in page
@@ -379,127 +293,3 @@ def test_the_command_prints_where_the_page_is(training, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{file}\n" and file.exists()
     assert "Warning" not in done.stderr and "Traceback" not in done.stderr
-
-
-# In a browser.
-
-SCREENS = {"phone": (390, 844), "desktop": (1200, 900)}
-
-# Of each text its contrast with the ground behind it, by WCAG 2.
-CONTRASTS = """() => {
-  const channels = colour => colour.match(/[\\d.]+/g).map(Number);
-  const luminance = ([r, g, b]) => [r, g, b]
-    .map(c => c / 255)
-    .map(c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
-    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
-  const ground = element => {
-    for (let e = element; e; e = e.parentElement) {
-      const colour = channels(getComputedStyle(e).backgroundColor);
-      if (colour[3] !== 0) return colour;
-    }
-    return [255, 255, 255];
-  };
-  const texts = [...document.body.querySelectorAll("*")].filter(e =>
-    [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim()));
-  return texts.map(e => {
-    const [a, b] = [channels(getComputedStyle(e).color), ground(e)].map(luminance);
-    return [e.tagName, (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)];
-  });
-}"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    """An installed Chromium, without a window."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    found = [path for name in names if (path := shutil.which(name))]
-    with sync_playwright() as playwright:
-        own = playwright.chromium.executable_path
-        found += [own] if os.path.exists(own) else []
-        if not found and not os.environ.get("CI"):
-            pytest.skip("no browser: apt-get install chromium, or playwright install")
-        assert found, "no browser to look at the page with: install chromium"
-        # A container's root has no sandbox, and the page is our own.
-        arguments = ["--no-sandbox"]
-        launched = playwright.chromium.launch(executable_path=found[0], args=arguments)
-        yield launched
-        launched.close()
-
-
-@pytest.fixture(scope="module")
-def file(training, tmp_path_factory):
-    """A page with everything that a page may have, on several directories."""
-    folder = tmp_path_factory.mktemp("browser")
-    run_dirs = [
-        training,
-        write_study(folder / "a_study_with_a_rather_long_name" / "study", finished=9),
-        write_search(folder / "search"),
-    ]
-    return report.report_page(run_dirs, folder / "page.html")
-
-
-@pytest.fixture
-def opened(browser, file):
-    """Opens the page; at the end nothing was complained of or fetched."""
-    contexts, noise = [], []
-
-    def fetched(request):
-        if not request.url.startswith(("file:", "data:")):
-            noise.append(request.url)
-
-    def open_page(screen, scheme):
-        width, height = SCREENS[screen]
-        context = browser.new_context(
-            viewport={"width": width, "height": height}, color_scheme=scheme
-        )
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: noise.append(message.text))
-        page.on("pageerror", lambda error: noise.append(str(error)))
-        page.on("request", fetched)
-        page.goto(file.as_uri())
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert not noise
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("screen", SCREENS)
-def test_the_page_is_legible_on_a_screen(screen, scheme, opened, tmp_path):
-    page = opened(screen, scheme)
-    width = SCREENS[screen][0]
-    # What is wider is moved by itself, not the page.
-    assert page.evaluate("document.documentElement.scrollWidth") == width
-    too_faint = [found for found in page.evaluate(CONTRASTS) if found[1] < 4.5]
-    assert not too_faint
-    pictures = page.evaluate(
-        "[...document.images].map(i => [i.naturalWidth, i.width / i.naturalWidth])"
-    )
-    # The same in CSS's pixels as drawn, and never too small for their text.
-    assert len(pictures) == 4
-    assert all(natural > 300 and scale > 0.65 for natural, scale in pictures)
-    shot = tmp_path / "page.png"
-    page.screenshot(path=shot, full_page=True)
-    pixels = imread(shot)
-    assert pixels.shape[1] == width
-    assert (pixels[0, 0, :3].mean() < 0.2) == (scheme == "dark")
-    assert pixels[..., :3].std() > 0.05
-
-
-def test_the_page_is_printed_on_white_paper(opened):
-    page = opened("desktop", "dark")
-    page.emulate_media(media="print")
-    assert not [found for found in page.evaluate(CONTRASTS) if found[1] < 4.5]
-    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert ground == "rgb(255, 255, 255)"
-    # Nothing is cut off where paper cannot be moved: A4 within its margins.
-    page.set_viewport_size({"width": 673, "height": 1000})
-    hidden = page.evaluate(
-        "[...document.querySelectorAll('.scrolled')]"
-        ".filter(e => e.scrollWidth > e.clientWidth + 1).length"
-    )
-    assert not hidden
-    assert page.pdf(format="A4").startswith(b"%PDF")

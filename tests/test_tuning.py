@@ -97,6 +97,8 @@ def test_batches_of_all_sizes_make_as_many_updates(pretended, make_settings):
     run_dir = tuning.tune(
         make_settings("--mode=tune", "--tuner=grid", "--trial_updates=100", *SPACE[:1])
     )
+    plan = (run_dir / "plan.txt").read_text()
+    assert plan.startswith("grid search, 20 trials, at most 100 updates each")
     table = pd.read_csv(run_dir / "tune.csv")
     assert sorted(table["batch_size"]) == [64, 128, 256, 512]
     assert (table["updates"] == 100).all()

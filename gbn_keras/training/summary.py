@@ -248,7 +248,7 @@ def _so_far(metrics):
         return "its first epoch has not ended."
     evaluated = metrics.dropna(subset=["val_accuracy"])
     return (
-        f"{metrics['updates'].iloc[-1]:,.0f} updates so far, validation accuracy "
+        f"{metrics['updates'].max():,.0f} updates so far, validation accuracy "
         f"{100 * evaluated['val_accuracy'].iloc[-1]:.2f} % when it was last evaluated."
     )
 
