@@ -336,6 +336,19 @@ def main(argv: list[str] = sys.argv) -> int:
             # TensorFlow would wait at the exit for the others.
             os._exit(error.exit_code)
         return error.exit_code
+    except OSError as error:
+        # A full disk, say.
+        place = f"{error.filename}: " if error.filename else ""
+        print(
+            f"\nstopped: {place}{error.strerror or error}. What is saved stays: mend "
+            "that, and run the same command again to resume.",
+            file=sys.stderr,
+            flush=True,
+        )
+        return Stopped.exit_code
+    except KeyboardInterrupt:
+        print("\nstopped: interrupted. The same command resumes.", file=sys.stderr)
+        return 130
     return 0
 
 

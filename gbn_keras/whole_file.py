@@ -1,4 +1,4 @@
-"""`whole_file`, for files that must not be found half written."""
+"""`whole_file`, for files that must not be found half written; `naming` for errors."""
 
 import contextlib
 import os
@@ -19,14 +19,25 @@ def whole_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
     # With the file's own ending, which says to some writers what to write.
     draft = path.with_name(f"{path.stem}.part{path.suffix}")
     try:
-        yield draft
-        # The new name must not reach the disk before what it stands for.
-        _to_disk(draft)
-        draft.replace(path)
+        with naming(path):
+            yield draft
+            # The new name must not reach the disk before what it stands for.
+            _to_disk(draft)
+            draft.replace(path)
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
     _to_disk(path.parent)
+
+
+@contextlib.contextmanager
+def naming(path: pathlib.Path) -> Iterator[None]:
+    """Gives an error the file's name where Python does not: a full disk's."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or os.fspath(path)
+        raise
 
 
 def _to_disk(path):

@@ -4,7 +4,7 @@ import csv
 import os
 import pathlib
 
-from gbn_keras.whole_file import whole_file
+from gbn_keras.whole_file import naming, whole_file
 
 
 class UpdateTable:
@@ -29,8 +29,13 @@ class UpdateTable:
 
     def append(self, updates: int, values: list) -> None:
         """Adds the row of an update."""
-        with self._file.open("a", newline="") as file:
-            csv.writer(file).writerow([updates, *values])
+        size = self._file.stat().st_size
+        try:
+            with naming(self._file), self._file.open("a", newline="") as file:
+                csv.writer(file).writerow([updates, *values])
+        except OSError:
+            os.truncate(self._file, size)  # A full disk took a part of the row.
+            raise
 
     def _rows_until(self, updates):
         if not updates or not self._file.exists():

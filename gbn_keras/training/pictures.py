@@ -11,6 +11,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
+from gbn_keras.whole_file import whole_file
+
 _ARM_STYLES = {
     "SB": {"color": "black", "marker": "o", "linestyle": "-"},
     "LB": {"color": "tab:red", "marker": "x", "linestyle": ":"},
@@ -232,7 +234,8 @@ def save(figure: Figure, run_dir: pathlib.Path, name: str) -> pathlib.Path:
     """Writes a picture into a run directory; returns its file."""
     file = run_dir / "plots" / name
     file.parent.mkdir(exist_ok=True)
-    figure.savefig(file, dpi=150)
+    with whole_file(file) as draft:
+        figure.savefig(draft, dpi=150)
     return file
 
 

@@ -1,0 +1,74 @@
+"""What checkpoints cost: their share of the time of F1's training on MNIST.
+
+    python benchmarks/checkpoint_cost.py --data_dir=DIR [--json=FILE]
+
+The program trains with batches of 4096 for 20 epochs of 14 updates each, with a
+checkpoint every 100 updates besides those at the ends of epochs, and for comparison
+every 10 updates. The time of writing, from the first variable read to the file's name
+on the disk, is counted within the training. Five minutes on two cores.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+
+import gbn_train  # isort: skip (sets what TensorFlow reads when it is imported)
+from side_by_side import write_json
+
+from gbn_keras.training import datasets, trainer
+from gbn_keras.training.checkpoint import Checkpointing
+from gbn_keras.training.settings import Settings
+
+FLAGS = ("--dataset=mnist", "--batch_size=4096", "--epochs=20", "--stretch=1")
+
+
+class TimedCheckpointing(Checkpointing):
+    """Notes how long each checkpoint takes."""
+
+    all_seconds = []
+
+    def _save(self):
+        started = time.perf_counter()
+        super()._save()
+        self.all_seconds.append(time.perf_counter() - started)
+
+
+def main():
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data_dir", required=True, help="where MNIST is")
+    parser.add_argument("--json", help="file for all figures")
+    arguments = parser.parse_args()
+    data = datasets.load("mnist", arguments.data_dir)
+    trainer.Checkpointing = TimedCheckpointing
+    rows = []
+    print(
+        f"{'every':>6}{'training s':>12}{'checkpoints':>13}{'ms each':>9}{'share':>8}"
+    )
+    for every in (100, 10):
+        seconds = TimedCheckpointing.all_seconds = []
+        with tempfile.TemporaryDirectory() as run_dir:
+            flags = (*FLAGS, f"--data_dir={arguments.data_dir}", f"--run_dir={run_dir}")
+            values = gbn_train.parse(
+                ["train.py", *flags, f"--checkpoint_every={every}"]
+            )
+            result = trainer.train(Settings(**values), data, verbose=0)
+        row = {
+            "every": every,
+            "training_seconds": result["wall_seconds"],
+            "checkpoints": len(seconds),
+            "milliseconds": 1e3 * statistics.median(seconds),
+            "share": sum(seconds) / result["wall_seconds"],
+        }
+        rows.append(row)
+        print(
+            f"{every:6}{row['training_seconds']:12.1f}{row['checkpoints']:13}"
+            f"{row['milliseconds']:9.0f}{row['share']:8.2%}",
+            flush=True,
+        )
+    write_json(arguments.json, rows)
+
+
+if __name__ == "__main__":
+    main()

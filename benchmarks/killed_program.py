@@ -1,0 +1,70 @@
+"""The program for `kill_soak.py`: F1 for digits with dropout, which may kill itself.
+
+    python benchmarks/killed_program.py MOMENT --name=value ...
+
+MOMENT is empty or says when: `half written:3` in the middle of writing the third
+checkpoint, `not yet named:3` before that gets its name, `not yet tidied:3` before the
+oldest one is deleted.
+"""
+
+import os
+import pathlib
+import signal
+import sys
+
+import gbn_train
+
+_METHODS = {
+    "half written": "write_bytes",
+    "not yet named": "replace",
+    "not yet tidied": "unlink",
+}
+
+
+def main():
+    """Runs the program; returns its exit code."""
+    moment, *flags = sys.argv[1:]
+    if moment:
+        kill_at(*moment.split(":"))
+    use_dropout()
+    return gbn_train.main(["train.py", *flags])
+
+
+def kill_at(moment, number):
+    """Kills this process at that number of calls of a method on a checkpoint."""
+    name = _METHODS[moment]
+    method, calls = getattr(pathlib.Path, name), 0
+
+    def kill_or_call(path, *arguments, **named):
+        nonlocal calls
+        calls += path.suffix == ".checkpoint"
+        if calls == int(number):
+            if moment == "half written":
+                (content,) = arguments
+                method(path, content[: len(content) // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
+        return method(path, *arguments, **named)
+
+    setattr(pathlib.Path, name, kill_or_call)
+
+
+def use_dropout():
+    """Gives the digits' network dropout after every hidden layer."""
+    import keras
+
+    from gbn_keras.networks import names
+    from gbn_keras.networks.normalized import dense, logits
+
+    def with_dropout(input_shape, classes, normalization):
+        inputs = keras.Input(input_shape)
+        x = keras.layers.Flatten()(inputs)
+        for _ in range(4):
+            x = keras.layers.ReLU()(dense(x, 128, normalization))
+            x = keras.layers.Dropout(0.1)(x)
+        return keras.Model(inputs, logits(x, classes))
+
+    names.NETWORKS["f1_digits"] = with_dropout
+
+
+if __name__ == "__main__":
+    sys.exit(main())

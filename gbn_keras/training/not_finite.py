@@ -1,0 +1,52 @@
+"""`StopIfNotFinite`: a training that has broken down ends at that update."""
+
+import math
+
+import keras
+
+from gbn_keras.training.plan import Plan
+from gbn_keras.training.stopped import Stopped
+
+
+class NotFinite(Stopped):
+    """The loss or the gradient is infinite or not a number."""
+
+    exit_code = 3
+
+
+class StopIfNotFinite(keras.callbacks.Callback):
+    """Ends the training at the update whose loss or gradient is not finite.
+
+    With a loss scale (`mixed_float16`) a gradient that overflows is no breakdown: Keras
+    skips that update and lowers the scale.
+
+    Args:
+        plan: Of the training.
+        updates: Those made before, if it goes on.
+
+    Raises:
+        NotFinite: In training. It names the update, its rate and its gradient's norm.
+    """
+
+    def __init__(self, plan: Plan, updates: int = 0):
+        super().__init__()
+        self._plan, self._updates = plan, updates
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Looks at the update just made."""
+        self._updates += 1
+        # Of the epoch until now, so once it is not finite it stays so.
+        loss = logs["loss"]
+        norm = float(getattr(self.model, "gradient_norm", 0.0))  # TODO
+        is_scaled = isinstance(
+            self.model.optimizer, keras.optimizers.LossScaleOptimizer
+        )
+        if math.isfinite(loss) and (math.isfinite(norm) or is_scaled):
+            return
+        rate = float(self._plan.learning_rate(self._updates - 1))
+        raise NotFinite(
+            f"update {self._updates:,} is not finite: loss {loss:g}, gradient norm "
+            f"{norm:g} at the learning rate {rate:.4g}. The last checkpoint is kept. "
+            "Train in another folder with a lower --learning_rate, --warmup_updates or "
+            "--clipnorm."
+        )
