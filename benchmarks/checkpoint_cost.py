@@ -44,7 +44,7 @@ def main():
     trainer.Checkpointing = TimedCheckpointing
     rows = []
     print(
-        f"{'every':>6}{'training s':>12}{'checkpoints':>13}{'ms each':>9}{'share':>8}"
+        f"{'every':>6}{'seconds':>12}{'checkpoints':>13}{'ms each':>9}{'share':>8}"
     )
     for every in (100, 10):
         seconds = TimedCheckpointing.all_seconds = []
