@@ -9,6 +9,7 @@ from gbn_keras import shard
 from gbn_keras.analysis.noise_scale import GradientMoments
 from gbn_keras.arguments import integer, nearest_multiples
 from gbn_keras.ghost_batch_normalization import GhostBatchNormalization
+from gbn_keras.training.gradient_norm import GradientNorm
 from gbn_keras.training.micro_batches import number_of_examples
 from gbn_keras.training.share import Share
 
@@ -54,6 +55,10 @@ class LargeBatchModel(keras.Model):
         **kwargs: The arguments of `keras.Model`: `name`, `trainable`; `dtype`, by
             default the model's.
 
+    Attributes:
+        gradient_norm: The `GradientNorm`: `float(model.gradient_norm)` is that of the
+            last update.
+
     Raises:
         ValueError: If `micro_batch_size` is not a positive integer, or would cut a
             ghost; in `compile`, if the loss is not a mean over examples, or the
@@ -79,6 +84,7 @@ class LargeBatchModel(keras.Model):
         self.model = model
         for size in _ghost_sizes(model):
             _refuse_cut_ghosts(self.micro_batch_size, size)
+        self.gradient_norm = GradientNorm()
         self.gradient_moments = GradientMoments() if noise_scale else None
         # There are no variables but the model's.
         self.built = model.built

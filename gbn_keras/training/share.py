@@ -150,6 +150,8 @@ class Share:
         is_first = tf.equal(shard.this_replica()[0], 0)
         held = [tf.where(is_first, value, tf.zeros_like(value)) for value in metrics]
         after = Values([], statistics, sums.seeds, held)
+        if self._training:
+            self._model.gradient_norm.update(gradients, loss_scale)
         if self._measures_noise():
             small_square, small_inverse, number = tf.unstack(moments)
             self._model.gradient_moments.update(
