@@ -26,11 +26,15 @@ class LogSpacedLog(keras.callbacks.Callback):
 
     Args:
         file: The CSV file. Its folder is made.
+
+    Attributes:
+        newest_row: What it has written last, by column; `None` before its first row.
     """
 
     def __init__(self, file: str | os.PathLike):
         super().__init__()
         self._file = file
+        self.newest_row: dict | None = None
 
     def columns(self) -> list[str]:
         """Names of a row's values, which the first, `updates`, comes before."""
@@ -61,9 +65,13 @@ class LogSpacedLog(keras.callbacks.Callback):
             self.model.jax_state_sync()
         # By the optimizer, since the last execution of an epoch may have been shorter.
         self._updates = self._updates_made()
-        self._table.append(self._updates, self.row())
+        row = self.row()
+        self._table.append(self._updates, row)
+        columns = ["updates", *self.columns()]
+        self.newest_row = dict(zip(columns, [self._updates, *row], strict=True))
 
     def _updates_made(self):
+        # Of a variable on several replicas `int` makes none.
         return int(ops.convert_to_numpy(self.model.optimizer.iterations))
 
 
