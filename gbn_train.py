@@ -234,6 +234,11 @@ flags.DEFINE_bool(
     "Log the gradient noise scale, from gradients of micro-batches or replicas; say "
     "at the end whether the batch was too large for its number of updates.",
 )
+flags.DEFINE_string(
+    "profile",
+    None,
+    "Profile these updates for TensorBoard, as 100-110.",
+)
 flags.DEFINE_integer(
     "directions",
     100,

@@ -43,9 +43,7 @@ def main():
     data = datasets.load("mnist", arguments.data_dir)
     trainer.Checkpointing = TimedCheckpointing
     rows = []
-    print(
-        f"{'every':>6}{'seconds':>12}{'checkpoints':>13}{'ms each':>9}{'share':>8}"
-    )
+    print(f"{'every':>6}{'seconds':>12}{'checkpoints':>13}{'ms each':>9}{'share':>8}")
     for every in (100, 10):
         seconds = TimedCheckpointing.all_seconds = []
         with tempfile.TemporaryDirectory() as run_dir:

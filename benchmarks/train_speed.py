@@ -3,13 +3,15 @@
     python benchmarks/train_speed.py [--json=FILE]
     python benchmarks/train_speed.py --part=f1 --data_dir=DIR
     python benchmarks/train_speed.py --part=weight_distance --data_dir=DIR
+    python benchmarks/train_speed.py --part=tensorboard --data_dir=DIR
 
 `resnet`: a ResNet-44 step on CIFAR-10's shapes with each kind of normalization: time
 an update, time of the first call (tracing and compiling), peak memory. `f1`: images a
 second of each arm of configs/scaled/table1_f1_mnist.cfg against the same training by
 hand: arrays, stock BatchNormalization, Keras's SGD and `fit`; and the share of a step
 that waits for data. `weight_distance`: the share of F1's training that it takes to log
-how far the weights are from where they started.
+how far the weights are from where they started. `tensorboard`: the share that the
+events for TensorBoard take, by the clock and by the processor's time.
 """
 
 import argparse
@@ -39,6 +41,7 @@ from gbn_keras.networks import f1, resnet
 from gbn_keras.training import datasets, models, study
 from gbn_keras.training.plan import make_plan
 from gbn_keras.training.settings import Settings
+from gbn_keras.training.tensorboard import TensorBoardLog
 from gbn_keras.training.update_log import UpdateLog
 
 
@@ -49,6 +52,7 @@ def main():
         "resnet": measure_resnet,
         "f1": measure_f1,
         "weight_distance": measure_weight_distance,
+        "tensorboard": measure_tensorboard,
     }
     parser.add_argument("--part", choices=parts, default="resnet")
     parser.add_argument("--rounds", type=int, default=5)
@@ -192,6 +196,45 @@ def measure_weight_distance(arguments):
     return rows
 
 
+def measure_tensorboard(arguments):
+    """Epochs of F1 with and without the callback, in turn."""
+    data = mnist(arguments.data_dir)
+    rows = []
+    print(f"{'batch':>6}{'updates':>9}{'clock':>9}{'processor':>11}")
+    for batch, epochs in ((128, 1), (4096, 2)):
+        flags = ("--dataset=mnist", "--download", f"--batch_size={batch}")
+        plan = make_plan(Settings(**program.parse(["train.py", *flags])), data.examples)
+        model = models.build_model(plan, data)[0]
+        batches = data.training_batches(batch, seed=1)
+        callback = TensorBoardLog(tempfile.mkdtemp(), plan)
+        contenders = {"with": [callback], "without": []}
+        clock, processor = ({name: [] for name in contenders} for _ in range(2))
+        for done in range(arguments.rounds + 1):
+            for name, callbacks in contenders.items():
+                model.optimizer.iterations.assign(0)
+                started = time.perf_counter(), time.process_time()
+                model.fit(
+                    batches,
+                    steps_per_epoch=plan.updates_per_epoch,
+                    epochs=epochs,
+                    shuffle=False,
+                    callbacks=callbacks,
+                    verbose=0,
+                )
+                if done:  # The first time traces.
+                    clock[name].append(time.perf_counter() - started[0])
+                    processor[name].append(time.process_time() - started[1])
+        row = {"batch_size": batch, "updates": epochs * plan.updates_per_epoch}
+        for unit, times in (("clock", clock), ("processor", processor)):
+            row[unit] = median_ratio(times["with"], times["without"]) - 1
+        rows.append(row)
+        print(
+            f"{batch:6}{row['updates']:9,}{row['clock']:9.1%}{row['processor']:11.1%}",
+            flush=True,
+        )
+    return rows
+
+
 class TimedWeightDistance(WeightDistance):
     """Notes how long each of its rows takes."""
 
@@ -227,7 +270,7 @@ def program_epoch(plan, data):
             shuffle=False,
             callbacks=[
                 UpdateLog(os.path.join(folder, "metrics.csv"), plan),
-                keras.callbacks.TensorBoard(folder, write_graph=False),
+                TensorBoardLog(os.path.join(folder, "tensorboard"), plan),
             ],
             verbose=0,
         )

@@ -1,4 +1,4 @@
-"""`whole_file`, for files that must not be found half written; `naming` for errors."""
+"""Files that are found whole or not at all."""
 
 import contextlib
 import os
@@ -22,12 +22,12 @@ def whole_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
         with naming(path):
             yield draft
             # The new name must not reach the disk before what it stands for.
-            _to_disk(draft)
+            to_disk(draft)
             draft.replace(path)
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
-    _to_disk(path.parent)
+    to_disk(path.parent)
 
 
 @contextlib.contextmanager
@@ -40,7 +40,8 @@ def naming(path: pathlib.Path) -> Iterator[None]:
         raise
 
 
-def _to_disk(path):
+def to_disk(path: pathlib.Path) -> None:
+    """Returns when what was written to a file, or a folder, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -16,7 +16,7 @@ import gbn_train as program
 from gbn_keras.training import distribution, trainer
 from gbn_keras.training.settings import UsageError
 
-PROGRAM = pathlib.Path(program.__file__)
+PROGRAM = pathlib.Path(program.__file__).with_name("train.py")
 
 
 def test_one_device_is_the_default(make_settings):

@@ -105,6 +105,7 @@ BAD_FLAGS = [
     (["--micro_batch_size=-1"], "micro_batch_size", "-1"),
     (["--batch_size=64", "--micro_batch_size=48"], "micro_batch_size", "48"),
     (["--memory_budget=-1"], "memory_budget", "-1"),
+    (["--profile=100"], "profile", "100"),
     (["--mode=evaluate", "--run_dir=no/such"], "run_dir", "no/such"),
     (["--mode=evaluate"], "run_dir", "None"),
     (["--mode=study"], "batch_size", "32"),

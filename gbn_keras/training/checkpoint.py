@@ -22,7 +22,7 @@ from gbn_keras.training import checkpoint_file
 from gbn_keras.training.run_directory import digest
 from gbn_keras.training.settings import Settings, UsageError
 from gbn_keras.training.signals import Interrupted, Signals
-from gbn_keras.whole_file import whole_file
+from gbn_keras.whole_file import to_disk, whole_file
 
 FOLDER = "checkpoints"
 
@@ -149,6 +149,8 @@ class Checkpoints:
             OSError: If it cannot be written; those before are there.
         """
         self._folder.mkdir(exist_ok=True)
+        for table in self._folder.parent.glob("*.csv"):
+            to_disk(table)  # With the rows that a resumed training does not write.
         with whole_file(self._file(state.updates)) as draft:
             draft.write_bytes(state.encode(self._facts))
         for old in self._files()[_KEPT:]:
@@ -217,6 +219,7 @@ class Checkpointing(keras.callbacks.Callback):
         every: Updates from one checkpoint to the next, besides those at ends of epochs;
             0 for none.
         signals: Those that ask the training to stop.
+        logs: Callbacks to `flush()` before a checkpoint.
 
     Raises:
         Interrupted: In training, if a signal came; after the update and a checkpoint.
@@ -229,9 +232,10 @@ class Checkpointing(keras.callbacks.Callback):
         updates_per_epoch: int,
         every: int,
         signals: Signals,
+        logs: tuple = (),
     ):
         super().__init__()
-        self._checkpoints, self._signals = checkpoints, signals
+        self._checkpoints, self._signals, self._logs = checkpoints, signals, logs
         self._updates_per_epoch, self._every = updates_per_epoch, every
         self._resumed = resumed
         self._updates, seconds = resumed[:2] if resumed else (0, 0.0)
@@ -280,6 +284,8 @@ class Checkpointing(keras.callbacks.Callback):
         if self._checkpoints is None:
             return
         started = time.monotonic()
+        for log in self._logs:
+            log.flush()
         self._checkpoints.save(State.of(self.model, self._updates, self.seconds))
         done = time.monotonic()
         self._next_at_end = done + (done - started) / _SHARE_OF_TIME

@@ -37,7 +37,7 @@ class StopIfNotFinite(keras.callbacks.Callback):
         self._updates += 1
         # Of the epoch until now, so once it is not finite it stays so.
         loss = logs["loss"]
-        norm = float(getattr(self.model, "gradient_norm", 0.0))  # TODO
+        norm = float(self.model.gradient_norm)
         is_scaled = isinstance(
             self.model.optimizer, keras.optimizers.LossScaleOptimizer
         )

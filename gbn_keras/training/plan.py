@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 from gbn_keras.arguments import integer, positive_number
 from gbn_keras.networks import find_network
@@ -33,6 +34,7 @@ class Plan:
         replicas: Who shares the batch.
         micro_batch_size: Examples that a replica takes at once, whole ghosts; by
             default its share. What remains is taken with the last ones.
+        profile: The updates to profile, counted from 1; `None` for none.
     """
 
     settings: Settings
@@ -42,6 +44,7 @@ class Plan:
     l2: RegimeAdaptation | float
     replicas: int
     micro_batch_size: int
+    profile: range | None = None
 
     @property
     def epochs(self) -> int:
@@ -207,9 +210,10 @@ def _make_plan(settings, examples, replicas):
         eval_every=settings.eval_every or max(1, round(stretch)),
     )
     micro_batch_size = _micro_batch_size(settings, replicas)
-    return Plan(
+    plan = Plan(
         settings, regime, examples, learning_rate, l2, replicas, micro_batch_size
     )
+    return dataclasses.replace(plan, profile=_profile(settings.profile, plan.updates))
 
 
 def model_name(settings: Settings) -> str:
@@ -295,6 +299,20 @@ def _micro_batch_size(settings, replicas):
             f"ghosts of {ghost}, or 0 for one that fits into memory."
         )
     return micro_batch_size
+
+
+def _profile(text, updates):
+    """The updates that are named, which the training must have."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)-(\d+)", text)
+    first, last = map(int, match.groups()) if match else (0, 0)
+    if not 1 <= first <= last <= updates:
+        raise UsageError(
+            f"--profile: got {text!r}, wanted FIRST-LAST, two of the updates from 1 to "
+            f"{updates:,}, as 1-{min(10, updates)}."
+        )
+    return range(first, last + 1)
 
 
 def _parts(whole, size, name, plural="s"):

@@ -20,13 +20,13 @@ RESULT = "result.json"
 
 _LOCK = "lock"
 
-# Flags that say where things are, who computes them, what is written down when, and how
-# many trainings a study or a search has: not what a training computes.
+# Flags that say where things are, who computes and watches them, what is written down
+# when, and how many trainings a study or a search has: not what a training computes.
 _FREE_TO_CHANGE = {
     *("run_dir", "data_dir", "download", "seeds", "trials", "lost_after"),
     *("eval_every", "checkpoint_every"),
     *("strategy", "replicas", "cluster", "cluster_port", "tpu"),
-    *("micro_batch_size", "memory_budget"),
+    *("micro_batch_size", "memory_budget", "profile"),
 }
 
 

@@ -58,6 +58,7 @@ class Settings:
     checkpoint_every: int
     weight_distance: bool
     noise_scale: bool
+    profile: str | None
     directions: int
     tuner: str
     search: tuple[str, ...]

@@ -6,7 +6,6 @@ import functools
 import os
 import pathlib
 import platform
-import shutil
 
 import keras
 import tensorflow as tf
@@ -29,6 +28,7 @@ from gbn_keras.training.run_directory import (
 )
 from gbn_keras.training.settings import Settings, UsageError, first_line
 from gbn_keras.training.signals import Signals
+from gbn_keras.training.tensorboard import TensorBoardLog
 from gbn_keras.training.update_log import UpdateLog
 from gbn_keras.version import __version__
 from gbn_keras.whole_file import whole_file
@@ -126,31 +126,33 @@ def _run(plan, strategy, data, callbacks, verbose, signals):
     # Fit.
     validation = distribution.distribute(strategy, data.validation_batches)
     validation_steps = data.validation_steps(replicas)
+    callbacks = [
+        StopAfter(plan.updates - done),
+        StopIfNotFinite(plan, done),
+        *callbacks,
+    ]
+    reporters = []
+    if is_chief:
+        logs = {}
+        if settings.weight_distance:
+            logs["weight_distance"] = WeightDistance(run_dir), "total"
+        if settings.noise_scale:
+            noise_log = NoiseScaleLog(run_dir, model.gradient_moments)
+            logs["noise_scale"] = noise_log, "noise_scale"
+        reporters = [TensorBoardLog(run_dir / "tensorboard", plan, logs)]
+        callbacks += [
+            UpdateLog(run_dir / "metrics.csv", plan, done),
+            *(log for log, _ in logs.values()),
+            *reporters,
+        ]
     checkpointing = Checkpointing(
         checkpoints,
         resumed,
         plan.updates_per_epoch,
         settings.checkpoint_every,
         signals,
+        reporters,
     )
-    callbacks = [
-        StopAfter(plan.updates - done),
-        StopIfNotFinite(plan, done),
-        *callbacks,
-    ]
-    if is_chief:
-        if not done:
-            shutil.rmtree(run_dir / "tensorboard", ignore_errors=True)
-        callbacks += [
-            UpdateLog(run_dir / "metrics.csv", plan, done),
-            keras.callbacks.TensorBoard(
-                str(run_dir / "tensorboard"), write_graph=False
-            ),
-        ]
-        if settings.weight_distance:
-            callbacks.append(WeightDistance(run_dir))
-        if settings.noise_scale:
-            callbacks.append(NoiseScaleLog(run_dir, model.gradient_moments))
     if done < plan.updates:
         model.fit(
             distribution.distribute(
@@ -169,7 +171,11 @@ def _run(plan, strategy, data, callbacks, verbose, signals):
 
     # Report.
     scores = model.evaluate(
-        validation, steps=validation_steps, verbose=0, return_dict=True
+        validation,
+        steps=validation_steps,
+        callbacks=reporters,
+        verbose=0,
+        return_dict=True,
     )
     updates = int(model.optimizer.iterations.numpy())
     result = {
@@ -193,6 +199,7 @@ def _run(plan, strategy, data, callbacks, verbose, signals):
         with whole_file(run_dir / MODEL_FILE) as draft:
             model.model.save(draft)
         write_result(run_dir, result)
+        result = read_result(run_dir)
         if updates < plan.updates:
             print(
                 f"{plan.updates - updates} updates were skipped: their gradients "
