@@ -40,7 +40,17 @@ setup(
         "tensorflow-datasets",
     ],
     extras_require={
-        "test": ["hypothesis", "playwright", "pytest", "pytest-xdist", "ruff"],
+        "test": [
+            "hypothesis",
+            "jax",
+            "playwright",
+            "pytest",
+            "pytest-xdist",
+            "ruff",
+            # PyPI's newest for Linux brings CUDA, several GB. A release of its own is
+            # also met by its build without (2.13.0+cpu), wherever pip finds one.
+            "torch==2.13.0",
+        ],
         "cuda": ["tensorflow[and-cuda]"],
     },
 )

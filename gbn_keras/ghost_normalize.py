@@ -53,8 +53,8 @@ def ghost_normalize(
     Returns:
         `(outputs, mean, variance)`: the normalized tensor in the shape and floating
         dtype of `inputs`, and the ghosts' statistics in batch order, each `(ghosts,
-        channels)` in float32, or float64 where the inputs are. Gradients flow through
-        the outputs, not through the statistics.
+        channels)` in float32, on TensorFlow float64 where the inputs are. Gradients
+        flow through the outputs, not through the statistics.
 
     Raises:
         ValueError: If `mask` does not have one dimension less than `inputs`.

@@ -5,21 +5,26 @@ import os
 # TensorFlow's notices of which instructions it was built for.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import keras
 import pytest
-import tensorflow as tf
-import tensorflow_datasets as tfds
 
 import gbn_train
-from gbn_keras.training.settings import Settings
 
-# Devices for the tests of replicas; everything else runs on the first.
-tf.config.set_logical_device_configuration(
-    tf.config.list_physical_devices("CPU")[0],
-    [tf.config.LogicalDeviceConfiguration()] * 4,
-)
+# The tests of the method run on other backends too, without TensorFlow.
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    from gbn_keras.training.settings import Settings
+
+    # Devices for the tests of replicas; everything else runs on the first.
+    tf.config.set_logical_device_configuration(
+        tf.config.list_physical_devices("CPU")[0],
+        [tf.config.LogicalDeviceConfiguration()] * 4,
+    )
 
 
-def settings_of(*flags) -> Settings:
+def settings_of(*flags) -> "Settings":
     """The settings that `train.py` makes of these flags."""
     return Settings(**gbn_train.parse(["train.py", *flags]))
 

@@ -6,6 +6,7 @@ import sys
 import keras
 import numpy as np
 import pytest
+from backend import IS_TENSORFLOW, tensorflow_only
 from keras import layers
 
 from gbn_keras import GhostBatchNormalization, RegimeAdaptation, ghost_normalize
@@ -14,9 +15,6 @@ from gbn_keras.convert import to_batch_norm, to_ghost_batch_norm
 BatchNormalization = layers.BatchNormalization
 IMAGES = np.random.default_rng(0).normal(3, 2, (32, 6, 6, 3)).astype("float32")
 LABELS = np.arange(32) % 10
-needs_tensorflow = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="a part of TensorFlow's"
-)
 
 
 @pytest.fixture(autouse=True)
@@ -340,7 +338,7 @@ def test_a_ghost_has_at_least_one_example(size):
     "argument",
     [
         "renorm=True",
-        pytest.param("synchronized=True", marks=needs_tensorflow),
+        pytest.param("synchronized=True", marks=tensorflow_only),
         "axis=0",
     ],
 )
@@ -359,7 +357,7 @@ def test_what_ghosts_cannot_replace_is_named_and_nothing_is_changed(argument):
         assert to_ghost_batch_norm(model) == 2
 
 
-@needs_tensorflow
+@tensorflow_only
 def test_a_large_batch_model_finds_the_ghosts_of_a_converted_model():
     from gbn_keras.training.large_batch_model import LargeBatchModel
 
@@ -401,7 +399,7 @@ def test_what_was_converted_back_is_loaded_and_served_without_the_package(tmp_pa
     expected = predict(model)
     to_batch_norm(model)
     model.save(tmp_path / "model.keras")
-    if keras.backend.backend() == "tensorflow":
+    if IS_TENSORFLOW:
         model.export(tmp_path / "exported", verbose=False)
     # A file also holds what the model was compiled with.
     rate = RegimeAdaptation(0.1, small_batch_size=8, batch_size=32)
@@ -415,7 +413,7 @@ def test_what_was_converted_back_is_loaded_and_served_without_the_package(tmp_pa
     assert not done.returncode, done.stderr
     for name in ("model", "trained"):
         np.testing.assert_array_equal(np.load(tmp_path / f"{name}.npy"), expected)
-    if keras.backend.backend() == "tensorflow":
+    if IS_TENSORFLOW:
         np.testing.assert_allclose(
             np.load(tmp_path / "exported.npy"), expected, rtol=1e-5, atol=1e-5
         )

@@ -1,0 +1,77 @@
+"""The Keras backend under test: its ways to run a function, and its gradients."""
+
+import keras
+import pytest
+from keras import ops
+
+NAME = keras.backend.backend()
+IS_TENSORFLOW = NAME == "tensorflow"
+# Keras's `jit_compile`: PyTorch's compiler wants another one, of C++.
+JIT_COMPILE = (False,) if NAME == "torch" else (False, True)
+
+# Counted by `test_backends.py`: nothing else may be skipped.
+TENSORFLOW_ONLY = "a part of TensorFlow's"
+tensorflow_only = pytest.mark.skipif(not IS_TENSORFLOW, reason=TENSORFLOW_ONLY)
+
+if NAME == "tensorflow":
+    import tensorflow as tf
+
+    WAYS = ("eager", "graph", "dynamic batch", "XLA")
+elif NAME == "jax":
+    import jax
+
+    # Without, every operation is compiled by itself, for every shape.
+    WAYS = ("jit",)
+else:
+    import torch
+
+    WAYS = ("eager",)
+
+
+def compiled(function, way=WAYS[-1], arguments=()):
+    """The function of tensors, to be called in one of the `WAYS`.
+
+    A dynamic batch is that of the first of the `arguments`, whose shapes the others
+    have.
+    """
+    if way == "eager":
+        return function
+    if way == "jit":
+        return jax.jit(function)
+    signature = None
+    if way == "dynamic batch":
+        signature = [tf.TensorSpec(x.shape, x.dtype) for x in arguments]
+        signature[0] = tf.TensorSpec(
+            [None, *arguments[0].shape[1:]], signature[0].dtype
+        )
+    return tf.function(function, input_signature=signature, jit_compile=way == "XLA")
+
+
+def with_gradients(function, arrays, way=WAYS[0]):
+    """`(results, gradients)` in numpy, of `function(*tensors) -> (loss, results)`."""
+    tensors = [ops.convert_to_tensor(array) for array in arrays]
+    if NAME == "tensorflow":
+
+        def forward_and_backward(*tensors):
+            with tf.GradientTape() as tape:
+                tape.watch(tensors)
+                loss, results = function(*tensors)
+            return results, tape.gradient(loss, tensors)
+
+    elif NAME == "jax":
+
+        def forward_and_backward(*tensors):
+            places = tuple(range(len(tensors)))
+            derived = jax.value_and_grad(function, places, has_aux=True)
+            (_, results), gradients = derived(*tensors)
+            return results, gradients
+
+    else:
+
+        def forward_and_backward(*tensors):
+            tensors = [tensor.clone().requires_grad_() for tensor in tensors]
+            loss, results = function(*tensors)
+            return results, torch.autograd.grad(loss, tensors)
+
+    run = compiled(forward_and_backward, way, tensors)
+    return keras.tree.map_structure(ops.convert_to_numpy, run(*tensors))
