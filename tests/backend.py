@@ -6,12 +6,16 @@ from keras import ops
 
 NAME = keras.backend.backend()
 IS_TENSORFLOW = NAME == "tensorflow"
+IS_JAX = NAME == "jax"
 # Keras's `jit_compile`: PyTorch's compiler wants another one, of C++.
 JIT_COMPILE = (False,) if NAME == "torch" else (False, True)
 
 # Counted by `test_backends.py`: nothing else may be skipped.
 TENSORFLOW_ONLY = "a part of TensorFlow's"
 tensorflow_only = pytest.mark.skipif(not IS_TENSORFLOW, reason=TENSORFLOW_ONLY)
+
+# To compile a network takes JAX a minute.
+SLOW_ON_JAX = [pytest.mark.slow] if NAME == "jax" else []
 
 if NAME == "tensorflow":
     import tensorflow as tf

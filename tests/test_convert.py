@@ -6,7 +6,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from backend import IS_TENSORFLOW, tensorflow_only
+from backend import IS_JAX, IS_TENSORFLOW, SLOW_ON_JAX, tensorflow_only
 from keras import layers
 
 from gbn_keras import GhostBatchNormalization, RegimeAdaptation, ghost_normalize
@@ -87,7 +87,8 @@ def built(make_model, normalization=BatchNormalization):
 def compiled(model, rate=0.01, **kwargs):
     optimizer = keras.optimizers.SGD(rate, 0.9)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer, loss, jit_compile=False, **kwargs)
+    # JAX has no other way to compile, and takes minutes without.
+    model.compile(optimizer, loss, jit_compile=IS_JAX, **kwargs)
     return model
 
 
@@ -148,7 +149,7 @@ def test_a_compiled_model_goes_on_as_one_made_with_the_other_layers(make_model):
         made.optimizer.build(made.trainable_variables)
         for pair in ((made, model), (made.optimizer, model.optimizer)):
             for variable, value in zip(*(x.variables for x in pair), strict=True):
-                variable.assign(value)
+                variable.assign(value.numpy())  # JAX reuses the memory of its own.
         convert()
         fit(model)
         fit(made)
@@ -243,7 +244,9 @@ def test_ghosts_take_the_new_size_and_what_is_as_asked_is_left():
     assert to_batch_norm(model) == 0
 
 
-@pytest.mark.parametrize("policy", ["mixed_bfloat16", "float64"])
+@pytest.mark.parametrize(
+    "policy", ["mixed_bfloat16", pytest.param("float64", marks=tensorflow_only)]
+)
 def test_the_dtype_policy_is_kept(policy):
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
@@ -436,7 +439,8 @@ FAMILIES = {
 
 def assert_round_trip(model, images, count):
     """There and back, and one update between, in which every ghost layer moves."""
-    compiled(model, run_eagerly=True)  # A trace takes longer than all that it is for.
+    # A trace of TensorFlow's takes longer than all that it is for.
+    compiled(model, run_eagerly=not IS_JAX)
     expected, names = predict(model, images), [x.name for x in model._flatten_layers()]
     assert to_ghost_batch_norm(model, 2) == count
     np.testing.assert_array_equal(predict(model, images), expected)
@@ -468,7 +472,13 @@ def of_keras_applications(family):
     return model, images.astype("float32"), count
 
 
-@pytest.mark.parametrize("family", ["MobileNetV2", "MobileNetV3Small", "ResNet50V2"])
+@pytest.mark.parametrize(
+    "family",
+    [
+        pytest.param(family, marks=SLOW_ON_JAX)
+        for family in ("MobileNetV2", "MobileNetV3Small", "ResNet50V2")
+    ],
+)
 def test_small_networks_of_keras_applications_are_converted_and_back(family):
     assert_round_trip(*of_keras_applications(family))
 

@@ -7,7 +7,7 @@ import ghosts
 import keras
 import numpy as np
 import pytest
-from backend import IS_TENSORFLOW, JIT_COMPILE, tensorflow_only, with_gradients
+from backend import JIT_COMPILE, NAME, tensorflow_only, with_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
@@ -94,7 +94,7 @@ def cases(draw, kernel):
 )
 @given(data=st.data())
 # JAX compiles every operation for every shape.
-@settings(max_examples=40 if IS_TENSORFLOW else 8, deadline=None, derandomize=True)
+@settings(max_examples=8 if NAME == "jax" else 40, deadline=None, derandomize=True)
 def test_a_batch_of_ghosts_is_plain_batch_normalization_on_each_slice(
     kernel, dtype, tolerance, data
 ):

@@ -59,9 +59,10 @@ def network(dropout=0.0):
 
 def test_a_linear_losss_alpha_is_2():
     slope = np.arange(1.0, 7.0, dtype="float32")
+    factors = ops.convert_to_tensor(slope)
     distances = DISTANCES[::3]
     result = deviation_of(
-        lambda w: ops.sum(w * slope), np.zeros(6), distances=distances, directions=400
+        lambda w: ops.sum(w * factors), np.zeros(6), distances=distances, directions=400
     )
     fit = result.fit()
     assert fit.alpha == pytest.approx(2, abs=1e-4)
@@ -111,7 +112,9 @@ def test_a_random_loss_of_known_roughness_has_its_alpha():
     frequencies = random.standard_normal((weights, waves))
     frequencies /= np.abs(random.standard_normal(waves))
     phases = random.uniform(0, 2 * np.pi, waves)
-    frequencies, phases = frequencies.astype("float32"), phases.astype("float32")
+    frequencies, phases = (
+        ops.convert_to_tensor(array, "float32") for array in (frequencies, phases)
+    )
 
     def field(w):
         return (2 / waves) ** 0.5 * ops.sum(ops.cos(w @ frequencies + phases))
@@ -181,7 +184,7 @@ def test_the_loss_is_that_of_training_mode(digits):
 
     def loss(training):
         outputs = model(images, training=training)
-        return float(ops.mean(CLASS_LOSS(labels, outputs)))
+        return float(ops.convert_to_numpy(ops.mean(CLASS_LOSS(labels, outputs))))
 
     inference, training = loss(False), loss(True)
     assert result.loss == pytest.approx(training, rel=1e-6)

@@ -6,6 +6,7 @@ import math
 import keras
 import numpy as np
 import pytest
+from backend import IS_JAX, SLOW_ON_JAX
 from keras import ops
 
 from gbn_keras import REGIMES, GhostBatchNormalization, ShardingInvariantDropout
@@ -47,6 +48,7 @@ SMALL = {
     "resnet18": (resnet18, (32, 32, 3), 1 + 8 * 2 + 3),
     "resnet50": (resnet50, (32, 32, 3), 1 + 16 * 3 + 4),
 }
+LARGE = ("vgg11", "alexnet", "resnet18", "resnet50")
 
 
 @functools.cache
@@ -342,7 +344,10 @@ def test_a_layer_has_a_bias_where_no_normalization_follows(name):
     assert total(model.weights) == total(small(name).trainable_weights) - gammas
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=SLOW_ON_JAX if name in LARGE else []) for name in SMALL],
+)
 def test_an_update_moves_every_weight(name):
     network, shape, _ = SMALL[name]
     keras.utils.set_random_seed(0)
@@ -352,7 +357,7 @@ def test_an_update_moves_every_weight(name):
     before = [weight.numpy() for weight in model.trainable_weights]
     x = np.random.default_rng(0).normal(size=(8, *shape)).astype("float32")
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.SGD(0.1), loss, run_eagerly=True)
+    model.compile(keras.optimizers.SGD(0.1), loss, run_eagerly=not IS_JAX)
     model.train_on_batch(x, np.arange(8) % 7)
     for weight, old in zip(model.trainable_weights, before, strict=True):
         assert np.isfinite(weight.numpy()).all(), weight.path

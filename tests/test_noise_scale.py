@@ -4,9 +4,8 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-import tensorflow as tf
+from backend import IS_TENSORFLOW, tensorflow_only
 from keras import ops
-from test_sameness import replicas_of
 
 from gbn_keras.analysis.noise_scale import (
     GradientMoments,
@@ -14,8 +13,13 @@ from gbn_keras.analysis.noise_scale import (
     NoiseScaleLog,
     noise_scale_advice,
 )
-from gbn_keras.training import distribution
-from gbn_keras.training.large_batch_model import LargeBatchModel
+
+if IS_TENSORFLOW:
+    import tensorflow as tf
+    from test_sameness import replicas_of
+
+    from gbn_keras.training import distribution
+    from gbn_keras.training.large_batch_model import LargeBatchModel
 
 # A loss of |w - x|^2 / 2 has the gradient w - x: |G|^2 is the square of the distance to
 # the mean of x, tr(Sigma) is the variance of x, all entries together.
@@ -66,6 +70,7 @@ def fit(micro_batch_size, size=64, strategy=None, rate=0.0, callbacks=(), **comp
     return model
 
 
+@tensorflow_only
 @pytest.mark.parametrize("micro_batch_size", [8, 16, 32, 20])
 def test_it_is_that_of_the_quadratic(micro_batch_size):
     # Micro-batches of 20 are two, and a last one of 24.
@@ -94,6 +99,7 @@ def test_the_estimates_are_without_bias():
     assert square == pytest.approx(SQUARE, rel=0.05)
 
 
+@tensorflow_only
 @pytest.mark.parametrize("options", [{"jit_compile": True}, {"run_eagerly": True}])
 def test_compiled_or_not_it_is_the_same(options):
     one, other = fit(16), fit(16, **options)
@@ -102,6 +108,7 @@ def test_compiled_or_not_it_is_the_same(options):
         assert values[0] == pytest.approx(values[1], rel=1e-3)
 
 
+@tensorflow_only
 @pytest.mark.parametrize("micro_batch_size", [8, 32])
 def test_replicas_are_parts_of_the_batch_too(micro_batch_size):
     strategy = replicas_of(2)
@@ -112,6 +119,7 @@ def test_replicas_are_parts_of_the_batch_too(micro_batch_size):
     assert shared.gradient_square == pytest.approx(alone.gradient_square, rel=1e-2)
 
 
+@tensorflow_only
 def test_loss_scaling_does_not_matter():
     plain = fit(16).gradient_moments.estimate()
     with tf.distribute.get_strategy().scope():
@@ -128,6 +136,7 @@ def test_loss_scaling_does_not_matter():
     assert scaled.noise == pytest.approx(plain.noise, rel=1e-3)
 
 
+@tensorflow_only
 def test_a_batch_that_is_not_cut_tells_nothing(tmp_path):
     log = [lambda model: NoiseScaleLog(tmp_path, model.gradient_moments)]
     model = fit(64, callbacks=log)
@@ -135,6 +144,7 @@ def test_a_batch_that_is_not_cut_tells_nothing(tmp_path):
     assert pd.read_csv(tmp_path / "noise_scale.csv")["noise"].isna().all()
 
 
+@tensorflow_only
 def test_it_is_logged(tmp_path):
     log = [lambda model: NoiseScaleLog(tmp_path, model.gradient_moments)]
     model = fit(16, callbacks=log)
@@ -144,6 +154,29 @@ def test_it_is_logged(tmp_path):
     assert last["noise_scale"] == pytest.approx(last["noise"] / last["gradient_square"])
     now = model.gradient_moments.estimate()
     assert last["noise"] == pytest.approx(now.noise, rel=0.2)
+
+
+def test_whoever_has_two_gradients_can_log_it(tmp_path):
+    """Without `LargeBatchModel`, whose training is TensorFlow's."""
+    moments = GradientMoments()
+
+    class TakeIn(keras.callbacks.Callback):
+        """Of batches of 4 and 16 examples: |G|^2 is 3, tr(Sigma) is 8."""
+
+        def on_train_batch_end(self, batch, logs=None):
+            known = np.float32([5, 1 / 4, 3.5, 1 / 16])
+            moments.update(*map(ops.convert_to_tensor, known))
+
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    callbacks = [TakeIn(), NoiseScaleLog(tmp_path, moments)]
+    ones = np.ones((40, 1), "float32")
+    model.fit(ones, ones, batch_size=2, verbose=0, callbacks=callbacks)
+    table = pd.read_csv(tmp_path / "noise_scale.csv")
+    assert table["updates"].tolist() == [*range(1, 11), 12, 13, 15, 16, 18, 20]
+    np.testing.assert_allclose(table["gradient_square"], 3, rtol=1e-4)
+    np.testing.assert_allclose(table["noise"], 8, rtol=1e-4)
+    np.testing.assert_allclose(table["noise_scale"], 8 / 3, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -165,6 +198,7 @@ def test_the_advice_is_one_sentence(stretch, verdict):
     assert "not known" in noise_scale_advice(None, 4096, 128, 140, 1)
 
 
+@tensorflow_only
 def test_the_model_remembers_that_it_measures():
     model = LargeBatchModel(keras.Sequential([Point()]), 8, noise_scale=True)
     assert model.get_config()["noise_scale"] is True

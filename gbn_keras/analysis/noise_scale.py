@@ -119,8 +119,9 @@ class GradientMoments:
         noise = (small_square - large_square) / difference
         gradient_square = large_square - noise * large_inverse
         now = ops.stack([gradient_square, noise, ops.ones_like(noise)])
-        means = _SMOOTHING * self._means + (1 - _SMOOTHING) * now
-        self._means.assign(ops.where(known, means, self._means))
+        before = self._means.value
+        means = _SMOOTHING * before + (1 - _SMOOTHING) * now
+        self._means.assign(ops.where(known, means, before))
 
     def estimate(self) -> NoiseScale | None:
         """The estimate by now; `None` before the first update."""
