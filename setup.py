@@ -47,8 +47,9 @@ setup(
             "pytest",
             "pytest-xdist",
             "ruff",
-            # PyPI's newest for Linux brings CUDA, several GB. A release of its own is
-            # also met by its build without (2.13.0+cpu), wherever pip finds one.
+            # PyPI's build for Linux brings CUDA, several GB. Pinned, so that the build
+            # without CUDA counts too (2.13.0+cpu), and not a newer one before it; pip
+            # finds it by --extra-index-url=https://download.pytorch.org/whl/cpu.
             "torch==2.13.0",
         ],
         "cuda": ["tensorflow[and-cuda]"],

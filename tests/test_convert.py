@@ -386,7 +386,7 @@ else:
     sys.exit("gbn_keras was found")
 for name in ("model", "trained"):
     model = keras.saving.load_model(name + ".keras", compile=name == "model")
-    model.compile(jit_compile=False)
+    model.compile(jit_compile=keras.backend.backend() == "jax")
     np.save(name + ".npy", model.predict(images, verbose=0))
 if os.path.exists("exported"):
     import tensorflow as tf

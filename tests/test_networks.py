@@ -48,7 +48,7 @@ SMALL = {
     "resnet18": (resnet18, (32, 32, 3), 1 + 8 * 2 + 3),
     "resnet50": (resnet50, (32, 32, 3), 1 + 16 * 3 + 4),
 }
-LARGE = ("vgg11", "alexnet", "resnet18", "resnet50")
+LARGE = ("c3", "wresnet10_2", "vgg11", "alexnet", "resnet18", "resnet50")
 
 
 @functools.cache
