@@ -47,6 +47,8 @@ setup(
             "pytest",
             "pytest-xdist",
             "ruff",
+            # A wheel is built and tried, without the index.
+            *("setuptools>=68", "wheel"),
             # PyPI's build for Linux brings CUDA, several GB. Pinned, so that the build
             # without CUDA counts too (2.13.0+cpu), and not a newer one before it; pip
             # finds it by --extra-index-url=https://download.pytorch.org/whl/cpu.
