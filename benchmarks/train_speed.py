@@ -4,6 +4,7 @@
     python benchmarks/train_speed.py --part=f1 --data_dir=DIR
     python benchmarks/train_speed.py --part=weight_distance --data_dir=DIR
     python benchmarks/train_speed.py --part=tensorboard --data_dir=DIR
+    python benchmarks/train_speed.py --part=noise_scale --rounds=31
 
 `resnet`: a ResNet-44 step on CIFAR-10's shapes with each kind of normalization: time
 an update, time of the first call (tracing and compiling), peak memory. `f1`: images a
@@ -11,7 +12,9 @@ second of each arm of configs/scaled/table1_f1_mnist.cfg against the same traini
 hand: arrays, stock BatchNormalization, Keras's SGD and `fit`; and the share of a step
 that waits for data. `weight_distance`: the share of F1's training that it takes to log
 how far the weights are from where they started. `tensorboard`: the share that the
-events for TensorBoard take, by the clock and by the processor's time.
+events for TensorBoard take, by the clock and by the processor's time. `noise_scale`:
+how much longer an update in micro-batches takes if it also estimates the gradient noise
+scale.
 """
 
 import argparse
@@ -53,6 +56,7 @@ def main():
         "f1": measure_f1,
         "weight_distance": measure_weight_distance,
         "tensorboard": measure_tensorboard,
+        "noise_scale": measure_noise_scale,
     }
     parser.add_argument("--part", choices=parts, default="resnet")
     parser.add_argument("--rounds", type=int, default=5)
@@ -248,14 +252,59 @@ class TimedWeightDistance(WeightDistance):
         self.seconds.append(time.perf_counter() - started)
 
 
+def measure_noise_scale(arguments):
+    """The estimate's share of an update that goes in micro-batches anyway."""
+    rows = []
+    print(f"{'network':10}{'batch':>6}{'micro':>7}{'ms without':>12}{'share':>8}")
+    for network, shape, batch, micro_batch in (
+        ("f1", (28, 28, 1), 4096, 512),
+        ("f1", (28, 28, 1), 4096, 128),
+        ("resnet20", (32, 32, 3), 512, 128),
+    ):
+        data = random_pixels("pixels", shape, batch)
+        updates = {}
+        for measures in (False, True):
+            flags = [
+                *(f"--model={network}", f"--batch_size={batch}"),
+                *(f"--micro_batch_size={micro_batch}", f"--noise_scale={measures}"),
+            ]
+            settings = Settings(**program.parse(["train.py", *flags]))
+            plan = make_plan(settings, data.examples)
+            model = models.build_model(plan, data)[0]
+            one = next(iter(data.training_batches(batch, seed=1)))
+            updates[measures] = tf.function(
+                functools.partial(model.train_step, one), autograph=False
+            )
+        times = time_in_turn(updates, arguments.rounds)
+        row = {
+            "network": network,
+            "batch_size": batch,
+            "micro_batch_size": micro_batch,
+            "milliseconds": 1e3 * statistics.median(times[False]),
+            "share": median_ratio(times[True], times[False]) - 1,
+        }
+        rows.append(row)
+        print(
+            f"{network:10}{batch:6}{micro_batch:7}{row['milliseconds']:12.1f}"
+            f"{row['share']:8.2%}",
+            flush=True,
+        )
+    return rows
+
+
 def mnist(data_dir):
     """MNIST, or random pixels of its shape."""
     if data_dir:
         return datasets.load("mnist", data_dir)
+    return random_pixels("mnist", (28, 28, 1), 60_000)
+
+
+def random_pixels(name, shape, examples):
+    """A data set of images of a shape, with nothing to learn."""
     random = np.random.default_rng(0)
-    images = random.integers(0, 256, (60_000, 28, 28, 1), np.uint8)
-    labels = random.integers(0, 10, 60_000, np.int32)
-    return datasets.ImageData("mnist", 10, images, labels, images[:10], labels[:10])
+    images = random.integers(0, 256, (examples, *shape), np.uint8)
+    labels = random.integers(0, 10, examples, np.int32)
+    return datasets.ImageData(name, 10, images, labels, images[:10], labels[:10])
 
 
 def program_epoch(plan, data):

@@ -71,26 +71,27 @@ def fit(micro_batch_size, size=64, strategy=None, rate=0.0, callbacks=(), **comp
 
 
 @tensorflow_only
-@pytest.mark.parametrize("micro_batch_size", [8, 16, 32, 20])
+@pytest.mark.parametrize("micro_batch_size", [16, 32, 64, 80])
 def test_it_is_that_of_the_quadratic(micro_batch_size):
-    # Micro-batches of 20 are two, and a last one of 24.
-    found = fit(micro_batch_size).gradient_moments.estimate()
+    # Micro-batches of 80 are two, and a last one of 96. The smoothing keeps about 100
+    # updates, of which each tells |G|^2 to 17 %.
+    found = fit(micro_batch_size, size=256).gradient_moments.estimate()
     assert found.noise == pytest.approx(NOISE, rel=0.1)
-    assert found.gradient_square == pytest.approx(SQUARE, rel=0.25)
-    assert found.noise_scale == pytest.approx(NOISE / SQUARE, rel=0.25)
+    assert found.gradient_square == pytest.approx(SQUARE, rel=0.1)
+    assert found.noise_scale == pytest.approx(NOISE / SQUARE, rel=0.1)
 
 
 def test_the_estimates_are_without_bias():
     """Over many updates, each without smoothing."""
     random = np.random.default_rng(0)
     estimates = []
-    for _ in range(4000):
-        gradients = random.normal(OFFSET, DEVIATION, size=(4, 8, ENTRIES))
+    for _ in range(1000):
+        gradients = random.normal(OFFSET, DEVIATION, size=(16, 8, ENTRIES))
         parts = gradients.mean(axis=1)
         moments = GradientMoments()
         moments.update(
             *np.float32([(parts**2).sum(-1).mean(), 1 / 8]),
-            *np.float32([(parts.mean(axis=0) ** 2).sum(), 1 / 32]),
+            *np.float32([(parts.mean(axis=0) ** 2).sum(), 1 / 128]),
         )
         found = moments.estimate()
         estimates.append((found.noise, found.gradient_square))

@@ -129,6 +129,18 @@ def test_a_worker_without_a_chief_ends(member_of, tmp_path):
     )
 
 
+def test_a_worker_whose_chief_is_gone_ends(member_of, tmp_path):
+    address = member_of("one")
+    chief = socket.create_server(("127.0.0.1", int(address.split(":")[1])))
+
+    def search():
+        chief.close()
+        time.sleep(60)
+
+    with pytest.raises(WorkerLost, match=f"no chief .* at {address} for 1 s"):
+        search_cluster.work(search, tmp_path, lost_after=1)
+
+
 def test_a_chief_without_workers_ends(member_of, tmp_path):
     member_of("chief")
     assert search_cluster.role() == "chief"

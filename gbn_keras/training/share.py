@@ -293,12 +293,13 @@ class Share:
 
 def _squared_norm(gradients, loss_scale):
     """Of all gradients together, without the factor of the loss."""
-    squares = [
-        tf.reduce_sum(tf.square(tf.cast(gradient, tf.float32)))
+    # Half of each square, in one pass over memory, where `square` needs two.
+    halves = [
+        tf.nn.l2_loss(tf.cast(gradient, tf.float32))
         for gradient in gradients
         if gradient is not None
     ]
-    return tf.add_n(squares) / tf.cast(loss_scale, tf.float32) ** 2
+    return 2 * tf.add_n(halves) / tf.cast(loss_scale, tf.float32) ** 2
 
 
 def _precise(variable):
