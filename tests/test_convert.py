@@ -1,7 +1,9 @@
 """Conversion of any model's batch normalization to ghosts and back."""
 
+import os
 import subprocess
 import sys
+import venv
 
 import keras
 import numpy as np
@@ -373,9 +375,20 @@ def test_a_large_batch_model_finds_the_ghosts_of_a_converted_model():
     assert_same_weights(parts, fit(compiled(whole)))
 
 
+def python_without_the_package(folder):
+    """That of a virtual environment which has all packages but this one."""
+    venv.create(folder, symlinks=os.name != "nt")
+    (site,) = folder.glob("lib/python*/site-packages")
+    # By a file of this kind in one of them this package is installed: there, where this
+    # one leads to, none counts.
+    packages = [path for path in sys.path if path.endswith("-packages")]
+    (site / "packages.pth").write_text("\n".join(packages))
+    return folder / "bin" / "python"
+
+
 WITHOUT_THE_PACKAGE = """
-import os, sys
-sys.modules["gbn_keras"] = None  # Its import fails, as where it is not installed.
+import importlib.util, os, sys
+assert importlib.util.find_spec("gbn_keras") is None
 import keras, numpy as np
 images = np.load("images.npy")
 try:
@@ -409,9 +422,14 @@ def test_what_was_converted_back_is_loaded_and_served_without_the_package(tmp_pa
     compiled(model, rate)
     model.save(tmp_path / "trained.keras")
     np.save(tmp_path / "images.npy", IMAGES)
-    command = [sys.executable, "-c", WITHOUT_THE_PACKAGE]
+    command = [python_without_the_package(tmp_path / "venv"), "-c", WITHOUT_THE_PACKAGE]
     done = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, timeout=300
+        command,
+        cwd=tmp_path,
+        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert not done.returncode, done.stderr
     for name in ("model", "trained"):
