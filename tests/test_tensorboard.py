@@ -332,7 +332,8 @@ def test_waiting_is_the_time_until_the_batch_is_there():
     model.make_train_function()
     function = model.train_function
     model.fit(data.repeat(), steps_per_epoch=4, callbacks=[Log()], verbose=0)
-    assert waiting.seconds >= 4 * 0.02
+    # Part of it passes while the batch before is trained on.
+    assert waiting.seconds >= 0.02
     assert int(model.optimizer.iterations) == 4
     assert model.train_function is function
 
