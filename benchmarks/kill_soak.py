@@ -32,7 +32,8 @@ import numpy as np
 from gbn_keras.training.events import read_events
 from side_by_side import write_json
 
-import gbn_keras  # noqa: F401 (its layers are in the models)
+# With the classes that are in the models' files.
+import gbn_keras.training.models  # noqa: F401
 from gbn_keras.training.checkpoint_file import decode
 
 PROGRAM = pathlib.Path(__file__).with_name("killed_program.py")
