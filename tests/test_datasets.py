@@ -302,7 +302,7 @@ def test_a_damaged_file_ends_in_one_line(damage, write_dataset):
         file.write_bytes(content[:size])
     else:
         file.write_bytes(content[:500] + bytes([content[500] ^ 255]) + content[501:])
-    refused("tiny is damaged", "tiny", data_dir)
+    refused(file, "tiny", data_dir)
 
 
 def test_a_data_set_without_validation_is_refused(write_dataset):

@@ -5,6 +5,7 @@ import io
 import pathlib
 import shutil
 
+import keras
 import numpy as np
 import PIL.Image
 import pytest
@@ -328,7 +329,7 @@ def test_a_file_with_too_few_records_is_named(shards, photos):
 @pytest.mark.parametrize("shard", [0, 1])
 def test_damaged_bytes_at_the_front_are_found_at_once(shards, shard):
     damage(shards[shard], 1000)
-    refused(shards[0].parents[2], "photos is damaged")
+    refused(shards[0].parents[2], shards[shard], "checksum")
 
 
 def test_damaged_bytes_elsewhere_are_not_trained_with(shards, photos):
@@ -372,3 +373,59 @@ def test_a_network_trains_on_them(data_dir, make_settings, model):
     correct = 10 * result["accuracy"]
     assert correct == pytest.approx(round(correct), abs=1e-4)
     assert trainer.evaluate(settings)["loss"] == pytest.approx(result["loss"], rel=1e-4)
+
+
+def harm(file, how, begin):
+    """Does something to a file of which a record begins at `begin`."""
+    content = file.read_bytes()
+    if how == "vanished":
+        file.unlink()
+    elif how == "cut off":
+        file.write_bytes(content[: begin + 500])
+    elif how == "empty":
+        file.write_bytes(b"")
+    else:
+        damage(file, begin + {"flipped data": 1000, "flipped length": 2}[how])
+
+
+@pytest.mark.parametrize(
+    "how", ["vanished", "cut off", "empty", "flipped data", "flipped length"]
+)
+def test_a_file_that_is_harmed_after_loading_is_named(shards, how):
+    data = datasets.load("photos", str(shards[0].parents[2]), image_size=SIZE)
+    harm(shards[1], how, data.training.offset[data.training.file == 1][2])
+    with pytest.raises(UsageError) as error, datasets.one_line_if_damaged(data):
+        next(iter(data.training_batches(TRAIN, 0)))
+    message = str(error.value)
+    assert message.startswith(f"--dataset: {shards[1]} ") and "\n" not in message
+    assert message.endswith("Copy the file anew, or prepare photos again.")
+
+
+def test_what_is_no_damage_keeps_its_error(photos):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="something else"):
+        with datasets.one_line_if_damaged(photos):
+            tf.debugging.assert_equal(1, 2, "something else")
+
+
+def test_an_image_that_cannot_be_decoded_is_told(photos):
+    # Whole for TensorFlow's checksum: it was written so.
+    half = dataclasses.replace(
+        photos,
+        parse=lambda record: (tf.strings.substr(photos.parse(record)[0], 0, 700), 0),
+    )
+    with pytest.raises(UsageError, match="photos holds an image that cannot be"):
+        with datasets.one_line_if_damaged(half):
+            next(iter(half.training_batches(TRAIN, 0)))
+
+
+def test_the_training_tells_of_harmed_files(shards, make_settings, monkeypatch):
+    settings = make_settings(
+        *(f"--data_dir={shards[0].parents[2]}", "--dataset=photos", "--model=resnet18"),
+        *(f"--image_size={SIZE}", "--batch_size=42", "--small_batch_size=6"),
+    )
+    # As Keras's does, without the minute that the network takes.
+    monkeypatch.setattr(keras.Model, "fit", lambda model, x, **_: next(iter(x)))
+    data = trainer.load_data(settings)
+    shards[0].unlink()
+    with pytest.raises(UsageError, match=f"^--dataset: {shards[0]} cannot be read"):
+        trainer.train(settings, data, verbose=0)

@@ -1,6 +1,7 @@
 """Loads a named data set of labelled images, in memory or on disk."""
 
 import contextlib
+import re
 
 import numpy as np
 import tensorflow as tf
@@ -18,6 +19,16 @@ _CHUNK = 1024
 
 # How a JPEG's bytes begin.
 _JPEG = b"\xff\xd8\xff"
+
+# What TensorFlow raises, among other things, where a file does not hold what it should.
+_MAY_BE_DAMAGE = (
+    tf.errors.DataLossError,
+    tf.errors.FailedPreconditionError,
+    tf.errors.InvalidArgumentError,
+    tf.errors.NotFoundError,
+    tf.errors.PermissionDeniedError,
+    tf.errors.UnknownError,
+)
 
 # The others are not augmented (MNIST: its published augmentation was a mistake).
 _AUGMENTATION = {"cifar10": ShiftAndFlip(), "cifar100": ShiftAndFlip()}
@@ -62,7 +73,7 @@ def load(
     builder = _prepared_builder(name, data_dir, download)
     splits = _training_and_validation(name, builder.info.splits, train_examples)
     keys = _image_and_label(name, builder.info.features)
-    with _one_line_if_damaged(name):
+    with _one_line_if_damaged(name, lambda: _indices(name, builder, splits)):
         if _are_jpegs_of_any_size(builder, splits[0], keys[0]):
             return _open_jpegs(name, builder, splits, keys, image_size, fixed_scale)
         return _load_images(name, builder, splits, keys)
@@ -115,9 +126,8 @@ def _open_jpegs(name, builder, splits, keys, image_size, fixed_scale):
             "tfrecord for JPEGs of many sizes. Prepare it in that format."
         )
     parse = _jpeg_and_label(builder.info.features, *keys)
-    indices = []
-    for split in splits:
-        index = index_records(name, builder.info.splits[split].file_instructions)
+    indices = _indices(name, builder, splits)
+    for split, index in zip(splits, indices, strict=True):
         # All labels would mean all files; who has none has none from the beginning.
         starts = np.unique(index.file, return_index=True)[1]
         first_of_files = (
@@ -126,7 +136,6 @@ def _open_jpegs(name, builder, splits, keys, image_size, fixed_scale):
             .map(lambda record: parse(record)[1])
         )
         _check_labels(name, split, min(first_of_files.as_numpy_iterator()))
-        indices.append(index)
     return JpegImages(
         name=name,
         classes=builder.info.features[keys[1]].num_classes,
@@ -211,15 +220,43 @@ def _check_enough(name, examples, train_examples):
         )
 
 
+def _indices(name, builder, splits):
+    """Where the records of the splits are."""
+    if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
+        return []
+    return [
+        index_records(name, builder.info.splits[split].file_instructions)
+        for split in splits
+    ]
+
+
+def one_line_if_damaged(data: ImageData | JpegImages):
+    """A context in which files that cannot be read any more are a `UsageError`.
+
+    To be used around all that reads a data set: JPEGs stay on disk until they are
+    needed, and in hours of training a file may vanish.
+    """
+    if isinstance(data, ImageData):
+        return contextlib.nullcontext()
+    return _one_line_if_damaged(data.name, lambda: [data.training, data.validation])
+
+
 @contextlib.contextmanager
-def _one_line_if_damaged(name):
-    """Makes what TensorFlow says about files that cannot be read a `UsageError`."""
+def _one_line_if_damaged(name, indices):
+    """Turns what TensorFlow says about files into a line that names the file."""
     try:
         yield
-    except tf.errors.OpError as error:
+    except _MAY_BE_DAMAGE as error:
+        for index in indices():
+            index.refuse_damage(name, error)
+        if isinstance(error, tf.errors.DataLossError):
+            problem = f"is damaged ({first_line(error)})"
+        elif re.search("JPEG|PNG", error.message):
+            problem = "holds an image that cannot be decoded"
+        else:
+            raise
         raise UsageError(
-            f"--dataset: {name} is damaged ({first_line(error)}). Copy its files anew, "
-            "or prepare it again."
+            f"--dataset: {name} {problem}. Copy its files anew, or prepare it again."
         ) from error
 
 

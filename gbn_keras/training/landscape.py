@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from gbn_keras.analysis.landscape import loss_deviation
-from gbn_keras.training import models, pictures
+from gbn_keras.training import datasets, models, pictures
 from gbn_keras.training.plan import make_plan
 from gbn_keras.training.run_directory import (
     open_run_directory,
@@ -72,9 +72,10 @@ def _measure(settings, data, network, state):
     run_dir = pathlib.Path(settings.run_dir)
 
     # Measurement.
-    images, labels = next(
-        iter(data.training_batches(settings.batch_size, settings.seed))
-    )
+    with datasets.one_line_if_damaged(data):
+        images, labels = next(
+            iter(data.training_batches(settings.batch_size, settings.seed))
+        )
     result = loss_deviation(
         network,
         models.loss_and_metrics()["loss"],

@@ -9,6 +9,7 @@ import concurrent.futures
 import dataclasses
 import itertools
 import os
+import re
 import struct
 from collections.abc import Callable, Sequence
 
@@ -65,6 +66,37 @@ class RecordIndex:
             return record.take(1).get_single_element()
 
         return read
+
+    def refuse_damage(self, name: str, error: tf.errors.OpError) -> None:
+        """A UsageError that names the file, if an error came from a damaged one.
+
+        The files are walked once more; of the data only those records are read that
+        may be the one which TensorFlow means.
+
+        Args:
+            name: Of the data set.
+            error: What TensorFlow raised when it read.
+        """
+        with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+            found = list(pool.map(_record_offsets, itertools.repeat(name), self.files))
+        for number, (file, offsets) in enumerate(zip(self.files, found, strict=True)):
+            if not np.isin(self.offset[self.file == number], offsets).all():
+                raise _unusable(name, f"{file} holds other records than at first")
+        # Of the checksum that is wrong, that of the length or of the data, TensorFlow
+        # tells where what it belongs to begins, but not in which file.
+        place = re.search(r"record at (\d+)", error.message)
+        if not place:
+            return
+        read, begin = self.reader(), int(place[1]) - np.array([0, _LENGTH.size + 4])
+        for index in np.flatnonzero(np.isin(self.offset, begin)):
+            try:
+                read(index)
+            except tf.errors.OpError as again:
+                raise _unusable(
+                    name,
+                    f"{self.files[self.file[index]]} is damaged: the checksum of the "
+                    f"record at byte {self.offset[index]:,} is wrong",
+                ) from again
 
 
 def index_records(name: str, file_instructions: Sequence) -> RecordIndex:
