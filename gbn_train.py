@@ -10,10 +10,13 @@ before the first update. A wrong flag ends in one line and exit code 2.
 # not in that package, whose import would take seconds and start TensorFlow before the
 # environment variables below are set.
 
+import contextlib
+import io
 import os
 import pathlib
 import re
 import sys
+import unicodedata
 
 from absl import flags
 
@@ -202,7 +205,11 @@ flags.DEFINE_enum(
 
 # Run.
 flags.DEFINE_integer(
-    "seed", 1, "Of the initial weights and the order of the data.", lower_bound=0
+    "seed",
+    1,
+    "Of the initial weights and the order of the data.",
+    lower_bound=0,
+    upper_bound=2**31 - 1,
 )
 flags.DEFINE_integer(
     "seeds", 1, "study: how many seeds, the first being --seed.", lower_bound=1
@@ -244,6 +251,7 @@ flags.DEFINE_integer(
     100,
     "landscape: along how many random directions to measure.",
     lower_bound=10,
+    upper_bound=100_000,
 )
 
 # Search.
@@ -367,14 +375,16 @@ def parse(argv: list[str]) -> dict[str, object]:
         print(f"{__doc__}\n{flags.FLAGS.module_help(sys.modules[__name__])}")
         sys.exit()
     flags.FLAGS.unparse_flags()
-    unparsed = flags.FLAGS(argv)[1:]
+    unparsed = _read_flags(argv)
     if unparsed:
         raise flags.Error(
             f"got the argument {unparsed[0]!r}, wanted flags only, as --name=value."
         )
-    flagfile = pathlib.Path(flags.FLAGS.run_dir or "") / "flags.cfg"
-    if _MODE.value in ("evaluate", "landscape") and flagfile.is_file():
-        flags.FLAGS([argv[0], f"--flagfile={flagfile}", *argv[1:]])
+    _refuse_control_characters()
+    flagfile = os.path.join(flags.FLAGS.run_dir or "", "flags.cfg")
+    if _MODE.value in ("evaluate", "landscape") and os.path.isfile(flagfile):
+        _read_flags([argv[0], f"--flagfile={flagfile}", *argv[1:]])
+        _refuse_control_characters()
     own_flags = flags.FLAGS.get_flags_for_module(sys.modules[__name__])
     values = {flag.name: flag.value for flag in own_flags}
     values["batch_sizes"] = values["batch_sizes"] and tuple(values["batch_sizes"])
@@ -383,13 +393,44 @@ def parse(argv: list[str]) -> dict[str, object]:
     return values
 
 
+def _read_flags(argv):
+    """Sets the flags from the command line and flagfiles; returns what is none."""
+    warnings = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(warnings):
+            unparsed = flags.FLAGS(argv)[1:]
+    except UnicodeDecodeError as error:
+        raise flags.Error(
+            "--flagfile: got a file that is no text in UTF-8 "
+            f"({error.reason} at byte {error.start}), wanted a flag a line. Name a "
+            "flagfile, or save it in UTF-8."
+        ) from error
+    if warnings.getvalue():  # Of a flagfile that names itself.
+        raise flags.Error(f"--flagfile: {warnings.getvalue()}")
+    return unparsed
+
+
+def _refuse_control_characters():
+    """Of line breaks and the like, with which a flagfile could not be written."""
+    for flag in flags.FLAGS.get_flags_for_module(sys.modules[__name__]):
+        texts = flag.value if isinstance(flag.value, list) else [flag.value]
+        for text in texts:
+            if {unicodedata.category(x) for x in str(text)} & {"Cc", "Cs", "Zl", "Zp"}:
+                raise flags.Error(
+                    f"--{flag.name}: got {text!r}, wanted no line breaks and other "
+                    "control characters. Leave them out."
+                )
+
+
 def _look_for_data(dataset, data_dir, download, **_):
     """Answers for data that is not there before TensorFlow's seconds of import."""
     folder = re.split("[:/]", dataset)[0]
     if folder == "digits" or download:
         return
     data_dir = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    if not folder or not (pathlib.Path(data_dir).expanduser() / folder).is_dir():
+    # Not pathlib, which raises an error for a name that is too long.
+    prepared = os.path.join(os.path.expanduser(data_dir), folder)
+    if not folder or not os.path.isdir(prepared):
         raise flags.Error(
             f"--dataset: got {dataset!r}, wanted digits or a data set that is prepared "
             f"in {data_dir}: name the folder that holds it with --data_dir, or let it "
@@ -398,5 +439,7 @@ def _look_for_data(dataset, data_dir, download, **_):
 
 
 def _mistake(error):
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    # absl marks some of its messages as errors itself.
+    message = " ".join(str(error).split()).removeprefix("ERROR:: ")
+    print(f"error: {message}", file=sys.stderr)
     return 2

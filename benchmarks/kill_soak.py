@@ -29,12 +29,12 @@ import threading
 
 import keras
 import numpy as np
-from gbn_keras.training.events import read_events
 from side_by_side import write_json
 
 # With the classes that are in the models' files.
 import gbn_keras.training.models  # noqa: F401
 from gbn_keras.training.checkpoint_file import decode
+from gbn_keras.training.events import read_events
 
 PROGRAM = pathlib.Path(__file__).with_name("killed_program.py")
 

@@ -1,7 +1,9 @@
 """Checks of the arguments that the layer, the schedule and the regimes share."""
 
-import math
 import numbers
+
+# In float32, in which is computed: from the least number above 0, below the end.
+_FLOAT32 = 2.0**-149, 2.0**128
 
 
 def integer(name: str, value, at_least: int) -> int:
@@ -22,10 +24,11 @@ def nearest_multiples(number: int, factor: int) -> str:
 
 
 def positive_number(name: str, value, wanted: str = "a finite number") -> float:
-    """`value` as a float; a ValueError if it is not a finite number above 0."""
+    """`value` as a float; a ValueError if in float32 it is not finite and above 0."""
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not is_number or not 0 < value < math.inf:
+    least, end = _FLOAT32
+    if not is_number or not least <= value < end:
         raise ValueError(
-            f"{name} must be {wanted} above 0. Received: {name}={value!r}."
+            f"{name} must be {wanted} above 0, in float32. Received: {name}={value!r}."
         )
     return float(value)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import os
 import pathlib
 
 import keras
@@ -58,7 +59,7 @@ def measure_landscape(settings: Settings, data=None) -> str:
 
     # Network.
     with contextlib.ExitStack() as stack:
-        if (run_dir / MODEL_FILE).exists():
+        if os.path.exists(run_dir / MODEL_FILE):
             state, network = "trained", load_network(settings, data)
         else:
             stack.enter_context(open_run_directory(settings))

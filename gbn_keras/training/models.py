@@ -132,11 +132,6 @@ def _use_xla(plan):
     jit = plan.settings.jit
     # Replicas cannot talk to each other in the middle of a compiled function.
     talk = plan.replicas > 1 and not plan.settings.virtual_batch_size
-    if talk and jit == "on":
-        raise UsageError(
-            f"--jit: got on, wanted auto or off: plain batch normalization over "
-            f"{plan.replicas} replicas cannot be compiled."
-        )
     accelerators = tf.config.list_logical_devices("GPU") + (
         tf.config.list_logical_devices("TPU")
     )

@@ -20,6 +20,9 @@ _DEFAULT_MODEL = {
     "imagenet2012": "resnet50",
 }
 
+# Each may be evaluated, so they are listed.
+_MOST_EPOCHS = 1_000_000
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -209,10 +212,16 @@ def _make_plan(settings, examples, replicas):
         # Once in the time of a small-batch epoch: all arms of a study as often.
         eval_every=settings.eval_every or max(1, round(stretch)),
     )
+    _check_machine(settings, replicas)
     micro_batch_size = _micro_batch_size(settings, replicas)
     plan = Plan(
         settings, regime, examples, learning_rate, l2, replicas, micro_batch_size
     )
+    if plan.epochs > _MOST_EPOCHS:
+        raise UsageError(
+            f"--epochs: got {regime.epochs}, which stretched {stretch:g} times are "
+            f"{plan.epochs:,}, wanted at most {_MOST_EPOCHS:,}. Lower it, or --stretch."
+        )
     return dataclasses.replace(plan, profile=_profile(settings.profile, plan.updates))
 
 
@@ -262,7 +271,7 @@ def _gradient_noise(settings, ratio):
             f"--gradient_noise: got {settings.gradient_noise!r}, wanted none, full "
             f"(here {max(0.0, ratio - 1):g}), or a variance of at least 0."
         )
-    return noise
+    return positive_number("gradient_noise", noise) if noise else noise
 
 
 def _virtual_batch_size(settings, regime, batch):
@@ -275,6 +284,21 @@ def _virtual_batch_size(settings, regime, batch):
             "or 0 for plain batch normalization. Lower it, or raise --batch_size."
         )
     return size
+
+
+def _check_machine(settings, replicas):
+    """Refuses what would be a mistake on any machine."""
+    if replicas > 1 and not settings.virtual_batch_size and settings.jit == "on":
+        # Replicas cannot talk to each other in the middle of a compiled function.
+        raise UsageError(
+            f"--jit: got on, wanted auto or off: plain batch normalization over "
+            f"{replicas} replicas cannot be compiled."
+        )
+    if math.isnan(settings.memory_budget):
+        raise UsageError(
+            f"--memory_budget: got {settings.memory_budget}, wanted the GiB that an "
+            "update may take, or 0 for half of the device's memory."
+        )
 
 
 def _micro_batch_size(settings, replicas):

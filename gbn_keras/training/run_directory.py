@@ -11,7 +11,7 @@ import socket
 import sys
 from collections.abc import Iterator
 
-from gbn_keras.training.settings import Settings, UsageError
+from gbn_keras.training.settings import Settings, UsageError, first_line
 from gbn_keras.whole_file import whole_file
 
 FLAGFILE = "flags.cfg"
@@ -106,7 +106,13 @@ def read_flags(path: pathlib.Path) -> dict[str, str]:
 def read_result(path: pathlib.Path) -> dict | None:
     """The result of a finished run; `None` if the run is not finished."""
     file = path / RESULT
-    return json.loads(file.read_text()) if file.exists() else None
+    try:
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"--run_dir: {file} is not a result that can be read "
+            f"({first_line(error)}). Delete it to run again, or choose another folder."
+        ) from error
 
 
 def write_result(path: pathlib.Path, result: dict) -> None:
@@ -122,7 +128,12 @@ def write_whole(path: pathlib.Path, text: str) -> None:
 
 def refuse_other_flags(path: pathlib.Path, settings: Settings) -> None:
     """A UsageError if the run in this folder computes something else."""
-    before = _decisive((path / FLAGFILE).read_text(encoding="utf-8"))
+    try:
+        before = _decisive((path / FLAGFILE).read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"--run_dir: {path / FLAGFILE} is not a flagfile. Choose another folder."
+        ) from error
     now = _decisive(settings.flagfile())
     if before != now:
         raise UsageError(

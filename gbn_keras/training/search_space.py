@@ -63,19 +63,19 @@ class SearchSpace:
         self.flags = {"batch_size": sizes, **self.flags} if sizes else self.flags
         self._settings = settings
         self._examples, self._replicas = examples, replicas
-        self._batch_sizes = sizes or (settings.batch_size,)
+        self.batch_sizes = sizes or (settings.batch_size,)
         self._by_batch_size = {
             name: self._suitable(name, values)
             for name, values in self.flags.items()
             if name != "batch_size"
         }
-        for size in self._batch_sizes:
+        for size in self.batch_sizes:
             self._plan(batch_size=size)
 
     def declare(self, hp: keras_tuner.HyperParameters) -> None:
         """Declares the hyperparameters."""
         if "batch_size" in self.flags:
-            hp.Choice("batch_size", list(self._batch_sizes))
+            hp.Choice("batch_size", list(self.batch_sizes))
         for name, values in self._by_batch_size.items():
             if isinstance(self.flags[name], _Range):
                 low, high = dataclasses.astuple(self.flags[name])
@@ -107,12 +107,12 @@ class SearchSpace:
     def _suitable(self, name, values):
         """By batch size, those of the values that can be trained with."""
         if isinstance(values, _Range):
-            for size in self._batch_sizes:
+            for size in self.batch_sizes:
                 for end in dataclasses.astuple(values):
                     self._plan(batch_size=size, **{name: end})
             return {}
         suitable, refused = {}, {}
-        for size in self._batch_sizes:
+        for size in self.batch_sizes:
             suitable[size] = ()
             for value in values:
                 try:

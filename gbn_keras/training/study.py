@@ -119,25 +119,35 @@ def prepare_study(settings, examples, replicas):
             "are trained with ghost batches. Leave the flag out for the small batch's "
             "size."
         )
-    return settings, study_arms(settings)
+    arms = study_arms(settings)
+    _check_all(arms, examples, replicas)
+    return settings, arms
 
 
 def prepare_sweep(settings, examples, replicas):
     """The settings with their network, and an arm for each batch size."""
-    sizes = settings.batch_sizes or ()
-    if not sizes or not all(str(size).isdigit() for size in sizes):
+    texts = settings.batch_sizes or ()
+    try:
+        sizes = tuple(map(int, texts))
+    except ValueError:
+        sizes = ()
+    if not sizes:
         raise UsageError(
-            f"--batch_sizes: got {','.join(map(str, sizes))!r}, wanted the batch sizes "
+            f"--batch_sizes: got {','.join(map(str, texts))!r}, wanted the batch sizes "
             "of a sweep, as 128,1024,4096."
         )
     settings = dataclasses.replace(
-        settings, batch_sizes=tuple(map(int, sizes)), model=model_name(settings)
+        settings, batch_sizes=sizes, model=model_name(settings)
     )
     arms = sweep_arms(settings)
-    # A mistake in one of them is told before the first is trained.
+    _check_all(arms, examples, replicas)
+    return settings, arms
+
+
+def _check_all(arms, examples, replicas):
+    """Tells a mistake in one of the arms before the first is trained."""
     for arm in arms.values():
         make_plan(arm, examples, replicas)
-    return settings, arms
 
 
 class RunProgress(keras.callbacks.Callback):

@@ -62,22 +62,27 @@ def train(
         machines only the first one writes and returns it.
 
     Raises:
-        UsageError: If the settings do not fit each other, the data or the directory.
+        UsageError: If the settings do not fit each other, the data or the directory, or
+            a file of the data is damaged or gone.
         Stopped: If it cannot go on, or a signal asks it to stop.
     """
     # Who computes. TensorFlow must have computed nothing before.
     strategy = distribution.strategy_of(settings)
-    with distribution.one_line_if_a_worker_is_lost():
+
+    # Data.
+    if data is None:
+        data = load_data(settings)
+
+    with (
+        distribution.one_line_if_a_worker_is_lost(),
+        datasets.one_line_if_damaged(data),
+    ):
         return _train(settings, strategy, data, callbacks, verbose)
 
 
 def _train(settings, strategy, data, callbacks, verbose):
     replicas = strategy.num_replicas_in_sync
     is_chief = distribution.is_chief(strategy)  # It writes and talks.
-
-    # Data.
-    if data is None:
-        data = load_data(settings)
 
     # Plan.
     plan = make_plan(settings, data.examples, replicas)
@@ -258,7 +263,7 @@ def evaluate(settings: Settings) -> dict | None:
         UsageError: If the directory holds no model, or one for other images.
     """
     file = pathlib.Path(settings.run_dir or "") / MODEL_FILE
-    if not settings.run_dir or not file.exists():
+    if not settings.run_dir or not os.path.exists(file):
         raise UsageError(
             f"--run_dir: got {settings.run_dir!r}, wanted a folder that holds "
             f"{MODEL_FILE}. Name the folder of a finished training."
@@ -268,9 +273,16 @@ def evaluate(settings: Settings) -> dict | None:
     with strategy.scope():
         network = load_network(settings, data)
     replicas = strategy.num_replicas_in_sync
-    with distribution.one_line_if_a_worker_is_lost(), strategy.scope():
+    with (
+        distribution.one_line_if_a_worker_is_lost(),
+        datasets.one_line_if_damaged(data),
+        strategy.scope(),
+    ):
         size = settings.micro_batch_size or _EVALUATED * smallest_micro_batch(network)
-        model = LargeBatchModel(network, size)
+        try:
+            model = LargeBatchModel(network, size)
+        except ValueError as error:  # A micro-batch that would cut ghosts.
+            raise UsageError(f"--{error}") from error
         model.compile(**models.loss_and_metrics(), jit_compile=False)
         is_chief = distribution.is_chief(strategy)
         scores = model.evaluate(

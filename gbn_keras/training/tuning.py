@@ -133,6 +133,11 @@ def tune(settings: Settings) -> pathlib.Path | None:
     data = load_data(settings)
     settings = with_run_dir(dataclasses.replace(settings, model=model_name(settings)))
     space = SearchSpace(settings.search or (), settings, data.examples, replicas)
+    # A mistake is told before anything is written.
+    share = _smallest_share(settings, data.examples)
+    for size in space.batch_sizes:
+        one = dataclasses.replace(settings, batch_size=size)
+        within_budget(one, data.examples, replicas, share)
     hypermodel = TrainingHyperModel(settings, space, data, replicas, verbose=True)
     run_dir = pathlib.Path(settings.run_dir)
     with contextlib.ExitStack() as stack:
@@ -193,8 +198,9 @@ def within_budget(
     updates = settings.trial_updates or settings.trial_samples / batch_size
     updates = math.floor(updates * share)
     if updates < 1:
+        name = "trial_updates" if settings.trial_updates else "trial_samples"
         raise UsageError(
-            f"--trial_samples: got {settings.trial_samples}, wanted more: with "
+            f"--{name}: got {getattr(settings, name)}, wanted more: with "
             f"{100 * share:.3g} % of them batch {batch_size} makes no update."
         )
     if plan.updates <= updates:
@@ -282,6 +288,16 @@ class _Tuner(BaseTuner):
         return pd.DataFrame(rows).sort_values(
             ["accuracy", "samples", "trial"], ascending=[False, True, True]
         )
+
+
+def _smallest_share(settings, examples):
+    """Which part of a whole training the search's shortest one is."""
+    if settings.tuner != "hyperband":
+        return 1.0
+    epochs = shortest = make_plan(settings, examples).regime.epochs
+    while shortest >= _FACTOR:
+        shortest /= _FACTOR
+    return math.ceil(shortest) / epochs
 
 
 def _oracle(settings, hyperparameters, examples):
