@@ -160,6 +160,7 @@ flags.DEFINE_integer(
     0,
     "mirrored: how many GPUs, 0: all; without a GPU, how many logical CPU devices.",
     lower_bound=0,
+    upper_bound=1024,
 )
 flags.DEFINE_enum(
     "cluster",

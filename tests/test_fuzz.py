@@ -128,6 +128,7 @@ fuzz = settings(
 # What was a traceback, or was told after something had been written.
 @example_of("--seed=4294967296")
 @example_of(f"--epochs={10**30}")
+@example_of("--strategy=mirrored", "--replicas=100000")
 @example_of("--learning_rate=1e300")
 @example_of("--gradient_noise=1e300")
 @example_of("--memory_budget=nan")

@@ -40,6 +40,9 @@ class SearchSpace:
         examples: Number of training examples.
         replicas: Who shares a batch.
 
+    Attributes:
+        batch_sizes: Those that are tried; the settings' own, if none is declared.
+
     Raises:
         UsageError: If a declaration cannot be read, or has values that suit no batch
             size.
