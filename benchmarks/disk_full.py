@@ -37,11 +37,14 @@ FLAGS = (
     *("--micro_batch_size=64", "--noise_scale", "--weight_distance"),
 )
 
-# Finer where the small files are.
-FREE_KIB = (*range(0, 64, 4), *range(64, 1024, 32))
+# Finer where the small files come, or grow by a page. With more there is enough.
+FREE_KIB = (
+    *(*range(0, 16, 4), *range(16, 64, 24), *range(64, 112, 4)),
+    *(*range(112, 432, 24), *range(432, 504, 4), *range(504, 680, 24)),
+)
 
-# What a line may name, without the numbers in it.
-_PLACE = re.compile(r"run/([^:]*?)[\d.]*[^/:]*:|(cannot be written)")
+# What a line names.
+_PLACE = re.compile(r"run/([^:]+): ")
 
 
 def main():
@@ -85,17 +88,14 @@ def fill(disk, free, undisturbed):
     ]
     if not same_arrays(model_arrays(run_dir), model_arrays(undisturbed)):
         different.append("model.keras")
-    right = code in (2, 75) and len(lines) == 1 and not torn and not different
+    is_told = len(lines) == 1 and code in (2, 75)
+    right = is_told and not torn and not resumed and not different
     print(f"{free:5} KiB: exit code {code}: {' '.join(lines)}")
-    if not right or resumed:
+    if not right:
         print(f"      WRONG: torn {torn}, exit code {resumed}, other {different}")
-    place = _PLACE.search(lines[0]) if lines else None
-    return {
-        "free_kib": free,
-        "code": code,
-        "place": (place[1] or "the folder") if place else "no place",
-        "right": right and not resumed,
-    }
+    place = _PLACE.search(" ".join(lines))
+    place = re.sub(r"_?\d[\d.]*", "", place[1]) if place else "the folder"
+    return {"free_kib": free, "code": code, "place": place, "right": right}
 
 
 def run(run_dir):

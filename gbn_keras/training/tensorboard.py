@@ -74,6 +74,12 @@ class TensorBoardLog(keras.callbacks.Callback):
         for events in self._events.values():
             events.flush()
 
+    def close(self) -> None:
+        """Ends the files; for a training that fails, which has no other end."""
+        for events in self._events.values():
+            events.close()
+        self._events = {}
+
     def on_train_begin(self, logs=None):
         """Starts the files, or goes on with them."""
         self._start()
@@ -115,7 +121,7 @@ class TensorBoardLog(keras.callbacks.Callback):
             self._start()
         self._write("validation", self._updates_made(), dict(logs))
         if not self._trains:
-            self._close()
+            self.close()
 
     def on_train_end(self, logs=None):
         """Ends the files."""
@@ -123,7 +129,7 @@ class TensorBoardLog(keras.callbacks.Callback):
         self._waiting.stop(self.model)
         self._trains = False
         self._began = self._updates_made()
-        self._close()
+        self.close()
 
     def _start(self):
         updates = self._updates_made()
@@ -179,11 +185,6 @@ class TensorBoardLog(keras.callbacks.Callback):
         if name not in self._events:
             self._events[name] = EventLog(self._folder / name, self._began)
         return self._events[name]
-
-    def _close(self):
-        for events in self._events.values():
-            events.close()
-        self._events = {}
 
     def _last_evaluation(self):
         events = read_events(self._folder / "validation")

@@ -158,30 +158,33 @@ def _run(plan, strategy, data, callbacks, verbose, signals):
         signals,
         reporters,
     )
-    if done < plan.updates:
-        model.fit(
-            distribution.distribute(
-                strategy, functools.partial(_training_batches, data, settings, done)
-            ),
-            initial_epoch=done // plan.updates_per_epoch,
-            epochs=plan.epochs,
-            steps_per_epoch=plan.updates_per_epoch,
-            validation_data=validation,
-            validation_steps=validation_steps,
-            validation_freq=plan.evaluation_epochs,
-            shuffle=False,  # The batches are shuffled, and Keras would warn of it.
-            callbacks=[*callbacks, checkpointing],
-            verbose=verbose if is_chief else 0,
+    with contextlib.ExitStack() as files:
+        for reporter in reporters:
+            files.callback(reporter.close)
+        if done < plan.updates:
+            model.fit(
+                distribution.distribute(
+                    strategy, functools.partial(_training_batches, data, settings, done)
+                ),
+                initial_epoch=done // plan.updates_per_epoch,
+                epochs=plan.epochs,
+                steps_per_epoch=plan.updates_per_epoch,
+                validation_data=validation,
+                validation_steps=validation_steps,
+                validation_freq=plan.evaluation_epochs,
+                shuffle=False,  # The batches are shuffled, and Keras would warn of it.
+                callbacks=[*callbacks, checkpointing],
+                verbose=verbose if is_chief else 0,
+            )
+        scores = model.evaluate(
+            validation,
+            steps=validation_steps,
+            callbacks=reporters,
+            verbose=0,
+            return_dict=True,
         )
 
     # Report.
-    scores = model.evaluate(
-        validation,
-        steps=validation_steps,
-        callbacks=reporters,
-        verbose=0,
-        return_dict=True,
-    )
     updates = int(model.optimizer.iterations.numpy())
     result = {
         "accuracy": scores["accuracy"],
