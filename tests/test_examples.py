@@ -22,8 +22,8 @@ def output_of(name, *arguments):
     """What an example prints, in a process of its own."""
     command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert not done.returncode, done.stderr
-    assert "Warning" not in done.stderr
+    assert not done.returncode, f"exit code {done.returncode}: {done.stderr}"
+    assert "Warning" not in done.stderr, done.stderr
     return done.stdout
 
 
