@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 
 import keras
 import numpy as np
@@ -260,6 +261,30 @@ def test_a_signal_stops_after_the_update_and_a_checkpoint(
         assert signal.getsignal(number) is before
     trainer.train(stopped, digits, verbose=0)
     assert_same_run(tmp_path / "run", tmp_path / "stopped")
+
+
+def test_the_program_stops_at_sigterm_with_code_75_and_goes_on(tmp_path):
+    flags = (*SHORT, "--epochs=1000", "--max_updates=400", f"--run_dir={tmp_path}/run")
+    command = [sys.executable, str(ROOT / "train.py"), *flags]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        for _ in range(600):
+            if list(tmp_path.glob("run/checkpoints/update*")):
+                break
+            time.sleep(0.1)
+        process.terminate()
+        errors = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+    assert process.returncode == 75
+    (line,) = [line for line in errors.splitlines() if line.startswith("stopped: ")]
+    assert "(SIGTERM) came, update" in line and "same command" in line
+    assert "Traceback" not in errors
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and "resumed after update" in done.stdout
+    assert "after 400 updates" in done.stdout
 
 
 def test_kills_with_9_leave_no_trace(tmp_path):

@@ -67,6 +67,31 @@ def trainings(monkeypatch):
     return started
 
 
+def test_a_training_that_is_killed_goes_on_in_its_middle(
+    make_settings, monkeypatch, tmp_path, capsys
+):
+    """As all of a study's, a sweep's and a search's."""
+    flags = ("--mode=sweep", "--batch_sizes=256", "--epochs=2", "--checkpoint_every=4")
+    whole = study.run_study(make_settings(*flags))
+    killed = make_settings(*flags, f"--run_dir={tmp_path / 'killed'}")
+
+    class Killed(Exception):
+        pass
+
+    class KilledProgress(study.RunProgress):
+        def on_train_batch_end(self, batch, logs=None):
+            if self._done + batch == 10:
+                raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(study, "RunProgress", KilledProgress)
+        study.run_study(killed)
+    study.run_study(killed)
+    assert "resumed after update 8 of" in capsys.readouterr().out
+    arm = "batch_256/seed_1/metrics.csv"
+    assert (tmp_path / "killed" / arm).read_text() == (whole / arm).read_text()
+
+
 def test_an_interrupted_study_goes_on_where_it_was(
     make_settings, trainings, monkeypatch, tmp_path
 ):
