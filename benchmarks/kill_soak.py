@@ -9,10 +9,10 @@ moment after its plan is printed; in the middle of writing a checkpoint; with th
 checkpoint written but not yet under its name; and with the checkpoint under its name
 but the oldest one not yet deleted. Then the same command runs to the end.
 
-Compared with a run that was not killed, bit for bit: the variables in `model.keras`
-(weights, running statistics, seeds, optimizer) and those of the metrics, too, in the
-last checkpoint; accuracy and loss in `result.json`; the CSV files' text; and all of
-TensorBoard's points but those of speed. The exit code is 1 if anything differs. Quarter
+Compared with a run that was not killed, bit for bit: `model.keras` (weights, running
+statistics, optimizer); the last checkpoint (seeds and metrics, too); accuracy and loss
+in `result.json`; the CSV files' text; and all of TensorBoard's points but those of
+speed. The exit code is 1 if anything differs. Quarter
 of an hour on two cores.
 """
 
@@ -179,9 +179,9 @@ def same_arrays(one, other):
 
 
 def model_arrays(run):
-    """The variables of the model and its optimizer."""
+    """The variables of the model and its optimizer; Keras does not save seeds."""
     model = keras.models.load_model(run / "model.keras")
-    variables = [*model.variables, *model.optimizer.variables]
+    variables = [*model.weights, *model.optimizer.variables]
     return {str(place): v.numpy() for place, v in enumerate(variables)}
 
 

@@ -84,7 +84,7 @@ def from_chief(strategy: tf.distribute.Strategy, content: bytes) -> bytes:
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return content
     content = content if is_chief(strategy) else b""
-    length = int(_sum_over_replicas(strategy, np.array([len(content)])))
+    length = int(_sum_over_replicas(strategy, np.array(len(content))))
     # Sums of floats could change a bit.
     words = np.zeros(-(-length // 4), np.int32)
     words.view(np.uint8)[: len(content)] = np.frombuffer(content, np.uint8)
