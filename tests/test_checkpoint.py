@@ -143,6 +143,19 @@ def test_a_training_goes_on_with_other_replicas_and_micro_batches(
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
 
 
+def test_the_start_of_the_weights_is_known_without_its_file(
+    make_settings, digits, tmp_path
+):
+    flags = (*SHORT, "--weight_distance")
+    trainer.train(make_settings(*flags), digits, verbose=0)
+    killed = make_settings(*flags, f"--run_dir={tmp_path / 'killed'}")
+    with pytest.raises(Killed):
+        trainer.train(killed, digits, (KillAfter(9),), verbose=0)
+    (tmp_path / "killed" / "initial_weights.npz").write_bytes(b"damaged")
+    trainer.train(killed, digits, verbose=0)
+    assert_same_run(tmp_path / "run", tmp_path / "killed")
+
+
 def test_the_last_two_checkpoints_are_kept(make_settings, digits, tmp_path):
     trainer.train(make_settings(*SHORT), digits, verbose=0)
     names = [file.name for file in checkpoints(tmp_path / "run")]

@@ -74,6 +74,8 @@ class World:
             assert err.endswith("\n") and len(err.splitlines()) == 1, err
             assert not out, out
             assert not changed
+        elif code == 3:  # Its rate was too high, which only training can tell.
+            assert err.startswith("\nstopped: update ") and err.count("\n") == 2, err
         else:
             assert code in (0, "reached"), err
         self.outcomes[reason(code, err)] += 1

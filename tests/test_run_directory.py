@@ -71,3 +71,13 @@ def test_other_flags_are_refused_and_nothing_is_touched(make_settings, tmp_path)
     # Those that compute the same.
     with open_run_directory(make_settings("--seed=1", "--checkpoint_every=3")):
         pass
+
+
+def test_of_a_path_that_cannot_be_made_nothing_is_left(make_settings, tmp_path):
+    run_dir = tmp_path / "new" / ("x" * 300)
+    with (
+        pytest.raises(UsageError, match="cannot be written"),
+        open_run_directory(make_settings(f"--run_dir={run_dir}")),
+    ):
+        pass
+    assert not (tmp_path / "new").exists()

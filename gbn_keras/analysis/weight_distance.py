@@ -29,6 +29,8 @@ class WeightDistance(LogSpacedLog):
 
     Args:
         folder: Where the two files go. It is made.
+        start: The weights to measure from, as `model.trainable_variables`. By default
+            those that the training starts with, or if it goes on, those in the folder.
 
     Raises:
         ValueError: In `on_train_begin`, if the training goes on but the folder does not
@@ -39,8 +41,9 @@ class WeightDistance(LogSpacedLog):
         Figure 2, arXiv 1705.08741.
     """
 
-    def __init__(self, folder: str | os.PathLike):
+    def __init__(self, folder: str | os.PathLike, start: list | None = None):
         self._folder = pathlib.Path(folder)
+        self._given = start
         self._start_file = self._folder / "initial_weights.npz"
         super().__init__(self._folder / "weight_distance.csv")
 
@@ -49,10 +52,10 @@ class WeightDistance(LogSpacedLog):
         weights = self.model.trainable_variables
         self._layers = _by_layer(weights)
         updates = self._updates_made()
-        if updates:
+        if updates and self._given is None:
             self._start = self._read_start(weights, updates)
         else:
-            self._start = [ops.copy(weight) for weight in weights]
+            self._start = self._given or [ops.copy(weight) for weight in weights]
             self._folder.mkdir(parents=True, exist_ok=True)
             _write(self._start_file, self._start)
         # One by one the operations would take five times as long.

@@ -131,13 +131,18 @@ class Plan:
 
     def _length_line(self):
         small = self.regime.epochs * self.regime.updates_per_epoch(self.examples)
-        line = (
-            f"{self.epochs} epochs = {self.epochs * self.updates_per_epoch:,} updates"
-        )
-        line += f" (small batch: {self.regime.epochs} epochs = {small:,} updates)"
+        line = _length(self.epochs, self.epochs * self.updates_per_epoch)
+        line += f" (small batch: {_length(self.regime.epochs, small)})"
         if self.updates < self.epochs * self.updates_per_epoch:
             line += f", stopped after {self.updates:,}"
         return line
+
+
+def _length(epochs, updates):
+    return (
+        f"{epochs} epoch{'s' * (epochs != 1)} = "
+        f"{updates:,} update{'s' * (updates != 1)}"
+    )
 
 
 def make_plan(settings: Settings, examples: int, replicas: int = 1) -> Plan:

@@ -68,7 +68,7 @@ def open_run_directory(settings: Settings) -> Iterator[pathlib.Path]:
         try:
             if (path / FLAGFILE).exists():
                 refuse_other_flags(path, settings)
-            path.mkdir(parents=True, exist_ok=True)
+            _make(path)
             stack.enter_context(_locked(path))
             write_whole(path / FLAGFILE, settings.flagfile())
         except OSError as error:
@@ -77,6 +77,18 @@ def open_run_directory(settings: Settings) -> Iterator[pathlib.Path]:
                 "Choose a folder that can."
             ) from error
         yield path
+
+
+def _make(path):
+    """Makes a folder, or none of those above it either."""
+    missing = [folder for folder in (path, *path.parents) if not os.path.exists(folder)]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        for folder in missing:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
 
 
 @contextlib.contextmanager

@@ -117,6 +117,9 @@ def _run(plan, strategy, data, callbacks, verbose, signals):
         write_whole(run_dir / PLAN, plan.describe() + "\n")
 
     # What an interrupted run has done.
+    start = None
+    if settings.weight_distance:
+        start = [keras.ops.copy(weight) for weight in model.trainable_variables]
     checkpoints = Checkpoints(settings, _versions()) if is_chief else None
     saved = distribution.from_chief(strategy, checkpoints.newest() if is_chief else b"")
     resumed = State.decode(saved)[0] if saved else None
@@ -140,7 +143,7 @@ def _run(plan, strategy, data, callbacks, verbose, signals):
     if is_chief:
         logs = {}
         if settings.weight_distance:
-            logs["weight_distance"] = WeightDistance(run_dir), "total"
+            logs["weight_distance"] = WeightDistance(run_dir, start), "total"
         if settings.noise_scale:
             noise_log = NoiseScaleLog(run_dir, model.gradient_moments)
             logs["noise_scale"] = noise_log, "noise_scale"
