@@ -39,7 +39,7 @@ from gbn_keras.training.events import read_events
 PROGRAM = pathlib.Path(__file__).with_name("killed_program.py")
 
 FLAGS = (
-    *("--batch_size=256", "--epochs=12", "--stretch=8", "--gradient_noise=full"),
+    *("--batch_size=256", "--epochs=20", "--stretch=8", "--gradient_noise=full"),
     *("--micro_batch_size=128", "--checkpoint_every=7"),
     *("--weight_distance", "--noise_scale"),
 )
@@ -66,42 +66,52 @@ def main():
         concurrent.futures.ThreadPoolExecutor(arguments.processes) as pool,
     ):
         folder = pathlib.Path(folder)
-        undisturbed = {
-            precision: pool.submit(run, folder / precision, precision)
-            for precision in PRECISIONS[: arguments.runs]
-        }
+        undisturbed = {}
+        for precision in PRECISIONS[: arguments.runs]:
+            undisturbed[precision] = folder / precision
+            run(undisturbed[precision], precision)
         moments = itertools.cycle(MOMENTS)
-        rows = [
-            {
-                "run": number + 1,
-                "precision": PRECISIONS[number % len(PRECISIONS)],
-                "moments": [
-                    next(moments)
-                    for _ in range(number, arguments.kills, arguments.runs)
-                ],
-            }
-            for number in range(arguments.runs)
-        ]
-        killed = [
-            pool.submit(run_and_kill, folder / f"run_{row['run']}", row, arguments.seed)
-            for row in rows
-        ]
-        for row, ended in zip(rows, killed, strict=True):
-            row["kills"] = ended.result()
-            row["different"] = differences(
-                undisturbed[row["precision"]].result(), folder / f"run_{row['run']}"
-            )
-            told = ", ".join(f"{moment} ({left})" for moment, left in row["kills"])
-            print(
-                f"run {row['run']:2}, {row['precision']}: {told}: "
-                f"{', '.join(row['different']) or 'the same'}",
-                flush=True,
-            )
-    kills = sum(len(row["kills"]) for row in rows)
+        rows = []
+        # More runs than asked for, if some ended before they could be killed.
+        while kills_of(rows) < arguments.kills:
+            number = len(rows)
+            missing = arguments.kills - kills_of(rows)
+            parts = max(1, arguments.runs - number)
+            planned = [
+                {
+                    "run": number + part + 1,
+                    "precision": PRECISIONS[(number + part) % len(PRECISIONS)],
+                    "moments": [next(moments) for _ in range(part, missing, parts)],
+                }
+                for part in range(parts)
+            ]
+            killed = [
+                pool.submit(
+                    run_and_kill, folder / f"run_{row['run']}", row, arguments.seed
+                )
+                for row in planned
+            ]
+            for row, ended in zip(planned, killed, strict=True):
+                row["kills"] = ended.result()
+                row["different"] = differences(
+                    undisturbed[row["precision"]], folder / f"run_{row['run']}"
+                )
+                told = ", ".join(f"{moment} ({left})" for moment, left in row["kills"])
+                print(
+                    f"run {row['run']:2}, {row['precision']}: {told}: "
+                    f"{', '.join(row['different']) or 'the same'}",
+                    flush=True,
+                )
+                rows.append(row)
     same = sum(not row["different"] for row in rows)
-    print(f"{kills} kills; {same} of {len(rows)} runs are the undisturbed one")
+    print(f"{kills_of(rows)} kills; {same} of {len(rows)} runs are the undisturbed one")
     write_json(arguments.json, rows)
-    return int(same < len(rows) or kills < arguments.kills)
+    return int(same < len(rows))
+
+
+def kills_of(rows):
+    """How many there were."""
+    return sum(len(row["kills"]) for row in rows)
 
 
 def run_and_kill(folder, row, seed):
@@ -114,10 +124,12 @@ def run_and_kill(folder, row, seed):
     kills = []
     for moment in row["moments"]:
         if moment == "at random":
-            run(folder, row["precision"], after=generator.uniform(0.2, 5))
+            is_killed = run(folder, row["precision"], after=generator.uniform(0.2, 4))
         else:
             moment_and_write = f"{moment}:{generator.randint(1, 8)}"
-            run(folder, row["precision"], moment_and_write)
+            is_killed = run(folder, row["precision"], moment_and_write)
+        if not is_killed:
+            return kills
         left = sorted((folder / "checkpoints").glob("update_??????????.checkpoint"))
         kills.append((moment, left[-1].stem if left else "no checkpoint"))
     run(folder, row["precision"])
@@ -125,7 +137,11 @@ def run_and_kill(folder, row, seed):
 
 
 def run(folder, precision, moment="", after=None):
-    """Runs the program, which is killed at the moment or so many seconds after."""
+    """Runs the program, which is killed at the moment or so many seconds after.
+
+    Returns:
+        Whether it was killed before it came to its end.
+    """
     flags = (*FLAGS, f"--precision={precision}", f"--run_dir={folder}")
     process = subprocess.Popen(
         [sys.executable, str(PROGRAM), moment, *flags],
@@ -145,10 +161,10 @@ def run(folder, precision, moment="", after=None):
     code = process.wait()
     for alarm in alarms:
         alarm.cancel()
-    wanted = -9 if moment or after is not None else 0
-    if code != wanted:
-        raise RuntimeError(f"exit code {code}, wanted {wanted}: {output[-2000:]}")
-    return folder
+    is_killed = code == -9 and bool(moment or after is not None)
+    if code and not is_killed:
+        raise RuntimeError(f"exit code {code}: {output[-2000:]}")
+    return is_killed
 
 
 def differences(one, other):

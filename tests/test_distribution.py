@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import signal
 import sys
 import time
 import types
@@ -157,12 +158,15 @@ def test_when_a_machine_is_lost_the_others_stop_and_all_go_on_when_restarted(tmp
     flags = (*flags, "--weight_distance", "--checkpoint_every=4")
     undisturbed, run = tmp_path / "undisturbed", tmp_path / "run"
     run_workers(2, PROGRAM, *flags, f"--run_dir={undisturbed}")
-    for killed, lines in ((0, 20), (1, 60)):
+    ends = ((0, signal.SIGKILL), (1, signal.SIGKILL), (0, signal.SIGTERM))
+    for (ended, number), lines in zip(ends, (20, 60, 100), strict=True):
         with workers(2, PROGRAM, *flags, f"--run_dir={run}") as started:
             _wait_for(run / "metrics.csv", lines)
-            started[killed].kill()
-            output, _ = started[1 - killed].communicate(timeout=30)
-            assert started[1 - killed].returncode == 75
+            started[ended].send_signal(number)
+            output, _ = started[1 - ended].communicate(timeout=30)
+            assert started[1 - ended].returncode == 75
+            told, _ = started[ended].communicate(timeout=30)
+            assert ("is saved" in told) is (number == signal.SIGTERM)
         last_line = output.splitlines()[-1]
         assert last_line.startswith("stopped: another machine of the cluster is gone")
         assert "same command" in last_line
