@@ -7,6 +7,7 @@ run directory), which a stand-in for `fit` ends; the others train, in few update
 import collections
 import contextlib
 import io
+import os
 import pathlib
 import re
 import shutil
@@ -87,7 +88,8 @@ def run(command, folder):
     unreachable = mock.Mock(side_effect=ConnectionError("no network in a test"))
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
-        enter(contextlib.chdir(folder))
+        stack.callback(os.chdir, os.getcwd())
+        os.chdir(folder)
         enter(
             mock.patch.object(
                 tfds.core.DatasetBuilder, "download_and_prepare", unreachable
