@@ -4,10 +4,11 @@
 
 A run is the program itself on the digits: F1 with dropout, gradient noise, weight
 distance and noise scale, checkpoints every 7 updates (an epoch has 6), half of the runs
-in float32, half in mixed_bfloat16. It is killed five times or so, in turn at a random
-moment after its plan is printed; in the middle of writing a checkpoint; with the
-checkpoint written but not yet under its name; and with the checkpoint under its name
-but the oldest one not yet deleted. Then the same command runs to the end.
+in float32, half in mixed_bfloat16. It is killed about five times at random moments
+after its plan is printed, and once more, in turn: in the middle of writing a
+checkpoint; with the checkpoint written but not yet under its name; with the checkpoint
+under its name but the oldest one not yet deleted. Then the same command runs to the
+end.
 
 Compared with a run that was not killed, bit for bit: `model.keras` (weights, running
 statistics, optimizer); the last checkpoint (seeds and metrics, too); accuracy and loss
@@ -18,7 +19,6 @@ of an hour on two cores.
 
 import argparse
 import concurrent.futures
-import itertools
 import json
 import pathlib
 import random
@@ -46,8 +46,10 @@ FLAGS = (
 TABLES = ("metrics.csv", "weight_distance.csv", "noise_scale.csv")
 PRECISIONS = ("float32", "mixed_bfloat16")
 
-# The latter three are killed_program.py's.
-MOMENTS = ("at random", "half written", "not yet named", "not yet tidied")
+RANDOM = "at random"
+
+# Of writing a checkpoint: as killed_program.py knows them.
+PROVOKED = ("half written", "not yet named", "not yet tidied")
 
 _TIMEOUT = 300
 
@@ -55,7 +57,7 @@ _TIMEOUT = 300
 def main():
     """Kills, resumes, compares and prints; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--kills", type=int, default=100, help="at random")
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1, help="of the moments")
     parser.add_argument("--processes", type=int, default=2, help="at once")
@@ -70,7 +72,6 @@ def main():
         for precision in PRECISIONS[: arguments.runs]:
             undisturbed[precision] = folder / precision
             run(undisturbed[precision], precision)
-        moments = itertools.cycle(MOMENTS)
         rows = []
         # More runs than asked for, if some ended before they could be killed.
         while kills_of(rows) < arguments.kills:
@@ -81,7 +82,7 @@ def main():
                 {
                     "run": number + part + 1,
                     "precision": PRECISIONS[(number + part) % len(PRECISIONS)],
-                    "moments": [next(moments) for _ in range(part, missing, parts)],
+                    "moments": moments(number + part, len(range(part, missing, parts))),
                 }
                 for part in range(parts)
             ]
@@ -104,14 +105,23 @@ def main():
                 )
                 rows.append(row)
     same = sum(not row["different"] for row in rows)
-    print(f"{kills_of(rows)} kills; {same} of {len(rows)} runs are the undisturbed one")
+    provoked = sum(len(row["kills"]) for row in rows) - kills_of(rows)
+    print(f"{kills_of(rows)} kills at random, {provoked} in writing")
+    print(f"{same} of {len(rows)} runs are the undisturbed one")
     write_json(arguments.json, rows)
     return int(same < len(rows))
 
 
+def moments(number, kills):
+    """When to kill a run: so often at random, and once while it writes."""
+    found = [RANDOM] * kills
+    found.insert(number % (kills + 1), PROVOKED[number % len(PROVOKED)])
+    return found
+
+
 def kills_of(rows):
-    """How many there were."""
-    return sum(len(row["kills"]) for row in rows)
+    """How many there were at random."""
+    return sum(moment == RANDOM for row in rows for moment, _ in row["kills"])
 
 
 def run_and_kill(folder, row, seed):
@@ -123,7 +133,7 @@ def run_and_kill(folder, row, seed):
     generator = random.Random(f"{seed} {row['run']}")
     kills = []
     for moment in row["moments"]:
-        if moment == "at random":
+        if moment == RANDOM:
             is_killed = run(folder, row["precision"], after=generator.uniform(0.2, 4))
         else:
             moment_and_write = f"{moment}:{generator.randint(1, 8)}"

@@ -300,11 +300,11 @@ def test_the_program_stops_at_sigterm_with_code_75_and_goes_on(tmp_path):
     assert "after 400 updates" in done.stdout
 
 
-def test_kills_with_9_leave_no_trace(tmp_path):
+def test_kills_with_9_leave_no_trace():
     """The quick form of `benchmarks/kill_soak.py`."""
     soak = [sys.executable, str(ROOT / "benchmarks" / "kill_soak.py")]
     done = subprocess.run(
-        [*soak, "--kills=3", "--runs=1", f"--json={tmp_path / 'soak.json'}"],
+        [*soak, "--kills=2", "--runs=1"],
         capture_output=True,
         text=True,
         timeout=600,
@@ -312,4 +312,4 @@ def test_kills_with_9_leave_no_trace(tmp_path):
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "3 kills; 1 of 1 runs are the undisturbed one" in done.stdout
+    assert "2 kills at random, 1 in writing" in done.stdout

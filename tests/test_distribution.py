@@ -154,12 +154,12 @@ def test_the_program_on_two_machines(make_settings, tmp_path):
 
 
 def test_when_a_machine_is_lost_the_others_stop_and_all_go_on_when_restarted(tmp_path):
-    flags = ("--strategy=multi_worker", "--batch_size=512", "--epochs=15")
+    flags = ("--strategy=multi_worker", "--batch_size=512", "--epochs=8")
     flags = (*flags, "--weight_distance", "--checkpoint_every=4")
     undisturbed, run = tmp_path / "undisturbed", tmp_path / "run"
     run_workers(2, PROGRAM, *flags, f"--run_dir={undisturbed}")
     ends = ((0, signal.SIGKILL), (1, signal.SIGKILL), (0, signal.SIGTERM))
-    for (ended, number), lines in zip(ends, (20, 60, 100), strict=True):
+    for (ended, number), lines in zip(ends, (10, 40, 70), strict=True):
         with workers(2, PROGRAM, *flags, f"--run_dir={run}") as started:
             _wait_for(run / "metrics.csv", lines)
             started[ended].send_signal(number)
