@@ -40,7 +40,7 @@ FLAGS = (
 # Finer where the small files come, or grow by a page. With more there is enough.
 FREE_KIB = (
     *(*range(0, 16, 4), *range(16, 64, 24), *range(64, 112, 4)),
-    *(*range(112, 432, 24), *range(432, 504, 4), *range(504, 680, 24)),
+    *(*range(112, 432, 24), *range(432, 504, 4), *range(504, 660, 24)),
 )
 
 # What a line names.
@@ -94,7 +94,7 @@ def fill(disk, free, undisturbed):
     if not right:
         print(f"      WRONG: torn {torn}, exit code {resumed}, other {different}")
     place = _PLACE.search(" ".join(lines))
-    place = re.sub(r"_?\d[\d.]*", "", place[1]) if place else "the folder"
+    place = re.sub(r"[._]?\d+", "", place[1]) if place else "the folder"
     return {"free_kib": free, "code": code, "place": place, "right": right}
 
 

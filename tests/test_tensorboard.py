@@ -218,7 +218,7 @@ def test_a_killed_training_goes_on_with_every_point_once(
     kill = Kill(log, keep=6, kill=15)
     with pytest.raises(Killed):
         fit(plan, digits, [log, kill])
-    log.flush()
+    log.close()
     for run, last in (("train", 15), ("validation", 12)):
         points = curves(tmp_path / "killed" / run)["loss"]
         assert max(points) == last

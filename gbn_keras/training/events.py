@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import socket
 import time
 
 import tensorflow as tf
@@ -11,9 +12,9 @@ from tensorboard.backend.event_processing.event_file_loader import (
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.scalar.summary_v2 import scalar_pb
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.summary.writer.record_writer import RecordWriter
 
-from gbn_keras.whole_file import whole_file
+from gbn_keras.whole_file import naming, whole_file
 
 # How long a dashboard that is looked at may lag behind.
 _FLUSH_SECONDS = 10
@@ -22,14 +23,27 @@ _FLUSH_SECONDS = 10
 class EventLog:
     """Writes the events of one run, as TensorBoard calls a folder, from an update on.
 
+    TensorBoard's own writer has a thread, in which an error (a full disk) is lost and
+    which keeps the file open.
+
     Args:
         folder: Where the file goes. It is made.
         updates: How many updates there were before. A TensorBoard that has shown later
             ones already drops them.
+
+    Raises:
+        OSError: Here and in what follows, if the file cannot be written.
     """
 
     def __init__(self, folder: str | os.PathLike, updates: int):
-        self._writer = EventFileWriter(os.fspath(folder), flush_secs=_FLUSH_SECONDS)
+        folder = pathlib.Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        # As TensorFlow names them; in the order of their names they are read.
+        name = f"{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+        self._file = folder / f"events.out.tfevents.{name}"
+        self._records = RecordWriter(self._file.open("wb"))
+        self._flushed = time.monotonic()
+        self._write(0, file_version="brain.Event:2")
         start = SessionLog(status=SessionLog.START)
         self._write(updates + 1, session_log=start)
 
@@ -46,14 +60,21 @@ class EventLog:
 
     def flush(self) -> None:
         """Returns when all is in the file."""
-        self._writer.flush()
+        with naming(self._file):
+            self._records.flush()
+        self._flushed = time.monotonic()
 
     def close(self) -> None:
         """Ends the file."""
-        self._writer.close()
+        with naming(self._file):
+            self._records.close()
 
     def _write(self, updates, **content):
-        self._writer.add_event(Event(wall_time=time.time(), step=updates, **content))
+        event = Event(wall_time=time.time(), step=updates, **content)
+        with naming(self._file):
+            self._records.write(event.SerializeToString())
+        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+            self.flush()
 
 
 def read_events(folder: str | os.PathLike) -> list[Event]:

@@ -1,5 +1,6 @@
 """`TensorBoardLog`: a training in TensorBoard, by update."""
 
+import contextlib
 import os
 import pathlib
 import shutil
@@ -76,9 +77,9 @@ class TensorBoardLog(keras.callbacks.Callback):
 
     def close(self) -> None:
         """Ends the files; for a training that fails, which has no other end."""
-        for events in self._events.values():
-            events.close()
-        self._events = {}
+        with contextlib.ExitStack() as stack:  # All of them, if one cannot be written.
+            while self._events:
+                stack.callback(self._events.popitem()[1].close)
 
     def on_train_begin(self, logs=None):
         """Starts the files, or goes on with them."""
