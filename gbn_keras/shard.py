@@ -34,11 +34,12 @@ class Shard:
         first_example: The place in the batch of the part's first example.
         kept: For each layer with running statistics that was called, by its `id`, the
             share of the old statistics that the new ones still hold.
+        called_again: The names of layers that were called more than once.
     """
 
     def __init__(self, first_example):
         self.first_example = first_example
-        self.kept = {}
+        self.kept, self.called_again = {}, set()
 
     def __enter__(self):
         self._outer = Shard.current()
@@ -55,6 +56,8 @@ class Shard:
 
     def keep(self, layer, share):
         """Tells that `layer` moved its statistics, keeping a share of the old."""
+        if id(layer) in self.kept:
+            self.called_again.add(layer.name)
         self.kept[id(layer)] = self.kept.get(id(layer), 1.0) * share
 
 

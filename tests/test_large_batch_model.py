@@ -396,3 +396,28 @@ def test_ghosts_that_came_after_the_model_are_not_cut_either():
     to_ghost_batch_norm(inner, 16)
     with pytest.raises(ValueError, match="micro_batch_size=8 with ghosts of 16"):
         model.fit(np.ones((32, 3)), np.ones((32, 1)), batch_size=32, verbose=0)
+
+
+def siamese(ghost):
+    """Two inputs through one ghost layer."""
+    inputs = [keras.Input((1,)), keras.Input((1,))]
+    layer = GhostBatchNormalization(2, momentum=0.5, name=ghost)
+    return keras.Model(inputs, keras.layers.Add()([layer(x) for x in inputs])), layer
+
+
+def test_a_ghost_layer_that_is_called_twice_is_warned_of():
+    x = np.array([[0.0], [0], [1], [1]]), np.array([[4.0], [4], [8], [8]])
+    means, weights = [], []
+    for size in (4, 2):
+        inner, layer = siamese("shared")
+        model = LargeBatchModel(inner, size)
+        model.compile("sgd", "mse", jit_compile=False)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            model.train_on_batch(x, np.ones((4, 1)))
+        told = [str(one.message) for one in caught if "shared: called" in str(one)]
+        assert bool(told) == (size < 4)
+        means.append(float(layer.moving_mean[0]))
+        weights.append([w.numpy() for w in inner.trainable_weights])
+    assert means == [5.125, 4.75]
+    np.testing.assert_allclose(*weights, rtol=1e-6)

@@ -10,12 +10,14 @@ from gbn_keras.analysis.noise_scale import GradientMoments
 from gbn_keras.arguments import integer, nearest_multiples
 from gbn_keras.ghost_batch_normalization import GhostBatchNormalization
 from gbn_keras.training.gradient_norm import GradientNorm
+from gbn_keras.training.loss_parts import refuse_reductions
 from gbn_keras.training.micro_batches import number_of_examples
-from gbn_keras.training.share import Share
+from gbn_keras.training.share import SeveralCounts, Share
+from gbn_keras.training.wrapped_model import WrappedModel
 
 
 @keras.saving.register_keras_serializable("gbn_keras")
-class LargeBatchModel(keras.Model):
+class LargeBatchModel(WrappedModel):
     """Trains a model on batches that one device could not take at once.
 
     The batch of an update is shared by the replicas of the `tf.distribute` strategy, if
@@ -77,37 +79,18 @@ class LargeBatchModel(keras.Model):
         noise_scale: bool = False,
         **kwargs,
     ):
-        # Where Keras looks whether losses must be scaled.
-        super().__init__(**{"dtype": model.dtype_policy, **kwargs})
+        super().__init__(model, **kwargs)
         self._is_distributed = tf.distribute.has_strategy()
         self.micro_batch_size = integer("micro_batch_size", micro_batch_size, 1)
-        self.model = model
         for size in _ghost_sizes(model):
             _refuse_cut_ghosts(self.micro_batch_size, size)
         self.gradient_norm = GradientNorm()
         self.gradient_moments = GradientMoments() if noise_scale else None
-        # There are no variables but the model's.
-        self.built = model.built
-
-    def call(self, inputs, training=None):
-        """What the model itself returns."""
-        return self.model(inputs, training=training)
 
     def compile(self, optimizer="rmsprop", loss=None, **kwargs):
         """As `keras.Model.compile`."""
-        reductions = {
-            getattr(one, "reduction", "sum_over_batch_size")
-            for one in tf.nest.flatten(loss)
-        }
-        self.loss_by_sample_weight = reductions == {"mean_with_sample_weight"}
-        if not (
-            self.loss_by_sample_weight or reductions <= {"sum_over_batch_size", "mean"}
-        ):
-            raise ValueError(
-                "loss must be a mean over the examples, by their number or by their "
-                "sample weights. Received: the reductions "
-                f"{', '.join(sorted(map(str, reductions)))}. Leave out the reduction."
-            )
+        refuse_reductions(tf.nest.flatten(loss))
+        self._counts_losses_first = False
         super().compile(optimizer, loss, **kwargs)
         steps = getattr(_inner(self.optimizer), "gradient_accumulation_steps", None)
         if steps:
@@ -192,17 +175,35 @@ class LargeBatchModel(keras.Model):
                 _refuse_cut_ghosts(self.micro_batch_size, size)
                 shard.refuse_cut_ghosts(examples, size)
         share = Share(self, training, self.micro_batch_size)
-        through_model = share.through_model
-        # Not for the last batch of a data set, of which a replica may get nothing.
-        if self._compiles_shares() and isinstance(examples, int):
-            through_model = tf.function(
-                through_model, autograph=False, jit_compile=True
-            )
-        before = share.values()
-        replica, _ = shard.this_replica()
+
+        def compiled(function):
+            # Not for the last batch of a data set, of which a replica may get nothing.
+            if self._compiles_shares() and isinstance(examples, int):
+                return tf.function(function, autograph=False, jit_compile=True)
+            return function
+
+        before, (replica, _) = share.values(), shard.this_replica()
+        first_example = replica * examples
         loss_scale = self.optimizer.scale_loss(tf.constant(1.0))
-        sums = through_model(data, before, replica * examples, loss_scale)
-        gradients, after, metrics = share.join(sums, before, examples, loss_scale)
+
+        def sums_and_totals():
+            totals = None
+            if training and self._counts_losses_first:
+                counts = compiled(share.count)(data, before, first_example)
+                totals = shard.sum_over_replicas(counts)
+            through_model = compiled(share.through_model)
+            return through_model(
+                data, before, first_example, loss_scale, totals
+            ), totals
+
+        try:
+            sums, totals = sums_and_totals()
+        except SeveralCounts:
+            self._counts_losses_first = True
+            sums, totals = sums_and_totals()
+        gradients, after, metrics = share.join(
+            sums, before, examples, loss_scale, totals
+        )
         share.assign(after)
         mapping = zip(share.variables.metrics, metrics, strict=True)
         with keras.StatelessScope(list(mapping)):

@@ -1,5 +1,7 @@
 """`Share`: what one replica computes of an update, and how the replicas join it."""
 
+import operator
+import warnings
 from typing import Any, NamedTuple
 
 import keras
@@ -8,6 +10,7 @@ import tensorflow as tf
 from gbn_keras import shard
 from gbn_keras.ghost_batch_normalization import GhostBatchNormalization
 from gbn_keras.sharding_invariant_dropout import ShardingInvariantDropout
+from gbn_keras.training.loss_parts import BY_EXAMPLES, LossParts, counted_losses
 from gbn_keras.training.micro_batches import MicroBatches, number_of_examples
 
 # Makes other seeds of one, by the place of a micro-batch in the batch.
@@ -26,18 +29,24 @@ class Values(NamedTuple):
 class Sums(NamedTuple):
     """What goes from micro-batch to micro-batch.
 
-    `gradients` are weighted sums, `weight` the sum of the weights. Of the old running
-    statistics, the new ones of a ghost layer hold the share `kept`. `moments` are sums
-    over micro-batches of their gradients' squared norms, of 1 / their sizes, and of 1.
+    `gradients` are weighted sums, as `losses` are, each by its own of the `counts`: the
+    outputs' losses, then those that layers add. Of the old running statistics, the new
+    ones of a ghost layer hold the share `kept`. `moments` are sums over micro-batches
+    of their gradients' squared norms, of 1 / their sizes, and of 1.
     """
 
     gradients: list
-    weight: Any
+    losses: Any
+    counts: Any
     statistics: list
     kept: list
     seeds: list
     metrics: list
     moments: Any
+
+
+class SeveralCounts(Exception):
+    """The losses of a batch are means over different things, see `Share.count`."""
 
 
 class Share:
@@ -63,6 +72,7 @@ class Share:
             seeds=[v for v in model.variables if id(v) not in known],
             metrics=model.metrics_variables,
         )
+        self._losses = counted_losses(model._compile_loss)
         layers = model._flatten_layers()
         self._ghosts = [x for x in layers if isinstance(x, GhostBatchNormalization)]
         # Their masks know the place of an example: one seed for the whole batch.
@@ -73,7 +83,7 @@ class Share:
         }
         # Found while the model is traced.
         self._without_gradient, self._moved = set(), set()
-        self._equal_parts = None
+        self._equal_parts, self._counts_by_weight = None, False
 
     def values(self) -> Values:
         """What the variables hold."""
@@ -81,7 +91,9 @@ class Share:
             *([tf.convert_to_tensor(v.value) for v in kind] for kind in self.variables)
         )
 
-    def through_model(self, data, before: Values, first_example, loss_scale) -> Sums:
+    def through_model(
+        self, data, before: Values, first_example, loss_scale, totals=None
+    ) -> Sums:
         """The sums over all micro-batches.
 
         Args:
@@ -89,16 +101,21 @@ class Share:
             before: The variables' values.
             first_example: The place in the batch of the share's first example.
             loss_scale: A factor for the gradients.
+            totals: What `count` gives, summed over the replicas; see there.
+
+        Raises:
+            SeveralCounts: If it takes `totals`.
         """
 
         def add(sums, start, micro_batch):
             first = first_example + start
-            return self._add(sums, before, first, loss_scale, micro_batch)
+            return self._add(sums, before, first, loss_scale, totals, micro_batch)
 
         weights = before.weights if self._training else []
         nothing = Sums(
             gradients=[tf.zeros_like(weight) for weight in weights],
-            weight=tf.constant(0.0),
+            losses=self._no_losses(),
+            counts=self._no_losses(),
             statistics=before.statistics,
             kept=[tf.ones([], _precise(x.moving_mean)) for x in self._ghosts],
             seeds=before.seeds,
@@ -106,10 +123,27 @@ class Share:
             moments=tf.zeros([3]),
         )
         self._equal_parts = self._count_equal_parts(data)
-        micro_batches = MicroBatches(data, self._micro_batch_size)
-        return micro_batches.reduce(add, nothing)
+        return MicroBatches(data, self._micro_batch_size).reduce(add, nothing)
 
-    def join(self, sums: Sums, before: Values, examples, loss_scale):
+    def count(self, data, before: Values, first_example):
+        """What each loss is a mean over, in this share.
+
+        Where a mask or sample weights decide that for one loss but not for another, a
+        micro-batch cannot be weighed before the whole batch's are known. In a graph,
+        masks that do not depend on the network cost next to nothing.
+        """
+
+        def add(counts, start, micro_batch):
+            first = first_example + start
+            now = before._replace(seeds=self._seeds(before, first))
+            with shard.Shard(first), self._stateless(now):
+                _, _, parts = self._forward(micro_batch)
+            return counts + tf.stack(parts.counts)
+
+        micro_batches = MicroBatches(data, self._micro_batch_size)
+        return micro_batches.reduce(add, self._no_losses())
+
+    def join(self, sums: Sums, before: Values, examples, loss_scale, totals=None):
         """What the replicas agree on, in one all-reduce.
 
         Returns:
@@ -132,13 +166,21 @@ class Share:
         examples = tf.cast(examples, tf.float32)
         addends = (
             *(used, list(moved.values()), sums.metrics),
-            *(sums.weight, examples, sums.moments),
+            *(sums.losses, sums.counts, examples, sums.moments),
         )
-        used, joined, metrics, weight, total, moments = shard.sum_over_replicas(addends)
+        used, joined, metrics, losses, counts, total, moments = shard.sum_over_replicas(
+            addends
+        )
         if self._training:
             shard.refuse_uneven_shares(examples, total)
-        if self._equal_parts:
+        losses = tf.math.divide_no_nan(losses, counts)
+        metrics = self._with_losses(metrics, losses, counts, total)
+        if totals is not None:
+            weight = 1
+        elif self._equal_parts:
             weight = self._equal_parts * shard.this_replica()[1]
+        else:
+            weight = counts[0] / self._micro_batch_size
         used = iter(used)
         gradients = [
             None if index in self._without_gradient else _divide(next(used), weight)
@@ -173,45 +215,25 @@ class Share:
             for variable, value in pairs:
                 variable.assign(value)
 
-    def _add(self, sums, before, first_example, loss_scale, micro_batch):
+    def _add(self, sums, before, first_example, loss_scale, totals, micro_batch):
         """The sums with one more micro-batch."""
-        model, training = self._model, self._training
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(micro_batch)
         weights = [tf.identity(weight) for weight in before.weights]
-        seeds = [
-            seed if id(variable) in self._same_seed else _seed_of(seed, first_example)
-            for variable, seed in zip(self.variables.seeds, before.seeds, strict=True)
-        ]
+        seeds = self._seeds(before, first_example)
         now = Values(weights, sums.statistics, seeds, sums.metrics)
-        mapping = [
-            pair
-            for variables, values in zip(self.variables, now, strict=True)
-            for pair in zip(variables, values, strict=True)
-        ]
         with (
             shard.Shard(first_example) as part,
-            keras.StatelessScope(mapping, collect_losses=True) as scope,
+            self._stateless(now) as scope,
             tf.GradientTape() as tape,
         ):
             tape.watch(weights)
-            predictions = model(x, training=training)
-            loss = model.compute_loss(
-                x=x,
-                y=y,
-                y_pred=predictions,
-                sample_weight=sample_weight,
-                training=training,
-            )
-            # Keras has divided by the number of replicas.
-            _, replicas = shard.this_replica()
-            loss = loss * tf.cast(replicas, loss.dtype)
+            predictions, loss, parts = self._forward(micro_batch, totals)
             scaled = loss * tf.cast(loss_scale, loss.dtype)
-            weight = self._weight(x, sample_weight)
-            model._loss_tracker.update_state(loss, sample_weight=weight)
-            model.compute_metrics(x, y, predictions, sample_weight=sample_weight)
-        gradients = tape.gradient(scaled, weights) if training else []
-        # Of about one, whatever the precision of the gradients.
-        weight = tf.cast(weight, tf.float32) / self._micro_batch_size
+            self._model.compute_metrics(x, y, predictions, sample_weight=sample_weight)
+        self._note_counts(parts, totals)
+        if part.called_again and not self._is_whole():
+            _warn_of_order(part.called_again)
+        gradients = tape.gradient(scaled, weights) if self._training else []
         after = Values(*(map(scope.get_current_value, v) for v in self.variables))
         statistics = list(after.statistics)
         self._moved.update(
@@ -219,9 +241,15 @@ class Share:
             for index, value in enumerate(statistics)
             if value is not sums.statistics[index]
         )
+        counts = tf.stack(parts.counts)
+        weight = None
+        if totals is None and not self._equal_parts:
+            # Of about one, whatever the precision of the gradients.
+            weight = counts[0] / self._micro_batch_size
         return Sums(
             gradients=self._sum(sums.gradients, gradients, weight),
-            weight=sums.weight + weight,
+            losses=sums.losses + tf.stack(parts.means) * counts,
+            counts=sums.counts + counts,
             statistics=statistics,
             kept=[
                 kept * tf.cast(part.kept.get(id(layer), 1.0), kept.dtype)
@@ -232,9 +260,91 @@ class Share:
                 old + (new - used)
                 for old, new, used in zip(before.seeds, after.seeds, seeds, strict=True)
             ],
-            metrics=list(after.metrics),
-            moments=sums.moments + self._moments(gradients, loss_scale, x),
+            metrics=self._without_losses(sums.metrics, after.metrics),
+            moments=sums.moments + self._moments(gradients, loss_scale, x, totals),
         )
+
+    def _stateless(self, now: Values):
+        """A scope in which the variables have these values."""
+        mapping = [
+            pair
+            for variables, values in zip(self.variables, now, strict=True)
+            for pair in zip(variables, values, strict=True)
+        ]
+        return keras.StatelessScope(mapping, collect_losses=True)
+
+    def _forward(self, micro_batch, totals=None):
+        """`(predictions, loss, parts)`, the loss as the gradient needs it."""
+        model = self._model
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(micro_batch)
+        predictions = model(x, training=self._training)
+        with LossParts(number_of_examples(x), totals) as parts:
+            losses = []
+            if self._losses:
+                weights = model.weights_by_output(predictions, sample_weight)
+                losses.append(model._compile_loss(y, predictions, weights))
+            added = [keras.ops.sum(loss) for loss in model.losses]
+            if added:
+                losses.append(parts.take(keras.ops.sum(added)))
+            else:
+                parts.take_none()
+        if not losses:
+            raise ValueError("No loss to compute. Provide a `loss` in `compile`.")
+        return predictions, sum(losses[1:], losses[0]), parts
+
+    def _seeds(self, before, first_example):
+        return [
+            seed if id(variable) in self._same_seed else _seed_of(seed, first_example)
+            for variable, seed in zip(self.variables.seeds, before.seeds, strict=True)
+        ]
+
+    def _no_losses(self):
+        return tf.zeros([len(self._losses) + 1])
+
+    def _note_counts(self, parts, totals):
+        """What there is to know about the counts, once the losses have been called."""
+        of_outputs = set(parts.kinds[: len(self._losses)])
+        self._counts_by_weight = [kind[0] for kind in of_outputs] == ["weights"]
+        if self._training and totals is None and not self._is_whole():
+            if len(set(parts.kinds)) > 1:
+                raise SeveralCounts
+            if parts.kinds != [BY_EXAMPLES] * len(parts.kinds):
+                self._equal_parts = None
+
+    def _is_whole(self):
+        """Whether the batch is a single micro-batch of a single replica."""
+        return self._equal_parts == 1 and shard.this_replica()[1] == 1
+
+    def _without_losses(self, old, new):
+        """Metrics' values, old where they track a loss, which only the batch knows."""
+        trackers = {id(v) for metric, _ in self._trackers() for v in metric.variables}
+        pairs = zip(self.variables.metrics, old, new, strict=True)
+        return [old if id(v) in trackers else new for v, old, new in pairs]
+
+    def _with_losses(self, metrics, losses, counts, examples):
+        """Metrics' values, moved by the losses of the whole batch."""
+        # Where batches are filled up, their sizes tell nothing.
+        size = counts[0] if self._counts_by_weight else examples
+        mapping = list(zip(self.variables.metrics, metrics, strict=True))
+        with keras.StatelessScope(mapping) as scope:
+            for metric, value_of in self._trackers():
+                metric.update_state(value_of(losses), sample_weight=size)
+        return [scope.get_current_value(v) for v in self.variables.metrics]
+
+    def _trackers(self):
+        """Pairs of a metric that tracks a loss and that loss, given all of them."""
+
+        def total(losses):
+            return losses[-1] + sum(
+                losses[index] * (1 if one.loss_weights is None else one.loss_weights)
+                for index, one in enumerate(self._losses)
+            )
+
+        yield self._model._loss_tracker, total
+        # Keras has none if there is one loss.
+        of_outputs = self._model._compile_loss.metrics if self._losses else []
+        for index, metric in enumerate(of_outputs):
+            yield metric, operator.itemgetter(index)
 
     def _measures_noise(self):
         """Whether there are gradients of two batch sizes, and a wish to know them."""
@@ -242,30 +352,24 @@ class Share:
             return False
         return self._equal_parts != 1 or shard.this_replica()[1] > 1
 
-    def _moments(self, gradients, loss_scale, x):
+    def _moments(self, gradients, loss_scale, x, totals):
         if not self._measures_noise():
             return tf.zeros([3])
         square = _squared_norm(gradients, loss_scale)
-        inverse = 1 / tf.cast(number_of_examples(x), tf.float32)
-        return tf.stack([square, inverse, 1.0])
+        examples = tf.cast(number_of_examples(x), tf.float32)
+        if totals is not None:  # Of a part of the whole batch's gradient.
+            square *= (totals[-1] / examples) ** 2
+        return tf.stack([square, 1 / examples, 1.0])
 
     def _count_equal_parts(self, data):
-        """The number of micro-batches, if they count alike: it saves weighing them."""
-        _, _, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        """The number of micro-batches, if they have as many examples each."""
         examples, size = number_of_examples(data), self._micro_batch_size
-        by_weight = self._model.loss_by_sample_weight and sample_weight is not None
-        if isinstance(examples, int) and not by_weight:
+        if isinstance(examples, int):
             if examples < 2 * size:  # What remains joins the only one.
                 return 1
             if examples % size == 0:
                 return examples // size
         return None
-
-    def _weight(self, x, sample_weight):
-        """How much a micro-batch's mean loss counts in that of the whole batch."""
-        if self._model.loss_by_sample_weight and sample_weight is not None:
-            return tf.reduce_sum(sample_weight)
-        return number_of_examples(x)
 
     def _sum(self, sums, gradients, weight):
         found = []
@@ -275,7 +379,7 @@ class Share:
             else:
                 # The rows that an embedding looked up, say: a loop cannot carry them.
                 gradient = tf.convert_to_tensor(gradient)
-                if not self._equal_parts:
+                if weight is not None:
                     gradient = gradient * tf.cast(weight, gradient.dtype)
                 total = gradient if self._equal_parts == 1 else total + gradient
             found.append(total)
@@ -311,6 +415,16 @@ def _seed_of(seed, first_example):
     """The seed for a micro-batch, that its masks are not those of another one."""
     place = tf.cast(first_example, seed.dtype) * _SEED_STRIDE
     return seed + tf.stack([place, tf.zeros_like(place)])
+
+
+def _warn_of_order(names):
+    warnings.warn(
+        f"{', '.join(sorted(names))}: called more than once in a pass. In "
+        "micro-batches the running statistics step part by part, not call by call, and "
+        "so differ slightly from those of the whole batch; weights do not. Give each "
+        "call a layer of its own, or make micro_batch_size the whole batch.",
+        stacklevel=2,
+    )
 
 
 def _divide(gradient, weight):

@@ -1,0 +1,223 @@
+"""`LossParts`: each loss of a micro-batch, together with what it is a mean over.
+
+The mean over a batch is that of its micro-batches' means if each of these counts by
+what Keras has divided it by: the examples, the sum of their sample weights, or what a
+mask leaves of them. Which of these it is only the call of a loss can tell.
+"""
+
+import threading
+
+import keras
+import tensorflow as tf
+
+from gbn_keras import shard
+
+_MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
+
+# The kind of a loss that is a mean over examples, as most are.
+BY_EXAMPLES = ("examples",)
+
+_entered = threading.local()  # A thread each for the replicas of one machine.
+
+
+class LossParts:
+    """Takes down what a model's losses give, as a context around their call.
+
+    Args:
+        examples: The number of examples of the micro-batch.
+        totals: The `counts` of the whole batch. With them, a loss gives the part of the
+            whole batch's that the micro-batch contributes; without, its own mean.
+
+    Attributes:
+        means: Each loss of the micro-batch, without its weight in the total.
+        counts: What each of them is a mean over: a number of examples, or a sum of
+            sample weights.
+        kinds: Losses whose counts are the same by their nature have the same one, the
+            first word of which tells what counts.
+    """
+
+    def __init__(self, examples, totals=None):
+        self._examples, self._totals = tf.cast(examples, tf.float32), totals
+        self.means, self.counts, self.kinds = [], [], []
+
+    def __enter__(self):
+        _entered.parts = self
+        return self
+
+    def __exit__(self, *exception):
+        _entered.parts = None
+
+    def take(self, mean, count=None, kind=BY_EXAMPLES):
+        """Takes down one loss; returns it, or its part of the whole batch's.
+
+        Args:
+            mean: The loss.
+            count: What it is a mean over, by default the examples.
+            kind: See `kinds`.
+        """
+        count = self._examples if count is None else count
+        place = len(self.means)
+        self.means.append(tf.cast(mean, tf.float32))
+        self.counts.append(count)
+        self.kinds.append(kind)
+        if self._totals is None:
+            return mean
+        part = tf.math.divide_no_nan(count, self._totals[place])
+        return mean * tf.cast(part, mean.dtype)
+
+    def take_none(self):
+        """Takes down that there is no such loss."""
+        self.means.append(tf.constant(0.0))
+        self.counts.append(self._examples)
+
+    def take_keras_loss(self, loss, y_true, y_pred, sample_weight):
+        """Calls one of Keras's losses and takes it down."""
+        count, kind = self._count(loss, y_true, y_pred, sample_weight)
+        mean = loss(y_true, y_pred, sample_weight)
+        # Keras has divided by the number of replicas.
+        _, replicas = shard.this_replica()
+        return self.take(mean * tf.cast(replicas, mean.dtype), count, kind)
+
+    def _count(self, loss, y_true, y_pred, sample_weight):
+        # A second call, since the first shows neither a mask nor the shape. Of what it
+        # computes, a graph needs the mask at most.
+        values = loss.call(_in_dtype(loss, y_true), _in_dtype(loss, y_pred))
+        masks = [_mask(y) for y in (y_pred, values)]
+        masks = [mask for mask in masks if mask is not None]
+        factors = [*masks] if sample_weight is None else [*masks, sample_weight]
+        for factor in factors:
+            _refuse_mixed_examples(loss, factor, values)
+        same = tuple(map(id, factors))
+        if loss.reduction == "mean_with_sample_weight" and factors:
+            what = "masked weights" if masks else "weights"
+            return tf.reduce_sum(_product(factors)), (what, *same)
+        if masks:
+            return self._examples * tf.reduce_mean(_product(masks)), ("masked", *same)
+        return None, BY_EXAMPLES
+
+
+class CountedLoss:
+    """One of a compiled model's losses, which `LossParts` takes down.
+
+    Args:
+        loss: The `keras.losses.Loss`.
+
+    Raises:
+        ValueError: If it reduces by a rule of its own or compares examples; in the
+            call, if it does not give values for each example.
+    """
+
+    def __init__(self, loss):
+        if type(loss).__call__ is not keras.losses.Loss.__call__:
+            raise ValueError(
+                "loss must leave its reduction to keras.losses.Loss, that it can be "
+                f"taken in micro-batches. Received: {loss.name}, with a __call__ of "
+                "its own. Override `call`, which returns a value for each example."
+            )
+        pairwise = (keras.losses.Circle, keras.losses.circle)
+        if isinstance(loss, pairwise[0]) or getattr(loss, "fn", None) is pairwise[1]:
+            raise ValueError(
+                "loss must be a mean over examples that do not depend on each other. "
+                f"Received: {loss.name}, which compares all examples of a batch. Train "
+                "without micro-batches, or choose another loss."
+            )
+        self.loss = loss
+        self._is_by_example = False
+
+    def __call__(self, y_true, y_pred, sample_weight=None):
+        """As the loss itself; within a `LossParts`, takes it down."""
+        parts = getattr(_entered, "parts", None)
+        if parts is None:
+            return self.loss(y_true, y_pred, sample_weight)
+        if not self._is_by_example:
+            _refuse_values_of_batch(self.loss, y_true, y_pred)
+            self._is_by_example = True
+        return parts.take_keras_loss(self.loss, y_true, y_pred, sample_weight)
+
+
+def counted_losses(compile_loss) -> list:
+    """The losses of a compiled, built model, from now on with `CountedLoss` as `loss`.
+
+    Args:
+        compile_loss: A Keras model's `_compile_loss`; `None` gives no losses.
+    """
+    if compile_loss is None:
+        return []
+    compile_loss._flat_losses = [
+        one
+        if isinstance(one.loss, CountedLoss)
+        else one._replace(loss=CountedLoss(one.loss))
+        for one in compile_loss._flat_losses
+    ]
+    return compile_loss._flat_losses
+
+
+def refuse_reductions(losses) -> None:
+    """Raises if a loss is no mean."""
+    reductions = {getattr(one, "reduction", "mean") for one in losses}
+    if not reductions <= set(_MEANS):
+        raise ValueError(
+            "loss must be a mean over the examples, by their number or by their "
+            "sample weights. Received: the reductions "
+            f"{', '.join(sorted(map(str, reductions)))}. Leave out the reduction."
+        )
+
+
+def _refuse_values_of_batch(loss, y_true, y_pred):
+    """Raises if a loss does not give a value, or several, for each example."""
+
+    def batch_of_any_size(y):
+        return keras.tree.map_structure(
+            lambda x: tf.TensorSpec([None, *x.shape[1:]], loss.dtype), y
+        )
+
+    call = tf.function(loss.call, autograph=False)
+    specs = map(batch_of_any_size, (y_true, y_pred))
+    values = call.get_concrete_function(*specs).structured_outputs
+    if values.shape.rank == 0 or values.shape[0] is not None:
+        raise ValueError(
+            "loss must give a value for each example, from which Keras takes the mean. "
+            f"Received: {loss.name}, which gives the shape {tuple(values.shape)} for "
+            f"predictions of shape {_shape(y_pred)}. Leave the first axis as it is "
+            "(Dice and Tversky: axis=(1, 2, 3))."
+        )
+
+
+def _refuse_mixed_examples(loss, factor, values):
+    """Raises if Keras would multiply one example's value by another one's factor.
+
+    It aligns last axes. Ranks may differ by one last axis of size 1.
+    """
+    lower, higher = sorted((factor.shape, values.shape), key=len)
+    is_expanded = len(lower) + 1 == len(higher) and higher[-1] == 1
+    if len(lower) != len(higher) and not is_expanded:
+        raise ValueError(
+            "sample_weight, and a mask, must have the shape of the loss's values, or 1 "
+            f"instead of a size. Received: shape {tuple(factor.shape)} for values of "
+            f"shape {tuple(values.shape)} of {loss.name}. Add the missing axes "
+            "(sample_weight[:, None])."
+        )
+
+
+def _product(factors):
+    """Of tensors of ranks that differ by one last axis of size 1, in float32."""
+    rank = max(len(factor.shape) for factor in factors)
+    product = 1.0
+    for factor in factors:
+        factor = tf.cast(factor, tf.float32)
+        product *= factor if len(factor.shape) == rank else factor[..., None]
+    return product
+
+
+def _in_dtype(loss, y):
+    return keras.tree.map_structure(
+        lambda x: keras.ops.convert_to_tensor(x, dtype=loss.dtype), y
+    )
+
+
+def _mask(y):
+    return getattr(y, "_keras_mask", None)
+
+
+def _shape(y):
+    return keras.tree.map_structure(lambda x: tuple(x.shape), y)
