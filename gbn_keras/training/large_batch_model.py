@@ -33,9 +33,18 @@ class LargeBatchModel(WrappedModel):
     shares and micro-batches are made of whole ghosts, an update is that of one device
     with the whole batch, running statistics included, up to rounding. So it is with
     `ShardingInvariantDropout`; other random layers draw masks of their own for each
-    micro-batch. Plain batch normalization would see micro-batches. Losses with the
-    reduction `mean_with_sample_weight` are means by weight over batches too, so that
-    examples of weight 0 can fill up a batch.
+    micro-batch. Plain batch normalization would see micro-batches.
+
+    A micro-batch counts by what Keras has divided each output's loss by: its examples,
+    the sum of its sample weights, or what masks leave of it. Where that differs between
+    losses, a pass without gradients finds it for the whole batch first, in an
+    all-reduce of its own. A loss that a layer adds is taken as a mean over examples, as
+    an activity regularizer's is. Losses with the reduction `mean_with_sample_weight`
+    are means by weight over batches too, so that examples of weight 0 can fill up a
+    batch.
+
+    A ghost layer that is called more than once in a pass is warned of: its running
+    statistics step call by call within a micro-batch only.
 
     Make it in the scope of the strategy, as any Keras model.
 
@@ -63,9 +72,11 @@ class LargeBatchModel(WrappedModel):
 
     Raises:
         ValueError: If `micro_batch_size` is not a positive integer, or would cut a
-            ghost; in `compile`, if the loss is not a mean over examples, or the
-            optimizer accumulates gradients itself; in training, if a ghost would lie on
-            two replicas.
+            ghost; if `model` has a training step, loss or metrics of its own; in
+            `compile`, if the loss is not a mean over examples, or the optimizer
+            accumulates gradients itself; in training, if a loss has one value for a
+            batch, or compares its examples, if sample weights have the wrong axes, or
+            if a ghost would lie on two replicas.
 
     Reference:
         Hoffer, Hubara, Soudry, "Train longer, generalize better", section 4,

@@ -1,6 +1,5 @@
 """`Share`: what one replica computes of an update, and how the replicas join it."""
 
-import operator
 import warnings
 from typing import Any, NamedTuple
 
@@ -11,6 +10,7 @@ from gbn_keras import shard
 from gbn_keras.ghost_batch_normalization import GhostBatchNormalization
 from gbn_keras.sharding_invariant_dropout import ShardingInvariantDropout
 from gbn_keras.training.loss_parts import BY_EXAMPLES, LossParts, counted_losses
+from gbn_keras.training.loss_trackers import LossTrackers
 from gbn_keras.training.micro_batches import MicroBatches, number_of_examples
 
 # Makes other seeds of one, by the place of a micro-batch in the batch.
@@ -73,6 +73,7 @@ class Share:
             metrics=model.metrics_variables,
         )
         self._losses = counted_losses(model._compile_loss)
+        self._trackers = LossTrackers(model, self._losses, self.variables.metrics)
         layers = model._flatten_layers()
         self._ghosts = [x for x in layers if isinstance(x, GhostBatchNormalization)]
         # Their masks know the place of an example: one seed for the whole batch.
@@ -174,7 +175,9 @@ class Share:
         if self._training:
             shard.refuse_uneven_shares(examples, total)
         losses = tf.math.divide_no_nan(losses, counts)
-        metrics = self._with_losses(metrics, losses, counts, total)
+        # Where batches are filled up, their sizes tell nothing.
+        size = counts[0] if self._counts_by_weight else total
+        metrics = self._trackers.updated(metrics, losses, size)
         if totals is not None:
             weight = 1
         elif self._equal_parts:
@@ -260,7 +263,7 @@ class Share:
                 old + (new - used)
                 for old, new, used in zip(before.seeds, after.seeds, seeds, strict=True)
             ],
-            metrics=self._without_losses(sums.metrics, after.metrics),
+            metrics=self._trackers.kept(sums.metrics, after.metrics),
             moments=sums.moments + self._moments(gradients, loss_scale, x, totals),
         )
 
@@ -314,37 +317,6 @@ class Share:
     def _is_whole(self):
         """Whether the batch is a single micro-batch of a single replica."""
         return self._equal_parts == 1 and shard.this_replica()[1] == 1
-
-    def _without_losses(self, old, new):
-        """Metrics' values, old where they track a loss, which only the batch knows."""
-        trackers = {id(v) for metric, _ in self._trackers() for v in metric.variables}
-        pairs = zip(self.variables.metrics, old, new, strict=True)
-        return [old if id(v) in trackers else new for v, old, new in pairs]
-
-    def _with_losses(self, metrics, losses, counts, examples):
-        """Metrics' values, moved by the losses of the whole batch."""
-        # Where batches are filled up, their sizes tell nothing.
-        size = counts[0] if self._counts_by_weight else examples
-        mapping = list(zip(self.variables.metrics, metrics, strict=True))
-        with keras.StatelessScope(mapping) as scope:
-            for metric, value_of in self._trackers():
-                metric.update_state(value_of(losses), sample_weight=size)
-        return [scope.get_current_value(v) for v in self.variables.metrics]
-
-    def _trackers(self):
-        """Pairs of a metric that tracks a loss and that loss, given all of them."""
-
-        def total(losses):
-            return losses[-1] + sum(
-                losses[index] * (1 if one.loss_weights is None else one.loss_weights)
-                for index, one in enumerate(self._losses)
-            )
-
-        yield self._model._loss_tracker, total
-        # Keras has none if there is one loss.
-        of_outputs = self._model._compile_loss.metrics if self._losses else []
-        for index, metric in enumerate(of_outputs):
-            yield metric, operator.itemgetter(index)
 
     def _measures_noise(self):
         """Whether there are gradients of two batch sizes, and a wish to know them."""

@@ -1,0 +1,46 @@
+"""`LossTrackers`: the metrics in which a Keras model keeps its losses."""
+
+import keras
+
+
+class LossTrackers:
+    """The metrics of a compiled model that only a whole batch can move.
+
+    Args:
+        model: A compiled, built Keras model.
+        losses: Its outputs' losses, see `counted_losses`.
+        variables: Those of its metrics, in the order of the values below.
+    """
+
+    def __init__(self, model, losses, variables):
+        self._weights = [
+            1.0 if one.loss_weights is None else one.loss_weights for one in losses
+        ]
+        self._total, self._variables = model._loss_tracker, variables
+        # Keras has none of them if there is one loss.
+        self._of_outputs = model._compile_loss.metrics if losses else []
+        metrics = (self._total, *self._of_outputs)
+        self._own = {id(v) for metric in metrics for v in metric.variables}
+
+    def kept(self, old, new):
+        """Of all metrics' values the new ones, but the old ones of these metrics."""
+        pairs = zip(self._variables, old, new, strict=True)
+        return [old if id(v) in self._own else new for v, old, new in pairs]
+
+    def updated(self, values, losses, size):
+        """All metrics' values after one more batch.
+
+        Args:
+            values: Those before.
+            losses: The outputs' losses of the batch, then what layers add to them.
+            size: How much the batch counts in the means.
+        """
+        total = losses[-1] + sum(
+            weight * losses[index] for index, weight in enumerate(self._weights)
+        )
+        mapping = list(zip(self._variables, values, strict=True))
+        with keras.StatelessScope(mapping) as scope:
+            self._total.update_state(total, sample_weight=size)
+            for index, metric in enumerate(self._of_outputs):
+                metric.update_state(losses[index], sample_weight=size)
+        return [scope.get_current_value(v) for v in self._variables]
