@@ -20,8 +20,12 @@ import unicodedata
 
 from absl import flags
 
+from gbn_quiet_start import quiet_start
+
+# Whoever sets it wants to read what TensorFlow writes.
+_IS_QUIET = "TF_CPP_MIN_LOG_LEVEL" not in os.environ
 # TensorFlow's notices of which instructions it was built for.
-_LOG_LEVEL = os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # TensorFlow turns oneDNN's kernels on by itself on the newest processors only; without
 # them convolutions take up to twice as long on the others.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
@@ -300,13 +304,19 @@ def main(argv: list[str] = sys.argv) -> int:
     except flags.Error as error:
         return _mistake(error)
 
-    if values["strategy"] == "multi_worker" and _LOG_LEVEL == "2":
+    if values["strategy"] == "multi_worker" and _IS_QUIET:
         # Of a machine that is lost every part of TensorFlow tells; one line is ours.
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     # Not before the flags are known to be good: they take seconds to import.
-    from gbn_keras.training import distribution, landscape, report, study, trainer
-    from gbn_keras.training.settings import Settings, UsageError
-    from gbn_keras.training.stopped import Stopped
+    with quiet_start() if _IS_QUIET else contextlib.nullcontext():
+        import tensorflow as tf
+
+        from gbn_keras.training import distribution, landscape, report, study, trainer
+        from gbn_keras.training.settings import Settings, UsageError
+        from gbn_keras.training.stopped import Stopped
+
+        if values["strategy"] != "tpu":  # Whose devices are found by its address.
+            tf.config.list_physical_devices()
 
     settings = Settings(**values)
     # Of a cluster's machines only the first one has something to report.

@@ -19,7 +19,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["gbn_keras", "gbn_keras.*"]),
-    py_modules=["gbn_train"],
+    py_modules=["gbn_quiet_start", "gbn_train"],
     entry_points={"console_scripts": ["gbn-train = gbn_train:main"]},
     package_data={"gbn_keras": ["py.typed"], "gbn_keras.training": ["page.html"]},
     install_requires=[
