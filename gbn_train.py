@@ -409,7 +409,14 @@ def _read_flags(argv):
     warnings = io.StringIO()
     try:
         with contextlib.redirect_stderr(warnings):
-            unparsed = flags.FLAGS(argv)[1:]
+            lines = flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=False)
+            # Some editors begin a file with a mark that it is in UTF-8, behind which
+            # may be another flagfile.
+            while any(line.startswith("\ufeff") for line in lines):
+                lines = [line.removeprefix("\ufeff") for line in lines]
+                lines = [line for line in lines if not line.startswith(("#", "//"))]
+                lines = flags.FLAGS.read_flags_from_files(lines, force_gnu=False)
+            unparsed = flags.FLAGS([argv[0], *lines])[1:]
     except UnicodeDecodeError as error:
         raise flags.Error(
             "--flagfile: got a file that is no text in UTF-8 "

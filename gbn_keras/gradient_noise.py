@@ -23,6 +23,12 @@ class GradientNoise:
     would be weighted by the noise, and leave the loss's reduction at its default, a sum
     over the batch divided by its number of examples.
 
+    A weight belongs to an example: its steps, pixels and outputs share it. Where there
+    are no weights it has the rank of the target, with sizes of 1 after the batch, which
+    suits losses of the target's rank and of one less; where there are, it multiplies
+    them. Several outputs get one tensor if that suits all of them, else one each, in
+    the structure of the targets.
+
     Example:
     ```python
     noise = GradientNoise(batch_size=4096, small_batch_size=128, seed=1)
@@ -81,15 +87,16 @@ class GradientNoise:
         """The data set with a weight for each example.
 
         Args:
-            dataset: A `tf.data.Dataset` of batches `(x, y)` or `(x, y, weights)`, the
-                latter's weights `(examples,)`. A batch may be smaller than
-                `batch_size`.
+            dataset: A `tf.data.Dataset` of batches `(x, y)` or `(x, y, weights)`: dense
+                targets and weights of any rank and structure, examples first. A batch
+                may be smaller than `batch_size`.
             first_update: Number of the update that the data set starts with.
             replicas: Into how many contiguous shares each batch is cut.
             shares: Which of them the data set holds, one after the other.
 
         Raises:
-            ValueError: If the elements are not pairs or triples.
+            ValueError: If the elements are not pairs or triples, or hold targets or
+                weights that are no dense tensors of known rank, examples first.
         """
         # The data set is TensorFlow's on every backend.
         import tensorflow as tf
@@ -100,9 +107,11 @@ class GradientNoise:
                 "dataset must hold pairs (x, y) or triples (x, y, sample_weight). "
                 f"Received: dataset={dataset}."
             )
+        for name, part in zip(("y", "sample_weight"), parts[1:], strict=False):
+            _refuse_without_examples(name, part)
 
         def weigh(index, batch):
-            x, y, *weights = batch
+            x, y, given = batch if len(batch) == 3 else (*batch, None)
             update = first_update + index // len(shares)
             share = shares.start + index % len(shares)
             noise = tf.random.stateless_normal(
@@ -113,13 +122,59 @@ class GradientNoise:
                 alg="philox",  # Elsewhere the default is another: the same there.
             )
             noise = tf.reshape(noise, [replicas, -1])[share]
-            noise = noise[: tf.shape(tf.nest.flatten(y)[0])[0]]
-            for given in weights:
-                noise *= tf.cast(given, noise.dtype)
-            return x, y, noise
+            first = next(part for part in tf.nest.flatten((y, x)) if part is not None)
+            noise = noise[: tf.shape(first)[0]]
+            return x, y, _weights(noise, y, given)
 
         return dataset.enumerate().map(
             weigh,
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )
+
+
+def _weights(noise, y, given):
+    """The noise, one number an example, as weights for targets and in given weights."""
+    import tensorflow as tf
+
+    def of_rank(rank):
+        return tf.reshape(noise, [-1, *(1 for _ in range(rank - 1))])
+
+    def in_weights(weights):
+        return tf.cast(weights, noise.dtype) * of_rank(weights.shape.rank)
+
+    def of_target(target, weights=None):
+        if weights is not None:
+            return in_weights(weights)
+        return None if target is None else of_rank(target.shape.rank)
+
+    if given is not None and not tf.nest.is_nested(given):
+        return in_weights(given)
+    if given is not None:
+        if any(weights is None for weights in tf.nest.flatten(given)):
+            tf.nest.assert_same_structure(y, given, check_types=False)
+            pairs = zip(tf.nest.flatten(y), tf.nest.flatten(given), strict=True)
+            return tf.nest.pack_sequence_as(given, [of_target(*pair) for pair in pairs])
+        return tf.nest.map_structure(in_weights, given)
+    ranks = {part.shape.rank for part in tf.nest.flatten(y) if part is not None}
+    # Losses have the rank of the target or one less, at least 1; weights may have that
+    # of the losses or one more.
+    if len(ranks) < 2 or ranks == {1, 2}:
+        return of_rank(max(ranks, default=1))
+    return tf.nest.map_structure(of_target, y)
+
+
+def _refuse_without_examples(name, part):
+    """Raises unless all are dense tensors that have a first axis."""
+    import tensorflow as tf
+
+    for spec in tf.nest.flatten(part):
+        if spec is None or isinstance(spec, tf.NoneTensorSpec):
+            continue
+        if not isinstance(spec, tf.TensorSpec) or not spec.shape.rank:
+            raise ValueError(
+                f"{name} must be dense tensors of known rank, examples first, for a "
+                f"weight an example. Received: {spec}. Make them dense "
+                "(`to_tensor()`, `tf.sparse.to_dense`), batch them, or set their shape "
+                "(`tf.ensure_shape`)."
+            )

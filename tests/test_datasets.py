@@ -264,6 +264,20 @@ def test_labels_that_stand_for_none_are_refused(write_dataset):
     refused("label -1", "tiny", data_dir)
 
 
+def test_a_pixel_that_is_not_finite_is_found_before_the_training(write_dataset):
+    floats = tfds.features.Image(shape=(6, 5, 1), dtype=np.float32)
+    label = tfds.features.ClassLabel(num_classes=4)
+    good = [{"image": np.zeros((6, 5, 1), np.float32), "label": 1}] * 4
+    bad = {"image": np.full((6, 5, 1), np.nan, np.float32), "label": 1}
+    data_dir = write_dataset(
+        features=tfds.features.FeaturesDict({"image": floats, "label": label}),
+        train=[*good, bad],
+        test=good,
+    )
+    message = refused("tiny", "tiny", data_dir)
+    assert "example 4 of the train split" in message and "not finite" in message
+
+
 def test_images_of_unequal_size_are_refused(write_dataset):
     mixed = [*examples(2, (6, 5, 3)), *examples(2, (7, 4, 3))]
     data_dir = write_dataset(

@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from backend import with_gradients
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from keras import ops
 
 from gbn_keras import GradientNoise
@@ -41,8 +43,9 @@ def test_the_weights_have_mean_one_and_the_variance_that_restores_the_small_batc
     assert weights.dtype == np.float32
     assert weights.mean() == pytest.approx(1, abs=4 * (15 / weights.size) ** 0.5)
     assert weights.var() == pytest.approx(15, rel=0.02)
-    given = weights_of(batches(512, 100).apply(GradientNoise(512, 32, variance=0.25)))
-    assert given.var() == pytest.approx(0.25, rel=0.03)
+    quarter = GradientNoise(512, 32, variance=0.25)
+    weights = weights_of(batches(512, 100).apply(quarter))
+    assert weights.var() == pytest.approx(0.25, rel=0.03)
 
 
 def test_as_sample_weights_they_scale_each_examples_gradient(example_gradients):
@@ -116,9 +119,9 @@ def test_a_last_batch_may_be_smaller():
 
 def test_weights_that_are_there_are_multiplied():
     noise = GradientNoise(8, 2)
-    given = batches().map(lambda x, y: (x, y, tf.range(8)))
+    weighted = batches().map(lambda x, y: (x, y, tf.range(8)))
     expected = weights_of(batches().apply(noise)) * np.arange(8)
-    np.testing.assert_allclose(weights_of(given.apply(noise)), expected, rtol=1e-6)
+    np.testing.assert_allclose(weights_of(weighted.apply(noise)), expected, rtol=1e-6)
 
 
 def test_metrics_of_a_plain_fit_are_not_weighted():
@@ -150,3 +153,130 @@ def test_wrong_arguments_are_refused_by_name():
         GradientNoise(8, 2, seed=None)
     with pytest.raises(ValueError, match="dataset must hold pairs"):
         GradientNoise(8, 2)(tf.data.Dataset.range(3))
+
+
+SHAPES = {"numbers": (), "one_hot": (3,), "steps": (4,), "image": (2, 3)}
+
+
+@st.composite
+def targets_and_weights(draw):
+    """Shapes of targets after the batch, and those of weights, each by output."""
+    names = draw(st.lists(st.sampled_from(sorted(SHAPES)), min_size=1, max_size=3))
+    weights = []
+    for name in names:
+        shape = SHAPES[name]
+        choices = [None, shape, tuple(1 for _ in shape)]
+        weights.append(draw(st.sampled_from(choices)))
+    return names, weights, draw(st.sampled_from(["list", "dict"])), draw(st.booleans())
+
+
+@given(drawn=targets_and_weights(), examples=st.integers(2, 4))
+@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+def test_an_example_has_one_weight_in_targets_of_any_rank(drawn, examples):
+    names, shapes, structure, is_weighted = drawn
+    random = np.random.default_rng(0)
+    y = [random.random((examples, *SHAPES[name]), "float32") for name in names]
+    predictions = [random.random(part.shape, "float32") for part in y]
+    own_weights = [
+        None if shape is None else random.random((examples, *shape), "float32")
+        for shape in shapes
+    ]
+
+    def pack(parts):
+        return dict(zip("abc", parts, strict=False)) if structure == "dict" else parts
+
+    data = tf.data.Dataset.from_tensors((y[0], pack(tuple(y))))
+    if is_weighted:
+        data = data.map(lambda x, y: (x, y, pack(tuple(own_weights))))
+    noise = GradientNoise(4, 1, seed=5)
+    (plain,) = weights_of(batches(examples, 1).apply(noise))
+    (_, _, found) = next(iter(data.apply(noise)))
+    if not tf.nest.is_nested(found):
+        found = pack([found] * len(names))
+    for name, target, prediction, weights, z in zip(
+        names, y, predictions, own_weights, tf.nest.flatten(found), strict=True
+    ):
+        # A loss by class numbers has the target's rank, others have one less.
+        squares = (target - prediction) ** 2
+        losses = {squares.ndim: squares}
+        if name == "one_hot" or (name == "image" and weights is None):
+            losses = {squares.ndim - 1: squares.mean(axis=-1)}
+        own = plain.reshape(-1, *(1 for _ in range(squares.ndim - 1)))
+        for values in losses.values():
+            factor = own
+            if is_weighted and weights is not None:
+                factor = own * weights
+            if factor.ndim > values.ndim:
+                if factor.shape[-1] != 1:
+                    continue  # Weights for losses of another rank.
+                factor = factor[..., 0]
+            loss = ByValue()(values, prediction, z)
+            np.testing.assert_allclose(loss, (values * factor).mean(), rtol=1e-5)
+
+
+class ByValue(keras.losses.Loss):
+    """The targets themselves."""
+
+    def call(self, y_true, y_pred):
+        """`y_true`."""
+        return y_true
+
+
+def test_weights_by_step_are_neither_transposed_nor_spread():
+    """With as many steps as examples nothing but the numbers would tell."""
+    noise = GradientNoise(4, 2)
+    (plain,) = weights_of(batches(4, 1).apply(noise))
+    steps = np.arange(16, dtype="float32").reshape(4, 4)
+    for weights in (steps, steps[:, :1], steps[:, 0]):
+        data = tf.data.Dataset.from_tensors((steps, steps, weights)).apply(noise)
+        (found,) = weights_of(data)
+        expected = weights * plain.reshape(4, *(1 for _ in weights.shape[1:]))
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_an_autoencoder_and_a_segmentation_are_trained_by_the_example():
+    """Of an update with the rate 1, by the examples' own gradients."""
+    x = np.random.default_rng(0).random((8, 4, 4, 1), "float32")
+    noise = GradientNoise(8, 2)
+    (z,) = weights_of(batches(8, 1).apply(noise))
+    for loss, y in (
+        ("mse", x),
+        ("sparse_categorical_crossentropy", (x[..., 0] > 0.5).astype("int32")),
+    ):
+        keras.utils.set_random_seed(0)
+        filters, activation = (1, None) if loss == "mse" else (2, "softmax")
+        convolution = keras.layers.Conv2D(filters, 3, activation=activation)
+        model = keras.Sequential(
+            [keras.Input((4, 4, 1)), keras.layers.ZeroPadding2D(1), convolution]
+        )
+        before = model.get_weights()
+        steps = []
+        for weights in (None, *np.eye(8, dtype="float32")):
+            model.set_weights(before)
+            model.compile(keras.optimizers.SGD(1.0), loss, run_eagerly=True)
+            data = tf.data.Dataset.from_tensors((x, y)).apply(noise)
+            if weights is None:
+                model.fit(data, verbose=0)
+            else:
+                model.train_on_batch(x, y, weights[:, None, None])
+            steps.append(before[0] - model.get_weights()[0])
+        expected = np.tensordot(z, steps[1:], 1)
+        np.testing.assert_allclose(steps[0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("what", ["ragged", "sparse", "scalar", "rank"])
+def test_what_has_no_weight_an_example_is_refused_in_a_line(what):
+    x = tf.ones([4, 3])
+    y = {
+        "ragged": tf.RaggedTensor.from_tensor(x),
+        "sparse": tf.sparse.from_dense(x),
+        "scalar": tf.constant(1.0),
+        "rank": x,
+    }[what]
+    data = tf.data.Dataset.from_tensors((x, y))
+    if what == "rank":
+        data = tf.data.Dataset.from_generator(
+            lambda: iter([(x, y)]), (tf.float32, tf.float32)
+        )
+    with pytest.raises(ValueError, match="y must be dense tensors of known rank"):
+        data.apply(GradientNoise(4, 2))

@@ -61,6 +61,32 @@ def test_a_config_says_what_it_claims_and_how_it_is_run(config):
     gbn_train.parse(["train.py", f"--flagfile={config}", "--download"])
 
 
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize(
+    "lines",
+    [
+        ["--batch_size=512", "--seed=7"],
+        ["# A comment.", "--batch_size=512", "--seed=7"],
+        ["--flagfile={inner}", "--seed=7"],
+    ],
+)
+def test_a_flagfile_of_any_editor_is_read(lines, newline, tmp_path):
+    inner, outer = tmp_path / "inner.cfg", tmp_path / "outer.cfg"
+    inner.write_text("--batch_size=512\n", "utf-8-sig", newline=newline)
+    text = "".join(f"{line.format(inner=inner)}\n" for line in lines)
+    outer.write_text(text, "utf-8-sig", newline=newline)
+    values = gbn_train.parse(["train.py", "--batch_size=64", f"--flagfile={outer}"])
+    assert (values["batch_size"], values["seed"]) == (512, 7)
+
+
+def test_a_flagfile_in_another_encoding_is_refused_in_a_line(tmp_path, capsys):
+    (tmp_path / "flags.cfg").write_text("--seed=7\n", "utf-16")
+    flags = ["train.py", f"--flagfile={tmp_path / 'flags.cfg'}"]
+    assert gbn_train.main(flags) == 2
+    error = capsys.readouterr().err
+    assert "no text in UTF-8" in error and error.count("\n") == 1
+
+
 BAD_FLAGS = [
     (["--mode=fly"], "mode", "fly"),
     (["--precision=float8"], "precision", "float8"),

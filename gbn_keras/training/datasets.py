@@ -297,6 +297,7 @@ def _read(name, builder, split, keys):
         chunks = zip(*dataset.batch(_CHUNK).as_numpy_iterator(), strict=True)
         images, labels = (np.concatenate(chunk) for chunk in chunks)
     _check_labels(name, split, labels.min())
+    _check_finite(name, split, images)
     return images, labels.astype(np.int32)
 
 
@@ -316,6 +317,21 @@ def _check_labels(name, split, smallest):
             f"--dataset: the {split} split of {name} has the label {smallest}, which "
             "stands for none. Choose a data set with labels."
         )
+
+
+def _check_finite(name, split, images):
+    if not np.issubdtype(images.dtype, np.floating):
+        return
+    for start in range(0, len(images), _CHUNK):
+        axes = tuple(range(1, images.ndim))
+        is_finite = np.isfinite(images[start : start + _CHUNK]).all(axis=axes)
+        if not is_finite.all():
+            place = start + int(is_finite.argmin())
+            raise UsageError(
+                f"--dataset: example {place:,} of the {split} split of {name} has a "
+                "pixel that is not finite, from which the loss could not be either. "
+                "Mend the data, and prepare it again."
+            )
 
 
 def _check_one_size(name, images):
