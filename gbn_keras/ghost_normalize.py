@@ -7,13 +7,15 @@ is the fastest wherever XLA compiles; `tensorflow_kernels` has what is faster wh
 TensorFlow runs op by op.
 """
 
+import dataclasses
+
 import keras
 from keras import backend, ops
 
 from gbn_keras.closed_form import ClosedForm
 
 if keras.backend.backend() == "tensorflow":
-    from gbn_keras import tensorflow_kernels
+    from gbn_keras import tensorflow_gradients, tensorflow_kernels
 elif keras.backend.backend() == "jax":
     import jax
 
@@ -130,6 +132,12 @@ def _with_gradient(form, inputs, gamma, beta, mask):
     # PyTorch's custom gradients have one output, so these stay outside.
     mean, variance = form.statistics(ops.stop_gradient(inputs), mask)
     masks = () if mask is None else (mask,)
+    if backend.backend() == "tensorflow":
+        outputs = form.normalize(inputs, gamma, beta, mean, variance)
+        operands, saved = (inputs, gamma, beta), (mean, variance, *masks)
+        rule = _ClosedFormGradient(form)
+        outputs = tensorflow_gradients.with_gradient(rule, outputs, operands, saved)
+        return outputs, mean, variance
 
     # All tensors are arguments: JAX's custom gradients take no closures.
     @ops.custom_gradient
@@ -144,3 +152,11 @@ def _with_gradient(form, inputs, gamma, beta, mask):
         return form.normalize(inputs, gamma, beta, mean, variance), gradient
 
     return normalize(inputs, gamma, beta, mean, variance, *masks), mean, variance
+
+
+@dataclasses.dataclass(frozen=True)
+class _ClosedFormGradient:
+    form: ClosedForm
+
+    def __call__(self, upstream, inputs, gamma, beta, mean, variance, *masks):
+        return self.form.gradients(upstream, inputs, gamma, mean, variance, *masks)

@@ -6,6 +6,7 @@ each ghost. Both are functions of their own, traced once a shape, so that a netw
 many layers is traced as fast as with one operation a layer.
 """
 
+import dataclasses
 import functools
 
 import tensorflow as tf
@@ -15,9 +16,14 @@ from tensorflow.python.framework import ops as framework_ops
 from tensorflow.python.ops import control_flow_util
 
 from gbn_keras.closed_form import ClosedForm
+from gbn_keras.tensorflow_gradients import with_gradient
 
 # With more, the fused kernel's calls cost more than the passes that it saves.
 _MOST_FUSED_GHOSTS = 64
+
+# The functions of so many shapes are kept: more than a network has, and few enough for
+# a process that trains ever other networks. What is left out is traced again.
+_KEPT = 64
 
 _FUSED_DTYPES = ("float32", "bfloat16", "float16")
 
@@ -49,35 +55,57 @@ def fastest_kernel(inputs, virtual_batch_size: int, axis: int, mask) -> str:
 
 def compiled(form: ClosedForm, inputs, gamma, beta, mask=None):
     """`(outputs, mean, variance)` of the closed form, compiled by XLA."""
-    functions = _compiled(form, tuple(inputs.shape), inputs.dtype)
-    forward, backward = (functools.partial(f, mask=mask) for f in functions)
-    return _with_gradient(forward, backward, inputs, gamma, beta)
+    forward, _ = _compiled(form, tuple(inputs.shape), inputs.dtype)
+    outputs, mean, variance = forward(inputs, gamma, beta, mask)
+    saved = (mean, variance) if mask is None else (mean, variance, mask)
+    outputs = with_gradient(
+        _CompiledGradient(form), outputs, (inputs, gamma, beta), saved
+    )
+    return outputs, tf.stop_gradient(mean), tf.stop_gradient(variance)
+
+
+@dataclasses.dataclass(frozen=True)
+class _CompiledGradient:
+    """Of `compiled`."""
+
+    form: ClosedForm
+
+    def __call__(self, upstream, inputs, gamma, beta, mean, variance, mask=None):
+        _, backward = _compiled(self.form, tuple(inputs.shape), inputs.dtype)
+        return backward(upstream, inputs, gamma, mean, variance, mask)
 
 
 def fused(inputs, gamma, beta, virtual_batch_size: int, epsilon: float):
     """`(outputs, mean, variance)` by the fused kernel, with the channels last."""
-    functions = _fused(tuple(inputs.shape), virtual_batch_size, epsilon)
-    return _with_gradient(*functions, inputs, gamma, beta)
+    forward, _ = _fused(tuple(inputs.shape), virtual_batch_size, epsilon)
+    outputs, mean, variance, reserved = forward(inputs, gamma, beta)
+    outputs = with_gradient(
+        _FusedGradient(virtual_batch_size, epsilon),
+        outputs,
+        (inputs, gamma, beta),
+        reserved,
+    )
+    return outputs, tf.stop_gradient(mean), tf.stop_gradient(variance)
 
 
-def _with_gradient(forward, backward, inputs, gamma, beta):
-    @tf.custom_gradient
-    def normalize(inputs, gamma, beta):
-        outputs, mean, variance, saved = forward(inputs, gamma, beta)
+@dataclasses.dataclass(frozen=True)
+class _FusedGradient:
+    """Of `fused`."""
 
-        def gradient(upstream, *_):
-            return backward(upstream, inputs, gamma, saved)
+    virtual_batch_size: int
+    epsilon: float
 
-        return (outputs, tf.stop_gradient(mean), tf.stop_gradient(variance)), gradient
-
-    return normalize(inputs, gamma, beta)
+    def __call__(self, upstream, inputs, gamma, beta, *reserved):
+        shape = tuple(inputs.shape)
+        _, backward = _fused(shape, self.virtual_batch_size, self.epsilon)
+        return backward(upstream, inputs, gamma, reserved)
 
 
 def _only_cpus():
     return all("CPU" in d.device_type for d in tf.config.list_logical_devices())
 
 
-@functools.cache
+@functools.lru_cache(_KEPT)
 def _compiled(form, shape, dtype):
     """The forward and the backward function for inputs of one shape and dtype.
 
@@ -89,16 +117,16 @@ def _compiled(form, shape, dtype):
     def forward(inputs, gamma, beta, mask):
         mean, variance = form.statistics(inputs, mask)
         outputs = form.normalize(inputs, gamma, beta, mean, variance)
-        return outputs, mean, variance, (mean, variance)
+        return outputs, mean, variance
 
     @tf.function(autograph=False, jit_compile=True)
-    def backward(upstream, inputs, gamma, saved, mask):
-        return form.gradients(upstream, inputs, gamma, *saved, mask)
+    def backward(upstream, inputs, gamma, mean, variance, mask):
+        return form.gradients(upstream, inputs, gamma, mean, variance, mask)
 
     return forward, backward
 
 
-@functools.cache
+@functools.lru_cache(_KEPT)
 def _fused(shape, virtual_batch_size, epsilon):
     """The forward and the backward function for inputs of one shape."""
     batch, *_, channels = shape
@@ -131,14 +159,15 @@ def _fused(shape, virtual_batch_size, epsilon):
             # The kernel applies Bessel's correction, unlike Keras.
             count = ghost.shape.num_elements() // channels
             variances.append(result.batch_variance * ((count - 1) / count))
-            reserved.append(result[3:])
+            reserved += result[3:]
         return join(outputs), tf.stack(means), tf.stack(variances), reserved
 
     @tf.function(autograph=False)
     def backward(upstream, inputs, gamma, reserved):
         by_inputs, by_gamma, by_beta = [], [], []
+        spaces_of_ghosts = zip(*(reserved[i::3] for i in range(3)), strict=True)
         for ghost, ghost_upstream, spaces in zip(
-            split(inputs), split(upstream), reserved, strict=True
+            split(inputs), split(upstream), spaces_of_ghosts, strict=True
         ):
             result = tf.raw_ops.FusedBatchNormGradV3(
                 y_backprop=ghost_upstream,

@@ -1,0 +1,60 @@
+"""Gradients of one's own, in graphs of TensorFlow that can be forgotten.
+
+`tf.custom_gradient` registers a function for each of its calls in a graph, and never
+forgets it: with the function it keeps the graph, and all that this holds. Memory grows
+with every model that is trained. Here a rule is registered once, for whatever graphs it
+is used in, and knows none of them.
+"""
+
+import functools
+import itertools
+
+import tensorflow as tf
+
+# No public name hands a `GradientTape` a gradient but `tf.custom_gradient`.
+from tensorflow.python.eager import record
+
+_numbers = itertools.count()
+
+
+def with_gradient(rule, outputs, operands, saved=()):
+    """The outputs, with a gradient by the operands of which `rule` knows the formula.
+
+    Args:
+        rule: `rule(upstream, *operands, *saved)` gives the gradients by the operands.
+            It is kept for good, so it holds no tensors; equal rules are kept once.
+        outputs: A tensor.
+        operands: The tensors from which it is computed.
+        saved: Tensors that the rule needs besides.
+    """
+    tensors = [outputs, *operands, *saved]
+
+    def gradient(upstream, tensors):
+        by_operands = rule(upstream, *tensors[1:])
+        return [None, *by_operands, *(None for _ in saved)]
+
+    if tf.executing_eagerly():
+        outputs = tf.identity(outputs)
+    else:
+        # For gradients that are taken of the graph, then or later.
+        names = {"IdentityN": _registered(rule, len(saved))}
+        with outputs.graph.gradient_override_map(names):
+            outputs = tf.identity_n(tensors)[0]
+    # For a tape, which knows no names.
+    record.record_operation(
+        "GhostBatches", [outputs], tensors, lambda upstream: gradient(upstream, tensors)
+    )
+    return outputs
+
+
+@functools.cache
+def _registered(rule, number_saved):
+    """The name under which TensorFlow finds the rule."""
+    name = f"GbnKerasGradient{next(_numbers)}"
+
+    @tf.RegisterGradient(name)
+    def gradient(operation, upstream, *_):
+        by_operands = rule(upstream, *operation.inputs[1:])
+        return [None, *by_operands, *(None for _ in range(number_saved))]
+
+    return name
