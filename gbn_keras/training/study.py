@@ -8,10 +8,11 @@ import pathlib
 import keras
 
 from gbn_keras.training import distribution
+from gbn_keras.training.not_finite import NotFinite
 from gbn_keras.training.plan import make_plan, model_name
 from gbn_keras.training.run_directory import (
     open_run_directory,
-    read_result,
+    read_outcome,
     with_run_dir,
 )
 from gbn_keras.training.settings import Settings, UsageError
@@ -65,7 +66,8 @@ def run_study(settings: Settings) -> pathlib.Path | None:
     """Trains every arm with every seed, where an arm may be a batch size.
 
     Trainings that are finished in the run directory are not run again, so an
-    interrupted study goes on where it was, and more seeds can be added.
+    interrupted study goes on where it was, and more seeds can be added. One that
+    diverges is recorded as such, and the next one begins.
 
     Args:
         settings: Of mode `study`, those of the last arm; of mode `sweep`, those that
@@ -90,7 +92,7 @@ def run_study(settings: Settings) -> pathlib.Path | None:
         for seed in range(settings.seed, settings.seed + settings.seeds):
             for arm, arm_settings in arms.items():
                 arm_dir = arm_directory(run_dir, arm, seed)
-                if distribution.agree(strategy, bool(read_result(arm_dir))):
+                if distribution.agree(strategy, bool(read_outcome(arm_dir))):
                     continue
                 if is_chief:
                     print(f"\n{arm}, seed {seed}", flush=True)
@@ -98,7 +100,11 @@ def run_study(settings: Settings) -> pathlib.Path | None:
                     arm_settings, run_dir=os.fspath(arm_dir), seed=seed
                 )
                 callbacks = (RunProgress(),) if is_chief else ()
-                train(arm_settings, data, callbacks, verbose=0)
+                try:
+                    train(arm_settings, data, callbacks, verbose=0)
+                except NotFinite as error:
+                    if is_chief:
+                        print(error.in_short, flush=True)
     return run_dir if is_chief else None
 
 
