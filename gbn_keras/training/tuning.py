@@ -15,6 +15,7 @@ from keras_tuner.engine.base_tuner import BaseTuner
 from gbn_keras.training import distribution, models, search_cluster
 from gbn_keras.training.not_finite import NotFinite
 from gbn_keras.training.plan import make_plan, model_name
+from gbn_keras.training.progress import RunProgress, outcome_line
 from gbn_keras.training.run_directory import (
     PLAN,
     digest,
@@ -26,7 +27,6 @@ from gbn_keras.training.run_directory import (
 )
 from gbn_keras.training.search_space import SearchSpace
 from gbn_keras.training.settings import Settings, UsageError
-from gbn_keras.training.study import RunProgress
 from gbn_keras.training.trainer import load_data, train
 
 TRIALS = "tune.csv"
@@ -105,9 +105,11 @@ class TrainingHyperModel(keras_tuner.HyperModel):
         """
         outcome = self.outcome(hp)
         if outcome is None:
-            callbacks = (RunProgress(),) if self._verbose else ()
-            with contextlib.suppress(NotFinite):
-                train(self.settings(hp), self._data, callbacks, verbose=0)
+            settings = self.settings(hp)
+            progress = RunProgress(settings.max_updates)
+            callbacks = (progress,) if self._verbose else ()
+            with contextlib.suppress(NotFinite), contextlib.closing(progress):
+                train(settings, self._data, callbacks, verbose=0)
             outcome = self.outcome(hp)
         if "diverged" in outcome:
             return {"val_accuracy": _WORST}
@@ -271,12 +273,7 @@ class _Tuner(BaseTuner):
         except Exception as error:
             # keras-tuner would count the trial as failed, and go on.
             raise keras_tuner.errors.FatalError from error
-        print(
-            outcome["reason"]
-            if "diverged" in outcome
-            else f"validation accuracy {100 * outcome['accuracy']:.2f} %",
-            flush=True,
-        )
+        print(outcome_line(outcome), flush=True)
         return scores
 
     def table(self) -> pd.DataFrame:
