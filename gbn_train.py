@@ -330,7 +330,8 @@ def main(argv: list[str] = sys.argv) -> int:
             if run_dir:
                 is_study = settings.mode == "study"
                 tell = report.report_study if is_study else report.report_sweep
-                print(f"\n{tell(run_dir)}\n\n{run_dir}")
+                print(f"\n{tell(run_dir)}\n\n{run_dir}", flush=True)
+                report.stop_if_all_diverged(run_dir)
         elif settings.mode == "landscape":
             print(landscape.measure_landscape(settings))
         elif settings.mode == "tune":
@@ -338,7 +339,9 @@ def main(argv: list[str] = sys.argv) -> int:
 
             run_dir = tuning.tune(settings)
             if run_dir:
-                print(f"\n{search_report.report_search(run_dir)}\n\n{run_dir}")
+                told = search_report.report_search(run_dir)
+                print(f"\n{told}\n\n{run_dir}", flush=True)
+                report.stop_if_all_diverged(run_dir)
         elif result := trainer.train(settings):
             run_dir = pathlib.Path(result["settings"]["run_dir"])
             report.report_run(run_dir)

@@ -76,7 +76,7 @@ class World:
             assert not out, out
             assert not changed
         elif code == 3:  # Its rate was too high, which only training can tell.
-            assert err.startswith("\nstopped: update ") and err.count("\n") == 2, err
+            assert re.fullmatch("\nstopped: (update|all) .*\n", err), err
         else:
             assert code in (0, "reached"), err
         self.outcomes[reason(code, err)] += 1
@@ -115,7 +115,8 @@ def run(command, folder):
 
 def reason(code, err):
     if code != 2:
-        return {0: "ran to the end", "reached": "would have trained"}[code]
+        ends = {0: "ran to the end", 3: "diverged", "reached": "would have trained"}
+        return ends[code]
     flag = re.match(r"error: (?:flag )?(--\w+)", err)
     return f"refused: {flag[1] if flag else ' '.join(err.split()[1:4])}"
 

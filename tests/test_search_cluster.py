@@ -1,6 +1,7 @@
 """Searches in processes of their own: killed ones, and a chief with its workers."""
 
 import contextlib
+import itertools
 import os
 import pathlib
 import socket
@@ -41,9 +42,9 @@ def program(*flags, log, **environment):
 
 
 def finished(run_dir):
-    """The trials that are finished, and when they were."""
-    files = run_dir.glob("trials/*/result.json")
-    return {file: file.stat().st_mtime_ns for file in files}
+    """The trials that are finished or diverged, and when they were."""
+    files = (run_dir.glob(f"trials/*/{name}.json") for name in ("result", "diverged"))
+    return {file: file.stat().st_mtime_ns for file in itertools.chain(*files)}
 
 
 def wait_for(condition, seconds=120):
@@ -80,6 +81,8 @@ def test_two_workers_find_what_one_process_finds_even_if_one_is_lost(tmp_path):
     flags = (
         *("--mode=tune", "--tuner=random", "--trials=5", "--trial_updates=48"),
         *(*SPACE, "--lost_after=20"),
+        # Some of the trials diverge, which is no reason to lose a worker.
+        *("--search=lr_scaling:sqrt,1e30", "--clipnorm=0"),
     )
     alone, shared, log = (tmp_path / name for name in ("alone", "shared", "log"))
     port = str(free_ports(1)[0])
@@ -99,6 +102,7 @@ def test_two_workers_find_what_one_process_finds_even_if_one_is_lost(tmp_path):
         assert process.wait(timeout=240) == 0, log.read_text()
     assert len(finished(shared)) == 5
     pd.testing.assert_frame_equal(found(shared), found(alone))
+    assert found(shared)["diverged_at"].notna().any()
     flagfiles = [
         (run_dir / "best.cfg").read_text().split("--mode")[1]
         for run_dir in (shared, alone)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from gbn_keras.analysis.weight_distance import fit_distance
 from gbn_keras.training import paper, pictures
-from gbn_keras.training.run_directory import read_flags, read_result
+from gbn_keras.training.run_directory import read_flags, read_outcome, read_result
 from gbn_keras.training.study import ARMS, arm_directory
 
 
@@ -20,7 +20,8 @@ class Comparison:
     Attributes:
         settings: Network, data set and batch sizes, as the flagfile has them.
         directories: Of each arm, where its trainings are or will be, one for each seed.
-        results: Of each arm that has any, those of its finished trainings.
+        results: Of each arm that has any, those of its trainings that are over,
+            finished or diverged: see `read_outcome`.
         curves: Of each arm that has any, the metrics of its finished trainings in one
             table; if none is finished, of those that have begun.
         distances: Of each arm, of its first seed, the distance of the weights, if it
@@ -88,9 +89,9 @@ def read_comparison(run_dir: pathlib.Path) -> Comparison:
         settings,
         directories,
         {
-            arm: list(map(read_result, paths))
-            for arm, paths in finished.items()
-            if paths
+            arm: outcomes
+            for arm, paths in directories.items()
+            if (outcomes := [one for path in paths if (one := read_outcome(path))])
         },
         {arm: pd.concat(metrics) for arm, metrics in curves.items() if metrics},
         {
@@ -104,30 +105,42 @@ def read_comparison(run_dir: pathlib.Path) -> Comparison:
 def read_metrics(run_dir: pathlib.Path) -> pd.DataFrame | None:
     """A row for each epoch of a training; `None` if none has ended yet."""
     file = run_dir / "metrics.csv"
-    # Keras makes the file when it begins.
-    return pd.read_csv(file) if file.exists() and file.stat().st_size else None
+    if not file.exists() or not file.stat().st_size:
+        return None
+    # The file has its heads when the training begins.
+    metrics = pd.read_csv(file)
+    return None if metrics.empty else metrics
 
 
 def study_table(results: dict[str, list[dict]]) -> pd.DataFrame:
     """A row for each arm, from the results of its seeds.
 
     Accuracies are in percent; the deviation is the sample's, over the seeds. The
-    paper's column is there if the paper has the network and the data set.
+    paper's column is there if the paper has the network and the data set. If trainings
+    diverged, there are two columns more: `diverged`, how many seeds did, and
+    `diverged_at`, the update of the first. All else is of the others, if there are any.
     """
     rows = {}
-    for arm, runs in results.items():
-        accuracy = 100 * pd.Series([run["accuracy"] for run in runs])
+    for arm, outcomes in results.items():
+        diverged = [one["diverged"] for one in outcomes if "diverged" in one]
+        runs = [one for one in outcomes if "diverged" not in one] or outcomes
+        accuracy = 100 * pd.Series([run.get("accuracy", np.nan) for run in runs])
         settings = runs[0]["settings"]
         rows[arm] = {
             "batch_size": settings["batch_size"],
             "accuracy_mean": accuracy.mean(),
             "accuracy_deviation": accuracy.std(),
-            "seeds": len(runs),
+            "seeds": len(outcomes),
             "updates": runs[0]["updates"],
             "samples": runs[0]["samples"],
             "wall_seconds": sum(run["wall_seconds"] for run in runs) / len(runs),
         }
+        if diverged:
+            rows[arm] |= {"diverged": len(diverged), "diverged_at": min(diverged)}
     table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("arm")
+    if "diverged" in table:
+        table["diverged"] = table["diverged"].fillna(0).astype(int)
+        table["diverged_at"] = table["diverged_at"].astype("Int64")
     # The last arm's settings are the study's.
     wanted = paper.arms(settings)
     if set(rows) <= set(wanted):
@@ -140,17 +153,20 @@ def as_shown(table: pd.DataFrame) -> pd.DataFrame:
     seeds = sorted(set(table["seeds"]))
     number = f", {seeds[0]} seed{'s' * (seeds[0] > 1)}" if len(seeds) == 1 else ""
     shown = pd.DataFrame({"batch": table["batch_size"].map("{:,}".format)})
-    shown[f"accuracy %{number}"] = [
-        f"{row.accuracy_mean:.2f}"
-        + (f" ± {row.accuracy_deviation:.2f}" if row.seeds > 1 else "")
-        for row in table.itertuples()
-    ]
+    shown[f"accuracy %{number}"] = list(map(_accuracy, table.itertuples()))
     if "paper_accuracy" in table:
         shown["paper %"] = table["paper_accuracy"].map("{:.2f}".format)
         difference = table["accuracy_mean"] - table["paper_accuracy"]
-        shown["difference"] = difference.map("{:+.2f}".format)
+        difference = difference.map("{:+.2f}".format, na_action="ignore")
+        shown["difference"] = difference.fillna("")
     if not number:
         shown["seeds"] = table["seeds"].map(str)
+    if "diverged" in table and table["accuracy_mean"][table["diverged"] > 0].any():
+        # Some seeds of an arm, where the others make its mean.
+        shown["diverged"] = [
+            f"{row.diverged} of {row.seeds}" if row.diverged else ""
+            for row in table.itertuples()
+        ]
     shown["updates"] = table["updates"].map("{:,}".format)
     shown["samples"] = table["samples"].map("{:,}".format)
     shown["seconds"] = table["wall_seconds"].map("{:,.1f}".format)
@@ -163,6 +179,16 @@ def as_shown(table: pd.DataFrame) -> pd.DataFrame:
             for row in table.itertuples()
         ]
     return shown.rename_axis(None)
+
+
+def _accuracy(row):
+    """An arm's accuracy, or that it has none, as it is shown."""
+    if np.isnan(row.accuracy_mean):
+        return f"diverged at update {row.diverged_at:,}"
+    text = f"{row.accuracy_mean:.2f}"
+    if np.isfinite(row.accuracy_deviation):
+        text += f" ± {row.accuracy_deviation:.2f}"
+    return text
 
 
 def weight_distance(run_dir: pathlib.Path) -> tuple:

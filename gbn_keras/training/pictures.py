@@ -191,8 +191,11 @@ def landscape(table: pd.DataFrame, fits: dict, title: str, directions: int) -> F
 def search(trials: pd.DataFrame, searched: list[str], settings: dict) -> Figure:
     """Validation accuracy of a search's trials, by each of the flags that it varied.
 
+    Trials that diverged are crosses at the bottom.
+
     Args:
-        trials: A row for each trial, the best one first.
+        trials: A row for each trial, the best one first; those that diverged have no
+            accuracy.
         searched: The columns of the flags.
         settings: Of the search.
     """
@@ -200,7 +203,8 @@ def search(trials: pd.DataFrame, searched: list[str], settings: dict) -> Figure:
     rows = -(-len(searched) // columns)
     figure = Figure(figsize=(3.5 * columns, 3 * rows + 0.5), layout="constrained")
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False)
-    accuracy, shade = trials["accuracy"], np.log10(trials["updates"])
+    accuracy, has_one = trials["accuracy"], trials["accuracy"].notna()
+    shade = np.log10(trials["updates"][has_one])
     points = {"c": shade, "cmap": "Greys", "vmin": shade.min() - 0.5}
     for axes, name in zip(panels.flat, searched, strict=False):
         values = trials[name]
@@ -208,7 +212,7 @@ def search(trials: pd.DataFrame, searched: list[str], settings: dict) -> Figure:
             tried = sorted(set(values))
             axes.set_xticks(range(len(tried)), tried)
             # Side by side, where trials are equal in accuracy, too.
-            equal = trials.groupby([name, "accuracy"])[name]
+            equal = trials.groupby([name, "accuracy"], dropna=False)[name]
             number = equal.transform("size")
             apart = np.minimum(0.08, 0.6 / number)
             place = apart * (equal.cumcount() - (number - 1) / 2)
@@ -218,9 +222,16 @@ def search(trials: pd.DataFrame, searched: list[str], settings: dict) -> Figure:
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
             axes.xaxis.set_minor_formatter(lambda *_: "")
-        axes.scatter(values, accuracy, vmax=shade.max(), alpha=0.7, zorder=2, **points)
-        best = values.iloc[0], accuracy.iloc[0]
-        axes.plot(*best, "o", color="tab:red", fillstyle="none", markersize=12)
+        if has_one.any():
+            shown = values[has_one], accuracy[has_one]
+            axes.scatter(*shown, vmax=shade.max(), alpha=0.7, zorder=2, **points)
+            best = values.iloc[0], accuracy.iloc[0]
+            axes.plot(*best, "o", color="tab:red", fillstyle="none", markersize=12)
+        at_bottom = {"transform": axes.get_xaxis_transform(), "clip_on": False}
+        axes.scatter(
+            *(values[~has_one], [0] * sum(~has_one)),
+            **(at_bottom | {"marker": "x", "color": "tab:red", "zorder": 3}),
+        )
         axes.set_xlabel(name)
         axes.margins(x=0.15)
         axes.grid(alpha=0.3)
@@ -231,6 +242,8 @@ def search(trials: pd.DataFrame, searched: list[str], settings: dict) -> Figure:
     title = f"{_title(settings)}: {len(trials)} trials, circled the best"
     if len(set(shade)) > 1:
         title += "; the darker, the more updates"
+    if not has_one.all():
+        title += "; crosses diverged"
     figure.suptitle(title, fontsize="medium")
     return figure
 

@@ -16,8 +16,9 @@ from gbn_keras.training.comparison import (
     read_metrics,
     weight_distance,
 )
+from gbn_keras.training.not_finite import AllDiverged
 from gbn_keras.training.page import page
-from gbn_keras.training.run_directory import read_result, write_whole
+from gbn_keras.training.run_directory import RESULT, read_result, write_whole
 from gbn_keras.training.settings import UsageError
 from gbn_keras.training.summary import summarize
 
@@ -56,6 +57,20 @@ def _report_comparison(run_dir, name):
     for file, picture in comparison.pictures().items():
         pictures.save(picture, run_dir, file)
     return as_shown(table).to_string()
+
+
+def stop_if_all_diverged(run_dir: pathlib.Path) -> None:
+    """For after a study's, a sweep's or a search's report, which shows what diverged.
+
+    Raises:
+        AllDiverged: If none of its trainings is finished.
+    """
+    if not any(run_dir.glob(f"*/*/{RESULT}")):
+        raise AllDiverged(
+            "all trainings diverged, so there is nothing to choose or compare. Begin "
+            "in another folder with lower learning rates, or with --warmup_updates or "
+            "--clipnorm."
+        )
 
 
 def report_page(

@@ -17,6 +17,7 @@ from gbn_keras.whole_file import whole_file
 FLAGFILE = "flags.cfg"
 PLAN = "plan.txt"
 RESULT = "result.json"
+DIVERGED = "diverged.json"
 
 _LOCK = "lock"
 
@@ -117,7 +118,19 @@ def read_flags(path: pathlib.Path) -> dict[str, str]:
 
 def read_result(path: pathlib.Path) -> dict | None:
     """The result of a finished run; `None` if the run is not finished."""
-    file = path / RESULT
+    return _read_record(path / RESULT)
+
+
+def read_outcome(path: pathlib.Path) -> dict | None:
+    """What a run came to: its result, or how it diverged; `None` if it is not over.
+
+    What a diverged run leaves has no `accuracy` and no `loss`, but `diverged`, the
+    update that was not finite.
+    """
+    return read_result(path) or _read_record(path / DIVERGED)
+
+
+def _read_record(file):
     try:
         return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
     except (OSError, ValueError) as error:
@@ -130,6 +143,12 @@ def read_result(path: pathlib.Path) -> dict | None:
 def write_result(path: pathlib.Path, result: dict) -> None:
     """Marks the run in this folder as finished."""
     write_whole(path / RESULT, json.dumps(result, indent=2) + "\n")
+    (path / DIVERGED).unlink(missing_ok=True)
+
+
+def write_divergence(path: pathlib.Path, record: dict) -> None:
+    """Marks the run in this folder as diverged, for a study or a search to go on."""
+    write_whole(path / DIVERGED, json.dumps(record, indent=2) + "\n")
 
 
 def write_whole(path: pathlib.Path, text: str) -> None:

@@ -9,10 +9,10 @@ from gbn_keras.training import pictures
 from gbn_keras.training.run_directory import (
     FLAGFILE,
     read_flags,
-    read_result,
+    read_outcome,
     write_whole,
 )
-from gbn_keras.training.tuning import TRIALS
+from gbn_keras.training.tuning import TRIALS, best_first, trial_row
 
 BEST = "best.cfg"
 PICTURE = "tune.png"
@@ -23,12 +23,25 @@ _NOT_OF_A_TRAINING = {
     *("lost_after", "seeds"),
 }
 _SHOWN = 20
-_MEASURED = ("trial", "accuracy", "updates", "samples", "wall_seconds", "run_dir")
+_MEASURED = (
+    *("trial", "accuracy", "updates", "samples", "wall_seconds", "run_dir"),
+    "diverged_at",
+)
 
 
 def report_search(run_dir: pathlib.Path) -> str:
-    """Writes a search's `best.cfg` and picture; returns its table as text."""
+    """Writes a search's `best.cfg` and picture; returns its table as text.
+
+    There is no best trial where all diverged.
+    """
     trials = read_trials(run_dir)
+    if trials["accuracy"].notna().any():
+        _write_best(run_dir, trials)
+    pictures.save(search_picture(run_dir, trials), run_dir, PICTURE)
+    return as_shown(trials).to_string()
+
+
+def _write_best(run_dir, trials):
     best = trials.iloc[0]
     flags = read_flags(trial_directory(run_dir, best))
     flagfile = run_dir / BEST
@@ -44,8 +57,6 @@ def report_search(run_dir: pathlib.Path) -> str:
             if name not in _NOT_OF_A_TRAINING
         ),
     )
-    pictures.save(search_picture(run_dir, trials), run_dir, PICTURE)
-    return as_shown(trials).to_string()
 
 
 def read_trials(run_dir: pathlib.Path) -> pd.DataFrame:
@@ -63,18 +74,12 @@ def read_trials(run_dir: pathlib.Path) -> pd.DataFrame:
         if flag.startswith("--search=")
     ]
     rows = [
-        {
-            "trial": path.name,
-            **{name: result["settings"][name] for name in searched},
-            "accuracy": 100 * result["accuracy"],
-            **{name: result[name] for name in ("updates", "samples", "wall_seconds")},
-            "run_dir": str(path),
-        }
+        {"trial": path.name, **trial_row(outcome, searched, str(path))}
         for path in (run_dir / "trials").glob("*")
-        if (result := read_result(path))
+        if (outcome := read_outcome(path))
     ]
-    trials = pd.DataFrame(rows, columns=[*_MEASURED[:1], *searched, *_MEASURED[1:]])
-    return trials.sort_values(["accuracy", "samples"], ascending=[False, True])
+    columns = [*_MEASURED[:1], *searched, *_MEASURED[1:-1]]
+    return best_first(pd.DataFrame(rows, columns=None if rows else columns))
 
 
 def trial_directory(run_dir: pathlib.Path, trial: pd.Series) -> pathlib.Path:
@@ -90,7 +95,13 @@ def search_picture(run_dir: pathlib.Path, trials: pd.DataFrame) -> Figure:
 def as_shown(trials: pd.DataFrame) -> pd.DataFrame:
     """The best trials for readers, by trial: units in the heads, rounded figures."""
     trials = trials.head(_SHOWN)
-    shown = pd.DataFrame({"accuracy %": trials["accuracy"].map("{:.2f}".format)})
+    accuracy = trials["accuracy"].map("{:.2f}".format)
+    if "diverged_at" in trials:
+        diverged = trials["accuracy"].isna()
+        accuracy[diverged] = trials["diverged_at"][diverged].map(
+            "diverged at update {:,.0f}".format
+        )
+    shown = pd.DataFrame({"accuracy %": accuracy})
     for name in ("updates", "samples"):
         shown[name] = trials[name].map("{:,}".format)
     shown["seconds"] = trials["wall_seconds"].map("{:.1f}".format)

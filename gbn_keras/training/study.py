@@ -4,14 +4,15 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-
-import keras
+import time
 
 from gbn_keras.training import distribution
+from gbn_keras.training.not_finite import NotFinite
 from gbn_keras.training.plan import make_plan, model_name
+from gbn_keras.training.progress import Pace, RunProgress, outcome_line
 from gbn_keras.training.run_directory import (
     open_run_directory,
-    read_result,
+    read_outcome,
     with_run_dir,
 )
 from gbn_keras.training.settings import Settings, UsageError
@@ -65,7 +66,8 @@ def run_study(settings: Settings) -> pathlib.Path | None:
     """Trains every arm with every seed, where an arm may be a batch size.
 
     Trainings that are finished in the run directory are not run again, so an
-    interrupted study goes on where it was, and more seeds can be added.
+    interrupted study goes on where it was, and more seeds can be added. One that
+    diverges is recorded as such, and the next one begins.
 
     Args:
         settings: Of mode `study`, those of the last arm; of mode `sweep`, those that
@@ -86,19 +88,35 @@ def run_study(settings: Settings) -> pathlib.Path | None:
     settings, arms = prepare(settings, data.examples, strategy.num_replicas_in_sync)
     settings = with_run_dir(settings)
     run_dir = pathlib.Path(settings.run_dir)
+    seeds = range(settings.seed, settings.seed + settings.seeds)
+    replicas = strategy.num_replicas_in_sync
+    plans = {arm: make_plan(one, data.examples, replicas) for arm, one in arms.items()}
+    pace = Pace()
     with open_run_directory(settings) if is_chief else contextlib.nullcontext():
-        for seed in range(settings.seed, settings.seed + settings.seeds):
-            for arm, arm_settings in arms.items():
-                arm_dir = arm_directory(run_dir, arm, seed)
-                if distribution.agree(strategy, bool(read_result(arm_dir))):
-                    continue
-                if is_chief:
-                    print(f"\n{arm}, seed {seed}", flush=True)
-                arm_settings = dataclasses.replace(
-                    arm_settings, run_dir=os.fspath(arm_dir), seed=seed
-                )
-                callbacks = (RunProgress(),) if is_chief else ()
+        to_do = [
+            (arm, seed, arm_dir)
+            for seed in seeds
+            for arm in arms
+            if (arm_dir := arm_directory(run_dir, arm, seed))
+            and not distribution.agree(strategy, bool(read_outcome(arm_dir)))
+        ]
+        for number, (arm, seed, arm_dir) in enumerate(to_do, 1):
+            if is_chief:
+                print(f"\n{arm}, seed {seed}", flush=True)
+            arm_settings = dataclasses.replace(
+                arms[arm], run_dir=os.fspath(arm_dir), seed=seed
+            )
+            progress, began = RunProgress(settings.max_updates), time.monotonic()
+            with contextlib.suppress(NotFinite), contextlib.closing(progress):
+                callbacks = (progress,) if is_chief else ()
                 train(arm_settings, data, callbacks, verbose=0)
+            if is_chief:
+                outcome, plan = read_outcome(arm_dir), plans[arm]
+                if "diverged" not in outcome:
+                    seconds = time.monotonic() - began
+                    pace.add(plan, seconds, progress.seconds_per_update)
+                left = pace.left([plans[one] for one, *_ in to_do[number:]])
+                print(f"{arm}, seed {seed}: {outcome_line(outcome)}{left}", flush=True)
     return run_dir if is_chief else None
 
 
@@ -148,22 +166,3 @@ def _check_all(arms, examples, replicas):
     """Tells a mistake in one of the arms before the first is trained."""
     for arm in arms.values():
         make_plan(arm, examples, replicas)
-
-
-class RunProgress(keras.callbacks.Callback):
-    """Keras's progress bar over a whole training rather than an epoch."""
-
-    _SHOWN = ("loss", "val_accuracy")
-
-    def on_train_begin(self, logs=None):
-        """Starts the bar, where the training starts."""
-        self._done = int(self.model.optimizer.iterations.numpy())
-        updates = self.params["epochs"] * self.params["steps"]
-        self._bar = keras.utils.Progbar(
-            updates, unit_name="update", stateful_metrics=self._SHOWN, interval=1
-        )
-
-    def on_epoch_end(self, epoch, logs=None):
-        """Moves the bar."""
-        self._done += self.params["steps"]
-        self._bar.update(self._done, [(k, logs[k]) for k in self._SHOWN if k in logs])

@@ -10,7 +10,12 @@ from matplotlib.figure import Figure
 
 from gbn_keras.analysis.landscape import AlphaFit
 from gbn_keras.training import comparison, paper, pictures, search_report
-from gbn_keras.training.run_directory import FLAGFILE, PLAN, read_flags, read_result
+from gbn_keras.training.run_directory import (
+    FLAGFILE,
+    PLAN,
+    read_flags,
+    read_outcome,
+)
 from gbn_keras.training.settings import UsageError
 
 _CAPTIONS = {
@@ -22,7 +27,7 @@ _CAPTIONS = {
     "weight_distance.png": "Distance of the weights from where they started, by "
     "update, with a logarithm and a power law fitted to it.",
     "tune.png": "Validation accuracy of the trials by each of the flags that were "
-    "searched.",
+    "searched; crosses are trials that diverged.",
     "landscape.png": "How much the loss differs at a distance from the weights.",
 }
 _ARMS = (
@@ -111,12 +116,16 @@ def summarize(run_dir: pathlib.Path) -> Summary:
 
 def _add_training(summary):
     run_dir = summary.run_dir
-    result, metrics = read_result(run_dir), comparison.read_metrics(run_dir)
+    result, metrics = read_outcome(run_dir), comparison.read_metrics(run_dir)
     summary.plan = _plans({"": run_dir})
     if metrics is not None:
         _add_pictures(summary, {"training.png": pictures.training(metrics)})
     if result is None:
         summary.unfinished = _so_far(metrics)
+        return
+    if "diverged" in result:
+        summary.unfinished = f"{result['reason']}."
+        summary.environment = _environment([result])
         return
     settings = result["settings"]
     summary.headlines = [
@@ -150,8 +159,10 @@ def _add_comparison(summary):
         summary.unfinished = f"{len(results)} of {wanted} trainings are finished."
     if not results:
         return
-    shown = comparison.as_shown(arms.table())
-    accuracy = shown[shown.columns[1]]
+    table = arms.table()
+    shown = comparison.as_shown(table)
+    has_one = table["accuracy_mean"].notna()
+    accuracy = shown[shown.columns[1]][has_one]
     if arms.is_sweep:
         summary.tables = [Table("The batch sizes", shown)]
         names = {arm: arm for arm in accuracy.index}
@@ -168,7 +179,11 @@ def _add_comparison(summary):
         for arm, name in names.items()
         if arm in accuracy
     ]
-    summary.headlines = [f"Validation accuracy: {', '.join(means)}."]
+    if means:
+        summary.headlines = [f"Validation accuracy: {', '.join(means)}."]
+    if not has_one.all():
+        diverged = ", ".join(table.index[~has_one])
+        summary.headlines.append(f"Every training diverged of: {diverged}.")
     summary.environment = _environment(results)
 
 
@@ -182,9 +197,12 @@ def _add_search(summary):
         return
     best = trials.iloc[0]
     shown = search_report.as_shown(trials)
+    has_best = pd.notna(best["accuracy"])
     summary.headlines = [
         f"Best of {len(trials)} trials: validation accuracy {best['accuracy']:.2f} % "
         f"after {best['updates']:,} updates and {best['samples']:,} samples."
+        if has_best
+        else f"All {len(trials)} trials diverged."
     ]
     which = f"The best {len(shown)} of " if len(shown) < len(trials) else ""
     summary.tables = [Table(f"{which}{len(trials)} trials, the best one first", shown)]
@@ -193,8 +211,9 @@ def _add_search(summary):
     folders = [
         search_report.trial_directory(run_dir, row) for _, row in trials.iterrows()
     ]
-    summary.plan |= _plans({"the best trial": folders[0]})
-    summary.environment = _environment(map(read_result, folders))
+    if has_best:
+        summary.plan |= _plans({"the best trial": folders[0]})
+    summary.environment = _environment(map(read_outcome, folders))
 
 
 def _add_landscape(summary):

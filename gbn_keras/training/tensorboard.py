@@ -67,6 +67,7 @@ class TensorBoardLog(keras.callbacks.Callback):
         self._every = max(1, plan.updates // _POINTS)
         self._learning_rate = compiled(plan.learning_rate)
         self._events = {}
+        self._profiler = None
         self._began = None
         self._trains = False
 
@@ -80,6 +81,8 @@ class TensorBoardLog(keras.callbacks.Callback):
         with contextlib.ExitStack() as stack:  # All of them, if one cannot be written.
             while self._events:
                 stack.callback(self._events.popitem()[1].close)
+            if self._profiler:  # The process has one, and may train again.
+                self._profiler.stop()
 
     def on_train_begin(self, logs=None):
         """Starts the files, or goes on with them."""

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import math
 import os
 import pathlib
 import platform
@@ -16,13 +17,14 @@ from gbn_keras.gradient_noise import GradientNoise
 from gbn_keras.training import datasets, distribution, models
 from gbn_keras.training.checkpoint import Checkpointing, Checkpoints, State
 from gbn_keras.training.large_batch_model import LargeBatchModel, smallest_micro_batch
-from gbn_keras.training.not_finite import StopIfNotFinite
+from gbn_keras.training.not_finite import NotFinite, StopIfNotFinite
 from gbn_keras.training.plan import make_plan, model_name
 from gbn_keras.training.run_directory import (
     PLAN,
     open_run_directory,
     read_result,
     with_run_dir,
+    write_divergence,
     write_result,
     write_whole,
 )
@@ -164,6 +166,8 @@ def _run(plan, strategy, data, callbacks, verbose, signals):
     with contextlib.ExitStack() as files:
         for reporter in reporters:
             files.callback(reporter.close)
+        if is_chief:
+            files.enter_context(_recorded(run_dir, plan, checkpointing))
         if done < plan.updates:
             model.fit(
                 distribution.distribute(
@@ -186,6 +190,9 @@ def _run(plan, strategy, data, callbacks, verbose, signals):
             verbose=0,
             return_dict=True,
         )
+        if not math.isfinite(scores["loss"]):  # The last update made it so.
+            what = f"the validation loss after it is {scores['loss']:g}"
+            raise NotFinite(plan.updates, what)
 
     # Report.
     updates = int(model.optimizer.iterations.numpy())
@@ -197,10 +204,7 @@ def _run(plan, strategy, data, callbacks, verbose, signals):
         "samples": plan.updates * settings.batch_size,
         "high_rate_updates": plan.high_rate_updates,
         "wall_seconds": round(checkpointing.seconds, 2),
-        "seed": settings.seed,
-        "settings": dataclasses.asdict(settings),
-        "versions": _versions(),
-        "hardware": {**_hardware(), "replicas": replicas},
+        **_circumstances(plan),
     }
     if settings.noise_scale:
         result["noise_scale"] = _noise_scale(model.gradient_moments, plan, updates)
@@ -348,6 +352,34 @@ def _noise_scale(moments, plan, updates):
     )
     known = dataclasses.asdict(estimate) if estimate else {}
     return {**known, "advice": advice}
+
+
+@contextlib.contextmanager
+def _recorded(run_dir, plan, checkpointing):
+    """Leaves a record of a training that diverges."""
+    try:
+        yield
+    except NotFinite as error:
+        record = {
+            "diverged": error.update,
+            "reason": error.in_short,
+            "updates": error.update,
+            "samples": error.update * plan.settings.batch_size,
+            "wall_seconds": round(checkpointing.seconds, 2),
+            **_circumstances(plan),
+        }
+        write_divergence(run_dir, record)
+        raise
+
+
+def _circumstances(plan):
+    """With what, and where, a training was made."""
+    return {
+        "seed": plan.settings.seed,
+        "settings": dataclasses.asdict(plan.settings),
+        "versions": _versions(),
+        "hardware": {**_hardware(), "replicas": plan.replicas},
+    }
 
 
 def _versions():

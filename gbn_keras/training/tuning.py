@@ -13,22 +13,27 @@ from keras_tuner import oracles
 from keras_tuner.engine.base_tuner import BaseTuner
 
 from gbn_keras.training import distribution, models, search_cluster
+from gbn_keras.training.not_finite import NotFinite
 from gbn_keras.training.plan import make_plan, model_name
+from gbn_keras.training.progress import RunProgress, outcome_line
 from gbn_keras.training.run_directory import (
     PLAN,
     digest,
     open_run_directory,
-    read_result,
+    read_outcome,
     refuse_other_flags,
     with_run_dir,
     write_whole,
 )
 from gbn_keras.training.search_space import SearchSpace
 from gbn_keras.training.settings import Settings, UsageError
-from gbn_keras.training.study import RunProgress
 from gbn_keras.training.trainer import load_data, train
 
 TRIALS = "tune.csv"
+
+# What keras-tuner is told of a trial that diverged: less than any other comes to. It
+# would run a trial without a number again, and end the search after three of them.
+_WORST = 0.0
 
 # Of Hyperband: how many times more epochs the best third gets in the next round.
 _FACTOR = 3
@@ -95,14 +100,24 @@ class TrainingHyperModel(keras_tuner.HyperModel):
     def fit(self, hp, model=None, *args, **kwargs):
         """Trains, and returns the validation accuracy and loss at the end.
 
-        The run makes a network of its own, from its seed.
+        The run makes a network of its own, from its seed. Of one that diverges, which
+        has neither, the accuracy counts as 0.
         """
-        settings = self.settings(hp)
-        result = read_result(pathlib.Path(settings.run_dir))
-        if result is None:
-            callbacks = (RunProgress(),) if self._verbose else ()
-            result = train(settings, self._data, callbacks, verbose=0)
-        return {"val_accuracy": result["accuracy"], "val_loss": result["loss"]}
+        outcome = self.outcome(hp)
+        if outcome is None:
+            settings = self.settings(hp)
+            progress = RunProgress(settings.max_updates)
+            callbacks = (progress,) if self._verbose else ()
+            with contextlib.suppress(NotFinite), contextlib.closing(progress):
+                train(settings, self._data, callbacks, verbose=0)
+            outcome = self.outcome(hp)
+        if "diverged" in outcome:
+            return {"val_accuracy": _WORST}
+        return {"val_accuracy": outcome["accuracy"], "val_loss": outcome["loss"]}
+
+    def outcome(self, hp: keras_tuner.HyperParameters) -> dict | None:
+        """What the training came to, as of `read_outcome`."""
+        return read_outcome(pathlib.Path(self.settings(hp).run_dir))
 
 
 def tune(settings: Settings) -> pathlib.Path | None:
@@ -254,40 +269,61 @@ class _Tuner(BaseTuner):
         print(f"\ntrial {int(trial.trial_id) + 1}: {values}", flush=True)
         try:
             scores = self._hypermodel.fit(hp)
+            outcome = self._hypermodel.outcome(hp)
         except Exception as error:
             # keras-tuner would count the trial as failed, and go on.
             raise keras_tuner.errors.FatalError from error
-        print(f"validation accuracy {100 * scores['val_accuracy']:.2f} %", flush=True)
+        print(outcome_line(outcome), flush=True)
         return scores
 
     def table(self) -> pd.DataFrame:
         """The trials, the best one first; of equal ones that with the fewest samples.
 
         Columns: `trial`, one for each flag that was searched, `accuracy` (percent),
-        `updates`, `samples`, `wall_seconds` and `run_dir`.
+        `updates`, `samples`, `wall_seconds` and `run_dir`. If trials diverged, they
+        come last, without accuracy, and `diverged_at` has their last update.
         """
         rows = []
         for trial in self._proposals.trials.values():
             settings = self._hypermodel.settings(trial.hyperparameters)
-            result = read_result(pathlib.Path(settings.run_dir))
+            outcome = self._hypermodel.outcome(trial.hyperparameters)
             names = self._hypermodel.searched
             if "tuner/epochs" in trial.hyperparameters.values:
                 names += ("epochs",)
-            rows.append(
-                {
-                    "trial": int(trial.trial_id) + 1,
-                    # What they came to, the budget considered.
-                    **{name: result["settings"][name] for name in names},
-                    "accuracy": 100 * result["accuracy"],
-                    "updates": result["updates"],
-                    "samples": result["samples"],
-                    "wall_seconds": result["wall_seconds"],
-                    "run_dir": settings.run_dir,
-                }
-            )
-        return pd.DataFrame(rows).sort_values(
-            ["accuracy", "samples", "trial"], ascending=[False, True, True]
-        )
+            row = trial_row(outcome, names, settings.run_dir)
+            rows.append({"trial": int(trial.trial_id) + 1, **row})
+        return best_first(pd.DataFrame(rows))
+
+
+def trial_row(
+    outcome: dict, searched: tuple[str, ...], run_dir: str
+) -> dict[str, object]:
+    """What the table has of one trial: see `_Tuner.table`.
+
+    Args:
+        outcome: As of `read_outcome`.
+        searched: The flags that were searched.
+        run_dir: The trial's.
+    """
+    row = {
+        # What they came to, the budget considered.
+        **{name: outcome["settings"][name] for name in searched},
+        "accuracy": 100 * outcome.get("accuracy", math.nan),
+        **{name: outcome[name] for name in ("updates", "samples", "wall_seconds")},
+        "run_dir": run_dir,
+    }
+    if "diverged" in outcome:
+        row["diverged_at"] = outcome["diverged"]
+    return row
+
+
+def best_first(trials: pd.DataFrame) -> pd.DataFrame:
+    """The rows of trials in the order of the table, those that diverged last."""
+    if "diverged_at" in trials:
+        trials["diverged_at"] = trials["diverged_at"].astype("Int64")
+    return trials.sort_values(
+        ["accuracy", "samples", "trial"], ascending=[False, True, True]
+    )
 
 
 def _smallest_share(settings, examples):

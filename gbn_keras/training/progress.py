@@ -1,0 +1,166 @@
+"""How far a training is, and how long those after it will take."""
+
+import math
+import sys
+import time
+
+import keras
+
+from gbn_keras.training.plan import Plan
+
+# Seconds at least from one state of the bar to the next.
+_INTERVAL = 0.2
+_WIDTH = 20
+_SHOWN = ("loss", "val_accuracy")
+
+
+class RunProgress(keras.callbacks.Callback):
+    """A bar over a whole training rather than an epoch, on a terminal or in a notebook.
+
+    Elsewhere, in a file say, it shows nothing. The first update and the first
+    evaluation, which are traced, do not count in the estimate of what is left: they
+    may take longer than all others together.
+
+    Args:
+        max_updates: Where the training stops, if before its last epoch's end; 0: there.
+    """
+
+    def __init__(self, max_updates: int = 0):
+        super().__init__()
+        self._max_updates = max_updates
+        self._is_shown = sys.stdout.isatty() or "ipykernel" in sys.modules
+        self._is_open = False
+        self._made, self._ended = 0, None
+
+    @property
+    def seconds_per_update(self) -> float | None:
+        """Evaluations included; `None` before the second update."""
+        if self._made < 2:
+            return None
+        return ((self._ended or time.monotonic()) - self._traced) / (self._made - 1)
+
+    def on_train_begin(self, logs=None):
+        """Starts the bar, where the training starts."""
+        updates = self.params["epochs"] * self.params["steps"]
+        self._updates = min(updates, self._max_updates or updates)
+        self._done = int(self.model.optimizer.iterations.numpy())
+        self._traced = self._shown_at = time.monotonic()
+        self._evaluating = self._evaluations = 0
+        self._logs = {}
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Counts the update."""
+        self._made += 1
+        if self._made == 1:
+            self._traced = time.monotonic()
+        self._show(self._done + batch + 1, logs)
+
+    def on_test_begin(self, logs=None):
+        """Starts the clock of an evaluation."""
+        self._evaluating = time.monotonic()
+
+    def on_test_end(self, logs=None):
+        """Leaves the first evaluation out."""
+        self._evaluations += 1
+        if self._evaluations == 1:
+            self._traced += time.monotonic() - self._evaluating
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Moves the bar; an epoch that was interrupted ends where it would have."""
+        self._done = min((epoch + 1) * self.params["steps"], self._updates)
+        self._show(self._done, logs)
+
+    def on_train_end(self, logs=None):
+        """Stops the clock."""
+        self._ended = time.monotonic()
+
+    def close(self) -> None:
+        """Ends the bar's line, for a training that ended in its middle."""
+        if self._is_open:
+            print(flush=True)
+            self._is_open = False
+
+    def _show(self, done, logs):
+        self._logs |= {name: logs[name] for name in _SHOWN if name in logs}
+        now = time.monotonic()
+        is_early = now < self._shown_at + _INTERVAL and done < self._updates
+        if not self._is_shown or is_early:
+            return
+        self._shown_at = now
+        full = _WIDTH * done // self._updates
+        parts = [f"{name}: {value:.4f}" for name, value in self._logs.items()]
+        if done < self._updates and (pace := self.seconds_per_update):
+            parts.insert(0, f"{in_words(pace * (self._updates - done))} left")
+        # What an earlier, longer state left is cleared to the end of the line.
+        print(
+            f"\r\x1b[1m{done:,}/{self._updates:,}\x1b[0m "
+            f"\x1b[32m{'━' * full}\x1b[37m{'━' * (_WIDTH - full)}\x1b[0m "
+            f"{' - '.join(parts)}\x1b[K",
+            end="",
+            flush=True,
+        )
+        self._is_open = True
+        if done == self._updates:
+            self.close()
+
+
+class Pace:
+    """How long trainings took, from which follows how long others will."""
+
+    def __init__(self):
+        self._timed = []
+
+    def add(self, plan: Plan, seconds: float, per_update: float | None) -> None:
+        """Adds a training.
+
+        Args:
+            plan: Of the training.
+            seconds: That it took, from its beginning to its end.
+            per_update: Seconds of one update, those that trace aside, if it is known.
+        """
+        per_update = min(per_update or math.inf, seconds / plan.updates)
+        beside = seconds - plan.updates * per_update
+        self._timed.append((plan.settings.batch_size, per_update, beside))
+
+    def left(self, plans: list[Plan]) -> str:
+        """What trainings will take, in words; empty if it is not known or nothing."""
+        if not (plans and self._timed):
+            return ""
+        return f"; about {in_words(sum(map(self._seconds, plans)))} left"
+
+    def _seconds(self, plan):
+        """By the updates of those with the same batch size; else with the nearest.
+
+        Of another batch size, an update takes as long as it has examples.
+        """
+        batch_size = plan.settings.batch_size
+
+        def distance(timed):
+            return abs(math.log(timed[0] / batch_size))
+
+        nearest = min(map(distance, self._timed))
+        alike = [timed for timed in self._timed if distance(timed) == nearest]
+        seconds = [
+            beside + plan.updates * per_update * batch_size / size
+            for size, per_update, beside in alike
+        ]
+        return sum(seconds) / len(seconds)
+
+
+def outcome_line(outcome: dict) -> str:
+    """What a training came to, as of `read_outcome`, in a line."""
+    if "diverged" in outcome:
+        return outcome["reason"]
+    return (
+        f"validation accuracy {100 * outcome['accuracy']:.2f} %, "
+        f"{outcome['updates']:,} updates, {outcome['wall_seconds']:.1f} s"
+    )
+
+
+def in_words(seconds: float) -> str:
+    """A duration as it is told: `4 s`, `3 min`, `2.5 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
