@@ -108,6 +108,8 @@ def sum_over_replicas(values):
     if count == 1:
         return values
     context = tf.distribute.get_replica_context()
+    # What a loop gives has no device, and cannot be reduced without.
+    values = tf.nest.map_structure(tf.identity, values)
     return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
 
 

@@ -84,6 +84,9 @@ def peak_bytes(model: LargeBatchModel, examples: int) -> int:
     """
     inputs = tf.TensorSpec((examples, *model.model.input_shape[1:]))
     labels = tf.TensorSpec((examples,), tf.int32)
+    losses = model._compile_loss
+    if not losses.built:
+        losses.build(keras.KerasTensor((examples,), "int32"), model.model.output)
     share = Share(model, training=True, micro_batch_size=examples)
 
     @tf.function(autograph=False)
