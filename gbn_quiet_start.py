@@ -30,6 +30,7 @@ _NOISE = re.compile(
     re.VERBOSE,
 )
 _DONE = b"gbn-keras: started\n"
+_FAILED = b"gbn-keras: not started\n"
 
 
 @contextlib.contextmanager
@@ -51,35 +52,52 @@ def quiet_start():
         yield
         return
     source, sink = os.pipe()
-    reader = os.fork()
-    if not reader:
-        os.close(sink)
-        _pass_on(source, stderr)
-        os._exit(0)
+    answer, reader_answers = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            # A grandchild: nobody has to wait for its end, which comes after that of
+            # every process that was started meanwhile.
+            if not os.fork():
+                os.close(sink)
+                _pass_on(source, stderr, reader_answers)
+        finally:
+            os._exit(0)
     os.close(source)
+    os.close(reader_answers)
+    os.waitpid(child, 0)
     os.dup2(sink, 2)
     os.close(sink)
+    last = _FAILED
     try:
         yield
-        sys.stderr.flush()
-        os.write(2, _DONE)
+        last = _DONE
     finally:
-        # Where _DONE is missing, the end of the pipe tells the reader.
+        sys.stderr.flush()
+        os.write(2, last)
         os.dup2(stderr, 2)
         os.close(stderr)
-        os.waitpid(reader, 0)
+        os.read(answer, 1)
+        os.close(answer)
 
 
-def _pass_on(source, stderr):
-    """Copies lines until the end; of the noise only if that comes before `_DONE`."""
+def _pass_on(source, stderr, answer):
+    """Copies lines until the end; of the noise only if `_DONE` is not among them.
+
+    Closes `answer` as soon as all is written that came before `_DONE` or `_FAILED`.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Whoever is read from decides.
-    held = []
+    held, started = [], False
     with open(source, "rb") as lines, open(stderr, "wb", buffering=0) as out:
         for line in lines:
-            if line == _DONE:
-                return
-            if _NOISE.match(line):
+            end = next((e for e in (_DONE, _FAILED) if line.endswith(e)), b"")
+            line = line.removesuffix(end)  # Which may follow half a line.
+            if not started and _NOISE.match(line):
                 held.append(line)
             else:
                 out.write(line)
+            if end:
+                out.write(b"" if end == _DONE else b"".join(held))
+                held, started = [], True
+                os.close(answer)
         out.write(b"".join(held))

@@ -88,3 +88,35 @@ with quiet_start():
         [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, timeout=60
     )
     assert (done.returncode, done.stdout) == (0, b"within\n")
+
+
+def test_half_a_line_at_the_end_hides_nothing_and_is_told():
+    assert told("pass", [*NOISE, "half a line"]) == "half a lineafter\n"
+
+
+@pytest.mark.parametrize("end", ["pass", "import no_such_module"])
+def test_a_process_that_was_started_meanwhile_may_write_until_its_end(end):
+    """And nobody waits for it."""
+    child = "import sys; sys.stdin.read(); print('child', file=sys.stderr)"
+    code = f"""
+import subprocess, sys
+from gbn_quiet_start import quiet_start
+try:
+    with quiet_start():
+        command = [sys.executable, "-c", {child!r}]
+        child = subprocess.Popen(command, stdin=subprocess.PIPE)
+        {end}
+except ImportError:
+    pass
+print("parent", file=sys.stderr, flush=True)
+child.stdin.close()  # Before which the child does not end.
+sys.exit(child.wait())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "parent\nchild\n")
