@@ -7,8 +7,6 @@ is the fastest wherever XLA compiles; `tensorflow_kernels` has what is faster wh
 TensorFlow runs op by op.
 """
 
-import dataclasses
-
 import keras
 from keras import backend, ops
 
@@ -135,7 +133,7 @@ def _with_gradient(form, inputs, gamma, beta, mask):
     if backend.backend() == "tensorflow":
         outputs = form.normalize(inputs, gamma, beta, mean, variance)
         operands, saved = (inputs, gamma, beta), (mean, variance, *masks)
-        rule = _ClosedFormGradient(form)
+        rule = tensorflow_kernels.ClosedFormGradient(form)
         outputs = tensorflow_gradients.with_gradient(rule, outputs, operands, saved)
         return outputs, mean, variance
 
@@ -152,11 +150,3 @@ def _with_gradient(form, inputs, gamma, beta, mask):
         return form.normalize(inputs, gamma, beta, mean, variance), gradient
 
     return normalize(inputs, gamma, beta, mean, variance, *masks), mean, variance
-
-
-@dataclasses.dataclass(frozen=True)
-class _ClosedFormGradient:
-    form: ClosedForm
-
-    def __call__(self, upstream, inputs, gamma, beta, mean, variance, *masks):
-        return self.form.gradients(upstream, inputs, gamma, mean, variance, *masks)

@@ -6,8 +6,10 @@ with every model that is trained. Here a rule is registered once, for whatever g
 is used in, and knows none of them.
 """
 
+import dataclasses
 import functools
 import itertools
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -28,33 +30,41 @@ def with_gradient(rule, outputs, operands, saved=()):
         saved: Tensors that the rule needs besides.
     """
     tensors = [outputs, *operands, *saved]
-
-    def gradient(upstream, tensors):
-        by_operands = rule(upstream, *tensors[1:])
-        return [None, *by_operands, *(None for _ in saved)]
-
+    gradient = _GradientOfIdentity(rule, len(saved))
     if tf.executing_eagerly():
         outputs = tf.identity(outputs)
     else:
         # For gradients that are taken of the graph, then or later.
-        names = {"IdentityN": _registered(rule, len(saved))}
-        with outputs.graph.gradient_override_map(names):
+        with outputs.graph.gradient_override_map({"IdentityN": registered(gradient)}):
             outputs = tf.identity_n(tensors)[0]
     # For a tape, which knows no names.
     record.record_operation(
-        "GhostBatches", [outputs], tensors, lambda upstream: gradient(upstream, tensors)
+        "GhostBatches", [outputs], tensors, functools.partial(gradient, tensors)
     )
     return outputs
 
 
+@dataclasses.dataclass(frozen=True)
+class _GradientOfIdentity:
+    """By the tensors of `with_gradient`, or those of an operation on them."""
+
+    rule: Callable
+    number_saved: int
+
+    def __call__(self, tensors, upstream, *_):
+        tensors = getattr(tensors, "inputs", tensors)
+        by_operands = self.rule(upstream, *tensors[1:])
+        return [None, *by_operands, *(None for _ in range(self.number_saved))]
+
+
 @functools.cache
-def _registered(rule, number_saved):
-    """The name under which TensorFlow finds the rule."""
+def registered(gradient) -> str:
+    """The name under which TensorFlow finds a gradient.
+
+    Args:
+        gradient: `gradient(operation, *upstreams)` gives those by the operation's
+            inputs. It is kept for good, as in `with_gradient`.
+    """
     name = f"GbnKerasGradient{next(_numbers)}"
-
-    @tf.RegisterGradient(name)
-    def gradient(operation, upstream, *_):
-        by_operands = rule(upstream, *operation.inputs[1:])
-        return [None, *by_operands, *(None for _ in range(number_saved))]
-
+    tf.RegisterGradient(name)(gradient)
     return name

@@ -1,6 +1,6 @@
 """Ghost batches where TensorFlow runs op by op, and which kernel is the fastest there.
 
-Two kernels beside the closed form itself: `compiled` has XLA make one function each of
+Two kernels beside the closed form itself: `compiled` has XLA make one operation each of
 the closed form's forward and backward, and `fused` calls TensorFlow's fused kernel for
 each ghost. Both are functions of their own, traced once a shape, so that a network of
 many layers is traced as fast as with one operation a layer.
@@ -16,13 +16,13 @@ from tensorflow.python.framework import ops as framework_ops
 from tensorflow.python.ops import control_flow_util
 
 from gbn_keras.closed_form import ClosedForm
+from gbn_keras.tensorflow_compiled import Compiled
 from gbn_keras.tensorflow_gradients import with_gradient
 
 # With more, the fused kernel's calls cost more than the passes that it saves.
 _MOST_FUSED_GHOSTS = 64
 
-# The functions of so many shapes are kept: more than a network has, and few enough for
-# a process that trains ever other networks. What is left out is traced again.
+# See `tensorflow_compiled`.
 _KEPT = 64
 
 _FUSED_DTYPES = ("float32", "bfloat16", "float16")
@@ -55,24 +55,38 @@ def fastest_kernel(inputs, virtual_batch_size: int, axis: int, mask) -> str:
 
 def compiled(form: ClosedForm, inputs, gamma, beta, mask=None):
     """`(outputs, mean, variance)` of the closed form, compiled by XLA."""
-    forward, _ = _compiled(form, tuple(inputs.shape), inputs.dtype)
-    outputs, mean, variance = forward(inputs, gamma, beta, mask)
-    saved = (mean, variance) if mask is None else (mean, variance, mask)
+    masks = () if mask is None else (mask,)
+    outputs, mean, variance = Compiled(_Forward(form))(inputs, gamma, beta, *masks)
     outputs = with_gradient(
-        _CompiledGradient(form), outputs, (inputs, gamma, beta), saved
+        Compiled(ClosedFormGradient(form)),
+        outputs,
+        (inputs, gamma, beta),
+        (mean, variance, *masks),
     )
     return outputs, tf.stop_gradient(mean), tf.stop_gradient(variance)
 
 
 @dataclasses.dataclass(frozen=True)
-class _CompiledGradient:
-    """Of `compiled`."""
+class _Forward:
+    """A closed form's outputs and statistics."""
+
+    form: ClosedForm
+
+    def __call__(self, inputs, gamma, beta, mask=None):
+        mean, variance = self.form.statistics(inputs, mask)
+        outputs = self.form.normalize(inputs, gamma, beta, mean, variance)
+        return outputs, mean, variance
+
+
+@dataclasses.dataclass(frozen=True)
+class ClosedFormGradient:
+    """A closed form's gradient, from whatever computed its outputs and statistics."""
 
     form: ClosedForm
 
     def __call__(self, upstream, inputs, gamma, beta, mean, variance, mask=None):
-        _, backward = _compiled(self.form, tuple(inputs.shape), inputs.dtype)
-        return backward(upstream, inputs, gamma, mean, variance, mask)
+        """Gradients by inputs, gamma and beta."""
+        return self.form.gradients(upstream, inputs, gamma, mean, variance, mask)
 
 
 def fused(inputs, gamma, beta, virtual_batch_size: int, epsilon: float):
@@ -103,27 +117,6 @@ class _FusedGradient:
 
 def _only_cpus():
     return all("CPU" in d.device_type for d in tf.config.list_logical_devices())
-
-
-@functools.lru_cache(_KEPT)
-def _compiled(form, shape, dtype):
-    """The forward and the backward function for inputs of one shape and dtype.
-
-    A pair for each, rather than one that is traced anew for each: TensorFlow warns of
-    functions that are traced often.
-    """
-
-    @tf.function(autograph=False, jit_compile=True)
-    def forward(inputs, gamma, beta, mask):
-        mean, variance = form.statistics(inputs, mask)
-        outputs = form.normalize(inputs, gamma, beta, mean, variance)
-        return outputs, mean, variance
-
-    @tf.function(autograph=False, jit_compile=True)
-    def backward(upstream, inputs, gamma, mean, variance, mask):
-        return form.gradients(upstream, inputs, gamma, mean, variance, mask)
-
-    return forward, backward
 
 
 @functools.lru_cache(_KEPT)

@@ -140,7 +140,12 @@ def test_a_file_of_one_backend_predicts_and_trains_the_same_on_the_others(tmp_pa
 
 WITHOUT_TENSORFLOW = """
 import importlib, pkgutil, sys
-OF_TENSORFLOW = ("training", "tensorflow_gradients", "tensorflow_kernels")
+OF_TENSORFLOW = (
+    "training",
+    "tensorflow_compiled",
+    "tensorflow_gradients",
+    "tensorflow_kernels",
+)
 sys.modules["tensorflow"] = None  # Its import fails, as where it is not installed.
 import gbn_keras, keras, numpy as np
 for package in ("", "analysis.", "networks."):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from gbn_keras import tensorflow_kernels
+from gbn_keras import tensorflow_compiled, tensorflow_kernels
 from gbn_keras.ghost_normalize import ghost_normalize
 
 
@@ -83,7 +83,62 @@ def test_with_an_accelerator_fused_kernels_take_what_they_can(monkeypatch):
 
 
 def test_a_compiled_pair_serves_every_layer_of_one_shape():
-    tensorflow_kernels._compiled.cache_clear()
+    tensorflow_compiled._traced.cache_clear()
     for _ in range(3):
         ghost_normalize(tf.ones([8, 3]), None, None, 4, _kernel="compiled")
-    assert tensorflow_kernels._compiled.cache_info().misses == 1
+    assert tensorflow_compiled._traced.cache_info().misses == 1
+
+
+def second_derivative(normalize, x, how):
+    """Of a loss by the inputs, in the direction of the inputs."""
+
+    def function():
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                loss = tf.reduce_sum(normalize(x) ** 3)
+            slope = tf.reduce_sum(inner.gradient(loss, x) * x**2)
+        return outer.gradient(slope, x)
+
+    return how(function)()
+
+
+@pytest.mark.parametrize("how", [lambda f: f, tf.function], ids=["eager", "graph"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_what_is_compiled_can_be_differentiated_twice(how, masked):
+    x = tf.random.stateless_normal([8, 3], [0, 1])
+    mask = tf.constant([True, True, False, True] * 2) if masked else None
+    weights = tf.cast(mask if masked else tf.ones(8), x.dtype)[:, None]
+
+    def by_definition(x):
+        ghosts = tf.reshape(x, [2, 4, 3])
+        valid = tf.reshape(weights, [2, 4, 1])
+        count = tf.reduce_sum(valid, 1, keepdims=True)
+        mean = tf.reduce_sum(ghosts * valid, 1, keepdims=True) / count
+        squares = valid * (ghosts - mean) ** 2
+        variance = tf.reduce_sum(squares, 1, keepdims=True) / count
+        return tf.reshape((ghosts - mean) / tf.sqrt(variance + 1e-3), [8, 3])
+
+    def compiled(x):
+        return ghost_normalize(x, None, None, 4, mask=mask, _kernel="compiled")[0]
+
+    result = second_derivative(compiled, x, how)
+    expected = second_derivative(by_definition, x, how)
+    np.testing.assert_allclose(result, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_graph_launches_what_is_compiled_itself():
+    """Of functions that it calls, TensorFlow would keep a copy for each graph."""
+
+    @tf.function
+    def update(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(ghost_normalize(x, None, None, 4)[0] ** 2)
+        return tape.gradient(loss, x)
+
+    graph = update.get_concrete_function(tf.TensorSpec([8, 3])).graph
+    types = [operation.type for operation in graph.get_operations()]
+    assert types.count("XlaLaunch") == 2
+    assert not [name for name in types if "Call" in name]
