@@ -44,6 +44,7 @@ setup(
             "hypothesis",
             "jax",
             "playwright",
+            "pydot",
             "pytest",
             "pytest-xdist",
             "ruff",

@@ -4,11 +4,12 @@ import keras
 
 from gbn_keras import shard
 from gbn_keras.arguments import integer
+from gbn_keras.class_name import FiledAsParent
 from gbn_keras.ghost_normalize import ghost_moving_average, ghost_normalize
 
 
 @keras.saving.register_keras_serializable("gbn_keras", "GhostBatchNormalization")
-class GhostBatchNormalization(keras.layers.BatchNormalization):
+class GhostBatchNormalization(keras.layers.BatchNormalization, metaclass=FiledAsParent):
     """Batch normalization by the statistics of small virtual batches ("ghosts").
 
     **In training** the batch is cut into contiguous ghosts of `virtual_batch_size`
@@ -30,8 +31,10 @@ class GhostBatchNormalization(keras.layers.BatchNormalization):
     **In inference**, and in training while `trainable` is `False`, this is
     `keras.layers.BatchNormalization`: running statistics, any batch size. The
     variables are the same too, so weights load from either layer into the other, by
-    `set_weights` and from `.weights.h5` files. With `virtual_batch_size=None` the layer
-    is its parent in all things.
+    `set_weights` and from `.weights.h5` files. For that the class is called
+    `BatchNormalization` to Keras's readers and writers of weights, and to nobody else
+    (see `class_name.FiledAsParent`). With `virtual_batch_size=None` the layer is its
+    parent in all things but name.
 
     The paper's Algorithm 1 averages the standard deviation; this layer averages the
     variance, as every batch normalization does, which is what makes the weights
@@ -73,9 +76,10 @@ class GhostBatchNormalization(keras.layers.BatchNormalization):
         Algorithm 1, NIPS 2017, arXiv 1705.08741.
     """
 
-    def __init__(self, virtual_batch_size: int | None = 128, *, name=None, **kwargs):
-        # The class's `__name__`, of which Keras would make a name, is the parent's.
-        super().__init__(name=name or _unique_name(), **kwargs)
+    filed_as = keras.layers.BatchNormalization.__name__
+
+    def __init__(self, virtual_batch_size: int | None = 128, **kwargs):
+        super().__init__(**kwargs)
         if virtual_batch_size is not None:
             virtual_batch_size = integer("virtual_batch_size", virtual_batch_size, 1)
             self._refuse_other_statistics(virtual_batch_size)
@@ -115,6 +119,12 @@ class GhostBatchNormalization(keras.layers.BatchNormalization):
         """The parent's configuration and `virtual_batch_size`."""
         return {**super().get_config(), "virtual_batch_size": self.virtual_batch_size}
 
+    def __repr__(self):
+        return (
+            f"<{type(self).__name__} name={self.name}, built={self.built}, "
+            f"virtual_batch_size={self.virtual_batch_size}>"
+        )
+
     def _refuse_other_statistics(self, virtual_batch_size):
         for argument in ("synchronized", "renorm"):
             # `renorm` came with Keras 3.14.
@@ -144,16 +154,3 @@ class GhostBatchNormalization(keras.layers.BatchNormalization):
             shard.refuse_uneven_shares(ghosts, total)
         for (moving, _), value in zip(pairs, values, strict=True):
             moving.assign(value)
-
-
-# In `.weights.h5` and `.keras` files Keras files a layer's weights under the `__name__`
-# of its class. With the parent's, the files are interchangeable too. What identifies
-# the class in a configuration is its registered name.
-GhostBatchNormalization.__name__ = keras.layers.BatchNormalization.__name__
-
-
-def _unique_name():
-    """`ghost_batch_normalization`, then `ghost_batch_normalization_1`, and so on."""
-    prefix = "ghost_batch_normalization"
-    earlier = keras.backend.get_uid(prefix) - 1
-    return f"{prefix}_{earlier}" if earlier else prefix

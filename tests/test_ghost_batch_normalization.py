@@ -292,13 +292,6 @@ def test_an_exported_model_serves_the_same(tmp_path):
     )
 
 
-def test_a_summary_shows_the_ghosts():
-    model = small_model(GhostBatchNormalization(4))
-    assert model.layers[1].name.startswith("ghost_batch_normalization")
-    named = small_model(GhostBatchNormalization(4, name="norm"))
-    assert named.layers[1].name == "norm"
-
-
 def test_a_cloned_layer_is_a_ghost_layer():
     model = small_model(GhostBatchNormalization(4, momentum=0.7))
     for clone in (keras.models.clone_model(model), copy.deepcopy(model)):
