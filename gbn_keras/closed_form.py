@@ -93,11 +93,20 @@ class ClosedForm:
             ops.sum(_concatenate(by_beta), axis=0),
         )
 
+    def number_valid(self, valid):
+        """How many values of each ghost are valid, `(ghosts, channels)`."""
+        return _concatenate(
+            [
+                layout.by_ghost(layout.sum(ops.cast(piece, "float32")))
+                for layout, piece in self._pieces(valid)
+            ]
+        )
+
     def _pieces(self, *tensors):
         """The batch in one or two pieces: a layout, and each tensor in that layout.
 
         One piece if the ghosts are known to be of one size; otherwise all ghosts but
-        the last, then the last with the remainder.
+        the last, then the last with the remainder. An empty batch has no ghosts.
         """
         for examples, ghosts, size in self._cuts(tensors[0]):
             example_shape = ops.shape(tensors[0])[1:]
@@ -115,16 +124,18 @@ class ClosedForm:
         """Of each piece: which examples, the number of ghosts and their size."""
         batch, size = ops.shape(inputs)[0], self.virtual_batch_size
         if isinstance(batch, int):
-            if batch < 2 * size:
-                return [(slice(None), 1, batch)]
             if batch % size == 0:
                 return [(slice(None), batch // size, size)]
-            head = (batch // size - 1) * size
+            if batch < 2 * size:
+                return [(slice(None), 1, batch)]
+            before, last, remaining = batch // size - 1, 1, batch % size + size
         else:
-            head = ops.maximum(batch // size - 1, 0) * size
+            before = ops.maximum(batch // size - 1, 0)
+            last = ops.minimum(batch, 1)
+            remaining = ops.maximum(batch - before * size, 1)
         return [
-            (slice(None, head), -1, size),
-            (slice(head, None), 1, batch - head),
+            (slice(None, before * size), before, size),
+            (slice(before * size, None), last, remaining),
         ]
 
 
@@ -143,13 +154,13 @@ class _Layout:
 
     def __init__(self, ghosts, size, example_shape, axis, in_two_stages):
         channels = example_shape[axis - 1]
-        self._example_shape = example_shape
+        self._shape_by_example = (ghosts * size, *example_shape)
         self._sizes = (size, *example_shape[: axis - 1], *example_shape[axis:])
         self._statistics_shape = (-1, channels)
         self._slices = 1
         if in_two_stages and all(isinstance(s, int) for s in (*self._sizes, channels)):
             rows = size * math.prod(example_shape[: axis - 1])
-            self._slices = next((s for s in _SLICES if rows % s == 0), 1)
+            self._slices = next((s for s in _SLICES if rows and rows % s == 0), 1)
         if self._slices > 1:
             self._shape = (
                 ghosts,
@@ -160,8 +171,6 @@ class _Layout:
             )
             self._axis = 3
         else:
-            # Of an unknown size, which there is once at most.
-            size = size if isinstance(size, int) else -1
             self._shape = (ghosts, size, *example_shape)
             self._axis = axis + 1
         rank = len(self._shape)
@@ -175,7 +184,7 @@ class _Layout:
 
     def by_example(self, values):
         """And back."""
-        return ops.reshape(values, (-1, *self._example_shape))
+        return ops.reshape(values, self._shape_by_example)
 
     def per_channel(self, parameters):
         """`(channels,)` or `(ghosts, channels)`, to be broadcast over this layout."""
@@ -200,15 +209,15 @@ class _Layout:
         return self.per_channel(values)
 
     def count(self, valid, dtype):
-        """How many values such a sum has."""
+        """How many values such a sum has, 1 at least."""
         if valid is not None:
             # With the epsilon that BatchNormalization has there: a ghost that is
             # masked altogether has mean and variance 0.
             return self.sum(ops.cast(valid, dtype)) + backend.epsilon()
-        return math.prod(
-            size if isinstance(size, int) else ops.cast(size, dtype)
-            for size in self._sizes
-        )
+        if all(isinstance(size, int) for size in self._sizes):
+            return max(math.prod(self._sizes), 1)
+        sizes = (ops.cast(size, dtype) for size in self._sizes)
+        return ops.maximum(math.prod(sizes), 1)
 
 
 def _where(valid, values):

@@ -5,7 +5,11 @@ import keras
 from gbn_keras import shard
 from gbn_keras.arguments import integer
 from gbn_keras.class_name import FiledAsParent
-from gbn_keras.ghost_normalize import ghost_moving_average, ghost_normalize
+from gbn_keras.ghost_normalize import (
+    ghost_moving_average,
+    ghost_normalize,
+    ghosts_with_values,
+)
 
 
 @keras.saving.register_keras_serializable("gbn_keras", "GhostBatchNormalization")
@@ -26,7 +30,8 @@ class GhostBatchNormalization(keras.layers.BatchNormalization, metaclass=FiledAs
 
     **On several replicas** of a `tf.distribute` strategy the ghosts are those of the
     whole batch, whose shares the replicas hold in their order: the running statistics
-    are those of one device, the same on all replicas. Each share must be whole ghosts.
+    are those of one device, the same on all replicas. Each share must be whole ghosts,
+    or empty, as the last ones of a batch that the data did not fill.
 
     **In inference**, and in training while `trainable` is `False`, this is
     `keras.layers.BatchNormalization`: running statistics, any batch size. The
@@ -41,8 +46,10 @@ class GhostBatchNormalization(keras.layers.BatchNormalization, metaclass=FiledAs
     interchangeable. As printed, the algorithm's exponents do not give weights that sum
     to one; these do.
 
-    Masks work as in the parent, ghost by ghost. Statistics are computed in float32 at
-    least, whatever the layer's dtype.
+    Masks work as in the parent, ghost by ghost. A ghost without values, of an empty
+    batch or masked altogether, takes no step: the running statistics stay what they
+    are, where the parent's become nan or are drawn to 0. Statistics are computed in
+    float32 at least, whatever the layer's dtype.
 
     Example:
     ```python
@@ -112,7 +119,10 @@ class GhostBatchNormalization(keras.layers.BatchNormalization, metaclass=FiledAs
             epsilon=self.epsilon,
             mask=mask,
         )
-        self._update_running_statistics(mean, variance)
+        valid = ghosts_with_values(
+            inputs, self.virtual_batch_size, axis=self.axis, mask=mask
+        )
+        self._update_running_statistics(mean, variance, valid)
         return keras.ops.cast(outputs, self.compute_dtype)
 
     def get_config(self):
@@ -136,21 +146,23 @@ class GhostBatchNormalization(keras.layers.BatchNormalization, metaclass=FiledAs
                     "out one of the two."
                 )
 
-    def _update_running_statistics(self, mean, variance):
+    def _update_running_statistics(self, mean, variance, valid):
         """One step per ghost of the whole batch, wherever its other ghosts are."""
         ghosts = keras.ops.cast(keras.ops.shape(mean)[0], mean.dtype)
-        kept = self.momentum**ghosts
-        pairs = ((self.moving_mean, mean), (self.moving_variance, variance))
-        values = [ghost_moving_average(*pair, self.momentum) for pair in pairs]
+        steps = ghosts
+        if valid is not None:
+            steps = keras.ops.sum(keras.ops.cast(valid, mean.dtype), axis=0)
+        kept = self.momentum**steps
+        moving = (self.moving_mean, self.moving_variance)
+        values = [
+            ghost_moving_average(average, statistics, self.momentum, valid)
+            for average, statistics in zip(moving, (mean, variance), strict=True)
+        ]
         part = shard.Shard.current()
         if part:  # Whoever cut the batch into parts joins them.
             part.keep(self, kept)
         else:
-            values = [
-                shard.weigh_for_join(value, moving.value, kept)
-                for value, (moving, _) in zip(values, pairs, strict=True)
-            ]
-            *values, total = shard.sum_over_replicas([*values, ghosts])
-            shard.refuse_uneven_shares(ghosts, total)
-        for (moving, _), value in zip(pairs, values, strict=True):
-            moving.assign(value)
+            before = [average.value for average in moving]
+            values = shard.joined(values, before, kept, ghosts)
+        for average, value in zip(moving, values, strict=True):
+            average.assign(value)

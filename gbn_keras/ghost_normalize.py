@@ -33,7 +33,7 @@ def ghost_normalize(
 
     The batch is cut into contiguous ghosts of `virtual_batch_size` examples. What
     remains joins the last ghost, so that no ghost is smaller than asked, unless the
-    whole batch is.
+    whole batch is. An empty batch has no ghosts.
 
     Args:
         inputs: Tensor of shape `(batch, ...)`, rank 2 or more, the batch static or
@@ -92,7 +92,7 @@ def ghost_normalize(
     return _with_gradient(form, inputs, gamma, beta, mask)
 
 
-def ghost_moving_average(moving, statistics, momentum: float):
+def ghost_moving_average(moving, statistics, momentum: float, valid=None):
     """Takes one step of the exponential moving average per ghost, in batch order.
 
     With momentum `m` and `G` ghosts:
@@ -105,16 +105,48 @@ def ghost_moving_average(moving, statistics, momentum: float):
         moving: Tensor of shape `(channels,)`, the average so far.
         statistics: Tensor of shape `(ghosts, channels)`.
         momentum: The weight of the past at each step, from 0 to 1.
+        valid: Tensor of booleans that broadcasts to the shape of `statistics`, or
+            `None`. Where it is false, there is no step.
 
     Returns:
         The new average, shape `(channels,)`, in the dtype of `statistics`.
     """
     dtype = statistics.dtype
-    ghosts = ops.shape(statistics)[0]
-    steps_after = ghosts - 1 - ops.arange(ghosts)
-    weights = (1 - momentum) * momentum ** ops.cast(steps_after, dtype)
-    past = ops.cast(moving, dtype) * momentum ** ops.cast(ghosts, dtype)
-    return past + ops.sum(ops.expand_dims(weights, -1) * statistics, axis=0)
+    if valid is None:
+        ghosts = ops.shape(statistics)[0]
+        steps_after = ghosts - 1 - ops.arange(ghosts)
+        weights = (1 - momentum) * momentum ** ops.cast(steps_after, dtype)
+        past = ops.cast(moving, dtype) * momentum ** ops.cast(ghosts, dtype)
+        return past + ops.sum(ops.expand_dims(weights, -1) * statistics, axis=0)
+    counted = ops.cast(valid, dtype)
+    steps = ops.sum(counted, axis=0)
+    steps_after = steps - ops.cumsum(counted, axis=0)
+    weights = (1 - momentum) * momentum**steps_after * counted
+    past = ops.cast(moving, dtype) * momentum**steps
+    return past + ops.sum(weights * statistics, axis=0)
+
+
+def ghosts_with_values(inputs, virtual_batch_size: int, *, axis: int = -1, mask=None):
+    """Which ghosts have values to take statistics of.
+
+    Args:
+        inputs: As in `ghost_normalize`, like the others.
+        virtual_batch_size: Number of examples of a ghost.
+        axis: The channel axis.
+        mask: Where it is false, there is no value.
+
+    Returns:
+        Tensor of booleans, `(ghosts, channels)` or, the same for all channels,
+        `(ghosts, 1)`; `None` if it is known that all ghosts have values.
+    """
+    form = ClosedForm(virtual_batch_size, axis % len(inputs.shape), 0.0)
+    if mask is not None:
+        valid = ops.cast(ops.expand_dims(mask, -1), "bool")
+    elif all(isinstance(size, int) and size for size in inputs.shape[1:]):
+        return None
+    else:  # Of examples that have no values themselves, sequences of no steps say.
+        valid = ops.ones_like(inputs, "bool")
+    return form.number_valid(valid) > 0
 
 
 def _fastest_kernel(inputs, virtual_batch_size, axis, mask):

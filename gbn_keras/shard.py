@@ -84,8 +84,65 @@ def this_replica() -> tuple:
     return index, context.num_replicas_in_sync
 
 
+def joined(values, before, kept, ghosts):
+    """Running statistics after the steps of all replicas, the same on each.
+
+    Args:
+        values: What the running statistics are on this replica, each `(channels,)`.
+        before: What they were.
+        kept: Which share of that they hold, a number or `(channels,)`.
+        ghosts: How many this replica has: none, or as many as the others have.
+    """
+    _, count = this_replica()
+    if count == 1:
+        return values
+    steps = [
+        step_of(value, old, kept) for value, old in zip(values, before, strict=True)
+    ]
+    ghosts, kept, *steps = sum_over_replicas(
+        [row_of(x) for x in (ghosts, kept, *steps)]
+    )
+    tf.debugging.assert_equal(
+        tf.where(ghosts == 0, tf.reduce_max(ghosts), ghosts),
+        tf.reduce_max(ghosts),
+        _uneven(count),
+    )
+    return [in_order(old, kept, rows) for old, rows in zip(before, steps, strict=True)]
+
+
+def step_of(value, before, kept):
+    """The step that led from `before` to `value = kept * before + step`."""
+    kept = ops.cast(kept, value.dtype)
+    return value - kept * ops.cast(before, value.dtype)
+
+
+def row_of(value):
+    """`(replicas, ...)`: the value in this replica's row, and zeros."""
+    replica, count = this_replica()
+    value = ops.convert_to_tensor(value)
+    row = ops.reshape(ops.one_hot(replica, count), (count, *[1] * len(value.shape)))
+    return ops.cast(row, value.dtype) * value
+
+
+def in_order(before, kept, steps):
+    """A running statistic after the steps of all replicas, in their order.
+
+    As `weigh_for_join` tells, but whatever each replica keeps.
+
+    Args:
+        before: `(channels,)`.
+        kept: `(replicas,)` or `(replicas, channels)`.
+        steps: `(replicas, channels)`.
+    """
+    kept = ops.cast(kept, steps.dtype)
+    kept = ops.reshape(kept, (steps.shape[0], -1))
+    by_later = tf.math.cumprod(kept, axis=0, exclusive=True, reverse=True)
+    past = ops.cast(before, steps.dtype) * ops.prod(kept, axis=0)
+    return past + ops.sum(by_later * steps, axis=0)
+
+
 def weigh_for_join(value, before, kept):
-    """What a replica adds to a running statistic of all.
+    """What a replica adds to a running statistic of all, which all keep alike.
 
     Running statistics take one step per ghost, in the order of the batch, whose shares
     the replicas hold in their order. A step is linear: from `before` a replica with
@@ -147,5 +204,9 @@ def refuse_uneven_shares(examples, total):
         tf.debugging.assert_equal(
             tf.cast(examples * count, total.dtype),
             total,
-            f"The {count} replicas must have shares of one size. {_REMEDY}",
+            _uneven(count),
         )
+
+
+def _uneven(count):
+    return f"The {count} replicas must have shares of one size. {_REMEDY}"

@@ -123,8 +123,11 @@ def _traced(function, shapes):
     """For inputs of such shapes and dtypes.
 
     One for each, rather than one that is traced anew for each: TensorFlow warns of
-    functions that are traced often.
+    functions that are traced often, and takes equal ones for one, but not partial ones.
     """
     return tf.function(
-        function, input_signature=shapes, autograph=False, jit_compile=True
+        functools.partial(function),
+        input_signature=shapes,
+        autograph=False,
+        jit_compile=True,
     )

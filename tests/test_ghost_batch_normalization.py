@@ -7,7 +7,7 @@ import ghosts
 import keras
 import numpy as np
 import pytest
-from backend import JIT_COMPILE, NAME, tensorflow_only, with_gradients
+from backend import JIT_COMPILE, NAME, WAYS, tensorflow_only, with_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import ops
@@ -49,8 +49,11 @@ def train_on(layer, inputs, upstream, masks):
 
         weights = [variable.value for variable in layer.trainable_variables]
         (y, moved), (gradient, *rest) = with_gradients(loss_and_results, [x, *weights])
-        for variable, value in zip(layer.non_trainable_variables, moved, strict=True):
-            variable.assign(value)
+        is_ghost = isinstance(layer, GhostBatchNormalization)
+        if is_ghost or mask is None or mask.any():  # Else the parent would step to 0.
+            variables = layer.non_trainable_variables
+            for variable, value in zip(variables, moved, strict=True):
+                variable.assign(value)
         outputs.append(y)
         by_inputs.append(gradient)
         by_weights = by_weights + np.array(rest)
@@ -250,6 +253,94 @@ def test_a_mask_reaches_the_layer_through_a_model():
     np.testing.assert_allclose(
         ghost.moving_mean, sequences[4:, :3].mean((0, 1)), rtol=1e-4, atol=1e-6
     )
+
+
+def moved(layer, inputs, way, mask=None):
+    """Outputs, gradients by the inputs and the weights, and running statistics."""
+    before = [ops.convert_to_numpy(v) for v in layer.non_trainable_variables]
+    how = {"training": True, "mask": None if mask is None else ops.array(mask)}
+
+    def loss_and_results(x, *weights):
+        moving = [ops.array(value) for value in before]
+        y, after = layer.stateless_call(list(weights), moving, x, **how)
+        return ops.sum(y**2), (y, after)
+
+    weights = [variable.value for variable in layer.trainable_variables]
+    (y, after), gradients = with_gradients(loss_and_results, [inputs, *weights], way)
+    return y, gradients, after
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("shape, axis", [((6,), -1), ((2, 3, 4), -1), ((4, 5), 1)])
+def test_an_empty_batch_moves_nothing_and_comes_out_empty(way, shape, axis):
+    layer, _ = build_pair((8, *shape), 4, axis=axis)
+    inputs = np.zeros((0, *shape), "float32")
+    outputs, gradients, after = moved(layer, inputs, way)
+    assert outputs.shape == gradients[0].shape == inputs.shape
+    for value, weight in zip(after, layer.non_trainable_variables, strict=True):
+        np.testing.assert_array_equal(value, ops.convert_to_numpy(weight))
+    for gradient in gradients[1:]:
+        np.testing.assert_array_equal(gradient, np.zeros(layer.gamma.shape))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_examples_without_values_move_nothing(way):
+    """Sequences of no steps, images of no rows."""
+    layer, _ = build_pair((8, 5, 3), 4)
+    inputs = np.zeros((9, 0, 3), "float32")
+    outputs, _, after = moved(layer, inputs, way)
+    assert outputs.shape == inputs.shape
+    for value, weight in zip(after, layer.non_trainable_variables, strict=True):
+        np.testing.assert_array_equal(value, ops.convert_to_numpy(weight))
+
+
+@tensorflow_only
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_one_graph_takes_sequences_of_any_length_and_of_none(jit_compile):
+    import tensorflow as tf
+
+    layer, other = (GhostBatchNormalization(4, momentum=0.5) for _ in range(2))
+    for x in (layer, other):
+        x.build((None, None, 3))
+
+    @tf.function(
+        input_signature=[tf.TensorSpec([None, None, 3])], jit_compile=jit_compile
+    )
+    def train(x):
+        return layer(x, training=True)
+
+    for shape in ((9, 0, 3), (9, 2, 3), (0, 0, 3), (4, 5, 3), (0, 5, 3)):
+        inputs = np.random.default_rng(0).normal(2, 3, shape).astype("float32")
+        assert train(inputs).shape == shape
+        if inputs.size:
+            other(inputs, training=True)
+        for one, two in zip(layer.get_weights(), other.get_weights(), strict=True):
+            np.testing.assert_allclose(one, two, rtol=1e-5)
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("empty", [(0,), (1,), (2,), (0, 2), (0, 1, 2)])
+def test_a_ghost_that_is_masked_altogether_takes_no_part(way, empty):
+    layer, _ = build_pair((12, 5, 3), 4, momentum=0.5)
+    random = np.random.default_rng(0)
+    inputs = random.normal(3, 2, (12, 5, 3)).astype("float32")
+    mask = random.random((12, 5)) < 0.7
+    expected = layer.get_weights()[2:]
+    for ghost in range(3):
+        rows = slice(4 * ghost, 4 * ghost + 4)
+        if ghost in empty:
+            mask[rows] = False
+            continue
+        valid = inputs[rows][mask[rows]]
+        for value, statistic in zip(
+            expected, (valid.mean(0), valid.var(0)), strict=True
+        ):
+            value[:] = 0.5 * value + 0.5 * statistic
+    outputs, gradients, after = moved(layer, inputs, way, mask)
+    for result in (outputs, *gradients):
+        assert np.isfinite(result).all()
+    for value, reference in zip(after, expected, strict=True):
+        np.testing.assert_allclose(value, reference, rtol=1e-5)
 
 
 def small_model(normalization):

@@ -15,15 +15,20 @@ from gbn_keras.training.large_batch_model import LargeBatchModel
 INPUTS = np.random.default_rng(0).normal(3, 2, (256, 5)).astype("float32")
 
 
+def shares_of(strategy, inputs, sizes):
+    """Consecutive shares of so many examples, one for each replica."""
+    ends = np.cumsum([0, *sizes])
+    return strategy.experimental_distribute_values_from_function(
+        lambda context: tf.constant(
+            inputs[slice(*ends[context.replica_id_in_sync_group :][:2])]
+        )
+    )
+
+
 def on_replicas(number, function, inputs=INPUTS):
     """What `function` of a share gives on each replica, in order."""
     strategy = replicas_of(number)
-    size = len(inputs) // number
-    shares = strategy.experimental_distribute_values_from_function(
-        lambda context: tf.constant(
-            inputs[context.replica_id_in_sync_group * size :][:size]
-        )
-    )
+    shares = shares_of(strategy, inputs, [len(inputs) // number] * number)
     result = tf.function(lambda x: strategy.run(function, args=(x,)))(shares)
     return [v.numpy() for v in strategy.experimental_local_results(result)]
 
@@ -98,12 +103,93 @@ def test_replicas_with_shares_of_different_sizes_are_refused():
     with strategy.scope():
         layer = GhostBatchNormalization(8)
         layer.build((None, 5))
-    shares = strategy.experimental_distribute_values_from_function(
-        lambda context: tf.ones([8 + 8 * context.replica_id_in_sync_group, 5])
-    )
+    shares = shares_of(strategy, INPUTS, (8, 16))
     run = tf.function(lambda x: strategy.run(layer, (x,), {"training": True}))
     with pytest.raises(tf.errors.InvalidArgumentError, match="shares of one size"):
         run(shares)
+
+
+@pytest.mark.parametrize("sizes", [(64, 0), (0, 64), (0, 0), (32, 32, 0, 0)])
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_replicas_with_nothing_take_no_part(sizes, dynamic):
+    def layer():
+        return GhostBatchNormalization(16, momentum=0.7)
+
+    inputs = INPUTS[: sum(sizes)]
+    strategy, expected = replicas_of(len(sizes)), layer()
+    expected.build(INPUTS.shape)
+    outputs = expected(inputs, training=True)
+    with strategy.scope():
+        mirrored = layer()
+        mirrored.build(INPUTS.shape)
+
+    def train(share):
+        if dynamic:  # As what data sets give to replicas.
+            share = tf.compat.v1.placeholder_with_default(share, (None, 5))
+        return mirrored(share, training=True)
+
+    run = tf.function(lambda x: strategy.run(train, args=(x,)))
+    result = run(shares_of(strategy, inputs, sizes))
+    found = [v.numpy() for v in strategy.experimental_local_results(result)]
+    assert [len(part) for part in found] == list(sizes)
+    np.testing.assert_allclose(np.concatenate(found), outputs, rtol=1e-5, atol=1e-6)
+    for one, other in zip(mirrored.weights, expected.weights, strict=True):
+        for copy in one.value.values:
+            np.testing.assert_allclose(copy, other, rtol=1e-5)
+
+
+def test_keras_own_fit_goes_through_a_batch_that_leaves_replicas_with_nothing():
+    with replicas_of(4).scope():
+        layers = [keras.Input((5,)), GhostBatchNormalization(1), keras.layers.Dense(1)]
+        model = keras.Sequential(layers)
+        model.compile("sgd", "mse", jit_compile=False)
+    expected = GhostBatchNormalization(1)
+    expected.build(INPUTS.shape)
+    for batch in (INPUTS[:64], INPUTS[64:66]):  # One each for two of the replicas.
+        expected(batch, training=True)
+    batches = tf.data.Dataset.from_tensor_slices((INPUTS[:66], INPUTS[:66, :1]))
+    model.fit(batches.batch(64), shuffle=False, verbose=0)
+    for name in ("moving_mean", "moving_variance"):
+        np.testing.assert_allclose(
+            getattr(model.layers[0], name), getattr(expected, name), rtol=1e-5
+        )
+
+
+@pytest.mark.parametrize("wrap", [lambda m: m, lambda m: LargeBatchModel(m, 32)])
+def test_ghosts_that_are_masked_altogether_take_no_part_on_any_replica(wrap):
+    """Of 16 ghosts on two replicas and in micro-batches, some without values."""
+    sequences = np.random.default_rng(1).normal(3, 2, (128, 3, 5)).astype("float32")
+    ghosts = sequences.reshape(16, 8, 3, 5)
+    ghosts[[0, 3, 9, 14, 15]] = 0
+    ghosts[1, :, 2] = 0
+
+    def statistics(strategy, wrap):
+        with strategy.scope():
+            layers = [
+                keras.Input((3, 5)),
+                keras.layers.Masking(),
+                GhostBatchNormalization(8, momentum=0.7),
+                keras.layers.GlobalAveragePooling1D(),
+                keras.layers.Dense(1),
+            ]
+            network = keras.Sequential(layers)
+            network.layers[-1].set_weights([np.ones((5, 1)), np.zeros(1)])
+            model = wrap(network)
+            model.compile("sgd", "mse", jit_compile=False)
+        targets = np.ones((128, 1), "float32")
+        model.fit(sequences, targets, batch_size=128, shuffle=False, verbose=0)
+        return network.layers[1].get_weights()[2:]
+
+    expected = statistics(tf.distribute.get_strategy(), lambda m: m)
+    moving = np.zeros(5), np.ones(5)
+    for ghost in ghosts:
+        valid = ghost[ghost.any(-1)]
+        if len(valid):
+            steps = valid.mean(0), valid.var(0)
+            moving = [0.7 * m + 0.3 * s for m, s in zip(moving, steps, strict=True)]
+    for found in (expected, statistics(replicas_of(2), wrap)):
+        for value, reference in zip(found, moving, strict=True):
+            np.testing.assert_allclose(value, reference, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

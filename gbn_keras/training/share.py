@@ -84,6 +84,8 @@ class Share:
         }
         # Found while the model is traced.
         self._without_gradient, self._moved = set(), set()
+        # Ghost layers whose ghosts may have no values, on one replica or another.
+        self._skipping = set()
         self._equal_parts, self._counts_by_weight = None, False
 
     def values(self) -> Values:
@@ -118,7 +120,10 @@ class Share:
             losses=self._no_losses(),
             counts=self._no_losses(),
             statistics=before.statistics,
-            kept=[tf.ones([], _precise(x.moving_mean)) for x in self._ghosts],
+            kept=[
+                tf.ones(x.moving_mean.shape, _precise(x.moving_mean))
+                for x in self._ghosts
+            ],
             seeds=before.seeds,
             metrics=before.metrics,
             moments=tf.zeros([3]),
@@ -164,13 +169,14 @@ class Share:
             for index in sorted(self._moved)
             if sums.statistics[index].dtype.is_floating
         }
+        kept = {number: shard.row_of(sums.kept[number]) for number in self._skipping}
         examples = tf.cast(examples, tf.float32)
         addends = (
-            *(used, list(moved.values()), sums.metrics),
+            *(used, list(moved.values()), kept, sums.metrics),
             *(sums.losses, sums.counts, examples, sums.moments),
         )
-        used, joined, metrics, losses, counts, total, moments = shard.sum_over_replicas(
-            addends
+        used, joined, kept, metrics, losses, counts, total, moments = (
+            shard.sum_over_replicas(addends)
         )
         if self._training:
             shard.refuse_uneven_shares(examples, total)
@@ -191,6 +197,9 @@ class Share:
         ]
         statistics = list(sums.statistics)
         for index, value in zip(moved, joined, strict=True):
+            number = self._ghost_layer_of(index)
+            if number in kept:
+                value = shard.in_order(before.statistics[index], kept[number], value)
             statistics[index] = value
         is_first = tf.equal(shard.this_replica()[0], 0)
         held = [tf.where(is_first, value, tf.zeros_like(value)) for value in metrics]
@@ -234,6 +243,12 @@ class Share:
             scaled = loss * tf.cast(loss_scale, loss.dtype)
             self._model.compute_metrics(x, y, predictions, sample_weight=sample_weight)
         self._note_counts(parts, totals)
+        if shard.this_replica()[1] > 1:
+            self._skipping.update(
+                number
+                for number, layer in enumerate(self._ghosts)
+                if len(getattr(part.kept.get(id(layer)), "shape", ()))
+            )
         if part.called_again and not self._is_whole():
             _warn_of_order(part.called_again)
         gradients = tape.gradient(scaled, weights) if self._training else []
@@ -359,12 +374,22 @@ class Share:
 
     def _addend(self, index, sums, before):
         """What this replica adds to a joined running statistic."""
-        variable, value = self.variables.statistics[index], sums.statistics[index]
-        for layer, kept in zip(self._ghosts, sums.kept, strict=True):
+        value, old = sums.statistics[index], before.statistics[index]
+        number = self._ghost_layer_of(index)
+        if number is None:
+            _, replicas = shard.this_replica()
+            return value / replicas
+        if number in self._skipping:
+            return shard.row_of(shard.step_of(value, old, sums.kept[number]))
+        return shard.weigh_for_join(value, old, sums.kept[number])
+
+    def _ghost_layer_of(self, index):
+        """The number of the ghost layer whose running statistic it is, or `None`."""
+        variable = self.variables.statistics[index]
+        for number, layer in enumerate(self._ghosts):
             if variable is layer.moving_mean or variable is layer.moving_variance:
-                return shard.weigh_for_join(value, before.statistics[index], kept)
-        _, replicas = shard.this_replica()
-        return value / replicas
+                return number
+        return None
 
 
 def _squared_norm(gradients, loss_scale):
