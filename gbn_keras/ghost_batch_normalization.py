@@ -11,6 +11,9 @@ from gbn_keras.ghost_normalize import (
     ghosts_with_values,
 )
 
+# What is no array: of TensorFlow, and of JAX. PyTorch's tensors tell themselves.
+_SPARSE = ("SparseTensor", "RaggedTensor", "BCOO", "BCSR")
+
 
 @keras.saving.register_keras_serializable("gbn_keras", "GhostBatchNormalization")
 class GhostBatchNormalization(keras.layers.BatchNormalization, metaclass=FiledAsParent):
@@ -74,8 +77,8 @@ class GhostBatchNormalization(keras.layers.BatchNormalization, metaclass=FiledAs
 
     Raises:
         ValueError: If `virtual_batch_size` is not a positive integer or `None`; if it
-            comes with `synchronized=True` or `renorm=True`; if `axis` is the batch; in
-            training, if a ghost would lie on two replicas.
+            comes with `synchronized=True` or `renorm=True`; if `axis` is the batch; if
+            the inputs are sparse; in training, if a ghost would lie on two replicas.
 
     Reference:
         Hoffer, Hubara, Soudry, "Train longer, generalize better: closing the
@@ -104,6 +107,7 @@ class GhostBatchNormalization(keras.layers.BatchNormalization, metaclass=FiledAs
 
     def call(self, inputs, training=None, mask=None):
         """Normalizes `inputs`; in training also moves the running statistics."""
+        _refuse_sparse(inputs)
         in_ghosts = training and self.trainable and self.virtual_batch_size is not None
         if not in_ghosts:
             return super().call(inputs, training=training, mask=mask)
@@ -166,3 +170,13 @@ class GhostBatchNormalization(keras.layers.BatchNormalization, metaclass=FiledAs
             values = shard.joined(values, before, kept, ghosts)
         for average, value in zip(moving, values, strict=True):
             average.assign(value)
+
+
+def _refuse_sparse(inputs):
+    kind = type(inputs).__name__
+    if kind in _SPARSE or getattr(inputs, "is_sparse", False):
+        raise ValueError(
+            "inputs must be dense: without its mean, hardly a value is zero. Received: "
+            f"a sparse {kind} of shape {tuple(inputs.shape)}. Make it dense before the "
+            "layer, or begin with a Dense layer, which takes it."
+        )

@@ -403,6 +403,28 @@ def test_weights_are_interchangeable_with_plain_batch_normalization(tmp_path):
         np.testing.assert_array_equal(predict(target, inputs), expected)
 
 
+def sparse(values):
+    if NAME == "tensorflow":
+        import tensorflow as tf
+
+        return tf.sparse.from_dense(values)
+    if NAME == "jax":
+        from jax.experimental.sparse import BCOO
+
+        return BCOO.fromdense(values)
+    import torch
+
+    return torch.tensor(values).to_sparse()
+
+
+@pytest.mark.parametrize("size", [4, None])
+@pytest.mark.parametrize("training", [False, True])
+def test_sparse_inputs_are_refused_in_one_line(size, training):
+    inputs = sparse(np.eye(8, 6, dtype="float32"))
+    with pytest.raises(ValueError, match=r"inputs must be dense.*sparse .*\(8, 6\)"):
+        GhostBatchNormalization(size)(inputs, training=training)
+
+
 @pytest.mark.parametrize("size", [0, -3, 2.5, True, "8"])
 def test_a_virtual_batch_size_that_is_no_positive_integer_is_refused(size):
     with pytest.raises(ValueError, match=f"virtual_batch_size={size!r}"):
