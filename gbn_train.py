@@ -63,11 +63,33 @@ flags.DEFINE_string(
 flags.DEFINE_bool(
     "download", False, "Download and prepare the data set if it is not there."
 )
+flags.DEFINE_string(
+    "train_split",
+    None,
+    "Training examples, as tensorflow-datasets writes them: train[:90%], "
+    "train+validation. Default: train.",
+)
+flags.DEFINE_string(
+    "validation_split",
+    None,
+    "Validation examples, as train[90%:], none of them for training. Default: "
+    "validation, else test, on which no search should choose.",
+)
 flags.DEFINE_integer(
     "train_examples",
     0,
     "Train on the first so many of the training examples; 0: on all.",
     lower_bound=0,
+)
+flags.DEFINE_string(
+    "image_key",
+    None,
+    "Which feature is the image. Default: as the data set says, else image.",
+)
+flags.DEFINE_string(
+    "label_key",
+    None,
+    "Which feature is the label. Default: as the data set says, else label.",
 )
 flags.DEFINE_integer(
     "image_size",

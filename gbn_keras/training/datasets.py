@@ -1,6 +1,7 @@
 """Loads a named data set of labelled images, in memory or on disk."""
 
 import contextlib
+import dataclasses
 import re
 
 import numpy as np
@@ -10,12 +11,17 @@ from tensorflow_datasets.core.download import downloader
 
 from gbn_keras.training.augmentation import ShiftAndFlip
 from gbn_keras.training.image_data import ImageData
+from gbn_keras.training.image_features import image_and_label
 from gbn_keras.training.jpeg_images import JpegImages
 from gbn_keras.training.record_index import index_records
 from gbn_keras.training.settings import UsageError, first_line
+from gbn_keras.training.splits import check_enough, training_and_validation
 
 # Images read at once.
 _CHUNK = 1024
+
+# JPEGs of one size stay on disk if they have more bytes of pixels.
+_MOST_PIXELS = 2**32
 
 # How a JPEG's bytes begin.
 _JPEG = b"\xff\xd8\xff"
@@ -43,14 +49,19 @@ def load(
     data_dir: str | None = None,
     download: bool = False,
     *,
+    train_split: str | None = None,
+    validation_split: str | None = None,
     train_examples: int = 0,
+    image_key: str | None = None,
+    label_key: str | None = None,
     image_size: int = 224,
     fixed_scale: bool = False,
 ) -> ImageData | JpegImages:
     """Loads a data set by its name.
 
     JPEGs of many sizes, as ImageNet's, stay on disk; everything else is decoded into
-    memory.
+    memory. JPEGs of one size that the data set does not tell stay on disk too if they
+    have more than 4 GiB of pixels.
 
     Args:
         name: `digits` (scikit-learn's, embedded), or any name that
@@ -58,28 +69,58 @@ def load(
         data_dir: Where tensorflow-datasets' prepared data lies; by default in
             `TFDS_DATA_DIR`, else `~/tensorflow_datasets`.
         download: Whether data that is not there may be downloaded and prepared.
+        train_split: Training examples, in tensorflow-datasets' language; by default
+            `train`.
+        validation_split: Validation examples; by default `validation`, else `test`.
         train_examples: Only so many of the training examples, the first in the order of
             the files; 0: all.
+        image_key: The feature that is the image, see `image_features`.
+        label_key: The feature that is the label.
         image_size: JPEGs of many sizes: pixels on each side of what the network sees.
         fixed_scale: JPEGs of many sizes: whether training crops them all at the same
             scale, as AlexNet's did.
 
     Raises:
         UsageError: If the data is not there, is damaged, is not labelled images of one
-            size (or JPEGs), or has fewer training examples.
+            size (or JPEGs), has fewer training examples, or leaves open which of its
+            examples and features are meant.
     """
     if name == "digits":
-        return _load_digits(train_examples)
+        return _load_digits(
+            train_examples,
+            train_split=train_split,
+            validation_split=validation_split,
+            image_key=image_key,
+            label_key=label_key,
+        )
     builder = _prepared_builder(name, data_dir, download)
-    splits = _training_and_validation(name, builder.info.splits, train_examples)
-    keys = _image_and_label(name, builder.info.features)
+    splits = training_and_validation(
+        name, builder.info.splits, train_split, validation_split, train_examples
+    )
+    keys = image_and_label(name, builder.info, image_key, label_key)
+    training, validation = (split.name for split in splits)
+    chosen = [f"training {training}, validation {validation}"]
+    if not (train_split or validation_split):
+        chosen = []
+    if keys.choice:
+        chosen.append(keys.choice)
     with _one_line_if_damaged(name, lambda: _indices(name, builder, splits)):
-        if _are_jpegs_of_any_size(builder, splits[0], keys[0]):
-            return _open_jpegs(name, builder, splits, keys, image_size, fixed_scale)
-        return _load_images(name, builder, splits, keys)
+        if _are_jpegs_of_many_sizes(builder, splits, keys.image):
+            data = _open_jpegs(name, builder, splits, keys, image_size, fixed_scale)
+        else:
+            data = _load_images(name, builder, splits, keys)
+    return dataclasses.replace(
+        data, choice="; ".join(chosen), validation_split=validation
+    )
 
 
-def _load_digits(train_examples):
+def _load_digits(train_examples, **choices):
+    for flag, value in choices.items():
+        if value:
+            raise UsageError(
+                f"--{flag}: got {value!r}, wanted none with digits, which have one "
+                "image, one label and one division. Leave it out."
+            )
     # scikit-learn takes a second to import, which the other data sets need not pay.
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -92,7 +133,7 @@ def _load_digits(train_examples):
         stratify=digits.target,
         random_state=0,
     )
-    _check_enough("digits", len(train_labels), train_examples)
+    check_enough("digits", len(train_labels), train_examples)
     return ImageData(
         name="digits",
         classes=10,
@@ -108,7 +149,7 @@ def _load_images(name, builder, splits, keys):
     images, labels = zip(*(_read(name, builder, s, keys) for s in splits), strict=True)
     return ImageData(
         name=name,
-        classes=builder.info.features[keys[1]].num_classes,
+        classes=_classes(name, builder, keys.label, labels),
         train_images=images[0],
         train_labels=labels[0],
         validation_images=images[1],
@@ -118,6 +159,22 @@ def _load_images(name, builder, splits, keys):
     )
 
 
+def _classes(name, builder, label_key, labels):
+    """How many: as the data set says, else one more than the largest of all labels."""
+    told = getattr(builder.info.features[label_key], "num_classes", None)
+    if told:
+        return told
+    found = int(max(of_split.max() for of_split in labels)) + 1
+    examples = sum(map(len, labels))
+    if found > examples:
+        raise UsageError(
+            f"--label_key: {label_key} of {name} goes up to {found - 1:,} in "
+            f"{examples:,} examples, wanted classes counted from 0. Name another "
+            "feature, or choose another data set."
+        )
+    return found
+
+
 def _open_jpegs(name, builder, splits, keys, image_size, fixed_scale):
     """Finds where the examples are; decodes none."""
     if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
@@ -125,26 +182,43 @@ def _open_jpegs(name, builder, splits, keys, image_size, fixed_scale):
             f"--dataset: {name} is stored as {builder.info.file_format.value}, wanted "
             "tfrecord for JPEGs of many sizes. Prepare it in that format."
         )
-    parse = _jpeg_and_label(builder.info.features, *keys)
+    parse = _jpeg_and_label(builder.info.features, keys.image, keys.label)
     indices = _indices(name, builder, splits)
-    for split, index in zip(splits, indices, strict=True):
-        # All labels would mean all files; who has none has none from the beginning.
-        starts = np.unique(index.file, return_index=True)[1]
-        first_of_files = (
-            tf.data.Dataset.from_tensor_slices(starts)
-            .map(index.reader(), num_parallel_calls=tf.data.AUTOTUNE)
-            .map(lambda record: parse(record)[1])
-        )
-        _check_labels(name, split, min(first_of_files.as_numpy_iterator()))
+    if getattr(builder.info.features[keys.label], "num_classes", None):
+        labels = [_first_labels(index, parse) for index in indices]
+    else:
+        labels = [_all_labels(builder, split, keys.label) for split in splits]
+    for split, of_split in zip(splits, labels, strict=True):
+        _check_labels(name, split.name, of_split.min())
     return JpegImages(
         name=name,
-        classes=builder.info.features[keys[1]].num_classes,
+        classes=_classes(name, builder, keys.label, labels),
         training=indices[0],
         validation=indices[1],
         parse=parse,
         image_size=image_size,
         fixed_scale=fixed_scale,
     )
+
+
+def _first_labels(index, parse):
+    """Of each file: all would mean to read all files; who has none begins with none."""
+    starts = np.unique(index.file, return_index=True)[1]
+    return np.stack(
+        list(
+            tf.data.Dataset.from_tensor_slices(starts)
+            .map(index.reader(), num_parallel_calls=tf.data.AUTOTUNE)
+            .map(lambda record: parse(record)[1])
+            .as_numpy_iterator()
+        )
+    )
+
+
+def _all_labels(builder, split, label_key):
+    """Without which nobody knows how many classes there are."""
+    only = tfds.decode.PartialDecoding({label_key: True})
+    labels = _as_dataset(builder, split, decoders=only).map(lambda e: e[label_key])
+    return np.concatenate(list(labels.batch(_CHUNK).as_numpy_iterator()))
 
 
 def _prepared_builder(name, data_dir, download):
@@ -178,56 +252,11 @@ def _prepared_builder(name, data_dir, download):
     return builder
 
 
-def _image_and_label(name, features):
-    images = [k for k, f in features.items() if isinstance(f, tfds.features.Image)]
-    labels = [k for k, f in features.items() if isinstance(f, tfds.features.ClassLabel)]
-    for found, key in ((images, "image"), (labels, "label")):
-        # Of several, the one with the usual name.
-        found.sort(key=lambda k, key=key: k != key)
-        if not found:
-            raise UsageError(
-                f"--dataset: {name} has no {key} feature; it has "
-                f"{', '.join(features)}. Wanted images with class labels: choose "
-                "another data set."
-            )
-    return images[0], labels[0]
-
-
-def _training_and_validation(name, splits, train_examples):
-    """tensorflow-datasets' names of both parts."""
-    validation = next((s for s in ("validation", "test") if s in splits), None)
-    if "train" not in splits or validation is None:
-        raise UsageError(
-            f"--dataset: {name} has the splits {', '.join(splits) or 'none'}; wanted "
-            "train, and validation or test. Choose another data set."
-        )
-    for split in ("train", validation):
-        if splits[split].num_examples == 0:
-            raise UsageError(
-                f"--dataset: the {split} split of {name} has 0 examples, wanted at "
-                "least 1. Prepare it again, or choose another data set."
-            )
-    _check_enough(name, splits["train"].num_examples, train_examples)
-    train = f"train[:{train_examples}]" if train_examples else "train"
-    return train, validation
-
-
-def _check_enough(name, examples, train_examples):
-    if not 0 <= train_examples <= examples:
-        raise UsageError(
-            f"--train_examples: got {train_examples}, wanted at most {examples}, which "
-            f"{name} has for training, or 0 for all. Take fewer."
-        )
-
-
 def _indices(name, builder, splits):
     """Where the records of the splits are."""
     if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
         return []
-    return [
-        index_records(name, builder.info.splits[split].file_instructions)
-        for split in splits
-    ]
+    return [index_records(name, split.parts) for split in splits]
 
 
 def one_line_if_damaged(data: ImageData | JpegImages):
@@ -260,15 +289,40 @@ def _one_line_if_damaged(name, indices):
         ) from error
 
 
-def _are_jpegs_of_any_size(builder, split, image_key):
-    """Whether the first image is one; the features do not always tell the encoding."""
+def _are_jpegs_of_many_sizes(builder, splits, image_key):
+    """Whether the images are JPEGs to be left on disk.
+
+    The features do not always tell the encoding, nor the size where there is one. Of
+    JPEGs of one size all are looked at, of others few.
+    """
     if builder.info.features[image_key].shape != (None, None, 3):
         return False
-    first = _as_dataset(
-        builder, split, decoders={image_key: tfds.decode.SkipDecoding()}
-    ).take(1)
-    (example,) = first.as_numpy_iterator()
-    return example[image_key].startswith(_JPEG)
+    undecoded = tfds.decode.PartialDecoding(
+        {image_key: True}, decoders={image_key: tfds.decode.SkipDecoding()}
+    )
+    shapes, pixels = set(), 0
+    for split in splits:
+        images = _as_dataset(builder, split, decoders=undecoded)
+        for shape in images.map(
+            lambda example: _jpeg_shape(example[image_key]),
+            num_parallel_calls=tf.data.AUTOTUNE,
+        ).as_numpy_iterator():
+            shapes.add(tuple(shape))
+            pixels += 3 * int(np.prod(shape))
+            if not pixels:  # No JPEG, the first one.
+                return False
+            if len(shapes) > 1 or pixels > _MOST_PIXELS:
+                return True
+    return False
+
+
+def _jpeg_shape(content):
+    """Height and width; zeros of what is no JPEG."""
+    return tf.cond(
+        tf.strings.substr(content, 0, len(_JPEG)) == _JPEG,
+        lambda: tf.image.extract_jpeg_shape(content)[:2],
+        lambda: tf.zeros([2], tf.int32),
+    )
 
 
 def _jpeg_and_label(features, image_key, label_key):
@@ -288,27 +342,27 @@ def _jpeg_and_label(features, image_key, label_key):
 
 def _read(name, builder, split, keys):
     """One split as arrays of images and labels, in the order of its files."""
-    dataset = _as_dataset(builder, split).map(lambda e: tuple(e[key] for key in keys))
-    if None in builder.info.features[keys[0]].shape:
+    dataset = _as_dataset(builder, split).map(lambda e: (e[keys.image], e[keys.label]))
+    if None in builder.info.features[keys.image].shape:
         images, labels = zip(*dataset.as_numpy_iterator(), strict=True)
         _check_one_size(name, images)
         images, labels = np.stack(images), np.stack(labels)
     else:
         chunks = zip(*dataset.batch(_CHUNK).as_numpy_iterator(), strict=True)
         images, labels = (np.concatenate(chunk) for chunk in chunks)
-    _check_labels(name, split, labels.min())
-    _check_finite(name, split, images)
+    _check_labels(name, split.name, labels.min())
+    _check_finite(name, split.name, images)
     return images, labels.astype(np.int32)
 
 
 def _as_dataset(builder, split, decoders=None):
     """One split in the order of its files."""
     return builder.as_dataset(
-        split=split,
+        split=split.name,
         decoders=decoders,
         shuffle_files=False,
         read_config=tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1),
-    )
+    ).take(len(split))
 
 
 def _check_labels(name, split, smallest):

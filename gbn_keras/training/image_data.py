@@ -19,7 +19,9 @@ class ImageData:
 
     Images are `(examples, height, width, channels)` as stored, labels `(examples,)`
     from 0. The batches hold float32 images, standardized by the training images'
-    mean and deviation of each channel, and in training augmented.
+    mean and deviation of each channel, and in training augmented. `choice` says which
+    examples and features were taken, where there was a choice, and `validation_split`
+    from which of tensorflow-datasets' splits the validation examples are.
     """
 
     name: str
@@ -29,6 +31,8 @@ class ImageData:
     validation_images: np.ndarray
     validation_labels: np.ndarray
     augmentation: ShiftAndFlip | None = None
+    choice: str = ""
+    validation_split: str = ""
 
     @property
     def examples(self) -> int:

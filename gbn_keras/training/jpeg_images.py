@@ -35,6 +35,8 @@ class JpegImages:
         image_size: Pixels on each side of what the network sees.
         fixed_scale: Whether training crops all pictures at the scale of validation,
             as AlexNet's did, instead of parts of all sizes.
+        choice: Which examples and features were taken, where there was a choice.
+        validation_split: From which split the validation examples are.
     """
 
     name: str
@@ -44,6 +46,8 @@ class JpegImages:
     parse: Callable
     image_size: int = 224
     fixed_scale: bool = False
+    choice: str = ""
+    validation_split: str = ""
 
     @property
     def examples(self) -> int:

@@ -38,6 +38,7 @@ class Plan:
         micro_batch_size: Examples that a replica takes at once, whole ghosts; by
             default its share. What remains is taken with the last ones.
         profile: The updates to profile, counted from 1; `None` for none.
+        data: Which examples and features were taken, where there was a choice.
     """
 
     settings: Settings
@@ -48,6 +49,7 @@ class Plan:
     replicas: int
     micro_batch_size: int
     profile: range | None = None
+    data: str = ""
 
     @property
     def epochs(self) -> int:
@@ -98,8 +100,10 @@ class Plan:
         return sorted({1, *range(every, self.epochs, every), self.epochs})
 
     def describe(self) -> str:
-        """The plan in three lines: the batch, the rate, the length."""
-        return "\n".join((self._batch_line(), self._rate_line(), self._length_line()))
+        """In lines: the data, where there was a choice; batch, rate and length."""
+        lines = [f"data: {self.data}"] if self.data else []
+        lines += [self._batch_line(), self._rate_line(), self._length_line()]
+        return "\n".join(lines)
 
     def _batch_line(self):
         batch, ghost = self.settings.batch_size, self.settings.virtual_batch_size

@@ -26,7 +26,11 @@ class Settings:
     dataset: str
     data_dir: str | None
     download: bool
+    train_split: str | None
+    validation_split: str | None
     train_examples: int
+    image_key: str | None
+    label_key: str | None
     image_size: int
     model: str | None
     batch_size: int | None

@@ -88,7 +88,9 @@ def _train(settings, strategy, data, callbacks, verbose):
 
     # Plan.
     plan = make_plan(settings, data.examples, replicas)
-    plan = dataclasses.replace(plan, settings=with_run_dir(plan.settings))
+    plan = dataclasses.replace(
+        plan, settings=with_run_dir(plan.settings), data=data.choice
+    )
     with contextlib.ExitStack() as stack:
         finished = None
         if is_chief:
@@ -237,7 +239,11 @@ def load_data(settings: Settings):
         settings.dataset,
         settings.data_dir,
         settings.download,
+        train_split=settings.train_split,
+        validation_split=settings.validation_split,
         train_examples=settings.train_examples,
+        image_key=settings.image_key,
+        label_key=settings.label_key,
         image_size=settings.image_size,
         # The recipe that AlexNet's figures are from.
         fixed_scale=model == "alexnet",

@@ -158,8 +158,8 @@ def tune(settings: Settings) -> pathlib.Path | None:
     with contextlib.ExitStack() as stack:
         if role != "worker":
             stack.enter_context(open_run_directory(settings))
-            print(_describe(settings), flush=True)
-            write_whole(run_dir / PLAN, _describe(settings) + "\n")
+            print(_describe(settings, data), flush=True)
+            write_whole(run_dir / PLAN, _describe(settings, data) + "\n")
         tuner = _Tuner(hypermodel, settings, data.examples)
         try:
             if role == "worker":
@@ -357,8 +357,8 @@ def _oracle(settings, hyperparameters, examples):
     return oracle(max_trials=settings.trials, **shared)
 
 
-def _describe(settings):
-    """What all trials have in common, in a line."""
+def _describe(settings, data):
+    """What all trials have in common, a line each."""
     searched = " ".join(settings.search)
     if settings.trial_updates:
         length = f"at most {settings.trial_updates:,} updates each"
@@ -367,4 +367,11 @@ def _describe(settings):
     else:
         length = "each its whole regime"
     trials = "" if settings.tuner == "hyperband" else f"{settings.trials} "
-    return f"{settings.tuner} search, {trials}trials, {length}: {searched}"
+    lines = [f"data: {data.choice}"] if data.choice else []
+    lines.append(f"{settings.tuner} search, {trials}trials, {length}: {searched}")
+    if data.validation_split.startswith("test"):
+        lines.append(
+            "compared on the test split, which then tells nothing new of the best; hold "
+            "out others: --train_split=train[:90%] --validation_split=train[90%:]"
+        )
+    return "\n".join(lines)
