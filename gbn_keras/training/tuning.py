@@ -371,7 +371,7 @@ def _describe(settings, data):
     lines.append(f"{settings.tuner} search, {trials}trials, {length}: {searched}")
     if data.validation_split.startswith("test"):
         lines.append(
-            "compared on the test split, which then tells nothing new of the best; hold "
-            "out others: --train_split=train[:90%] --validation_split=train[90%:]"
+            "compared on the test split, which then tells nothing new of the best: "
+            "hold out others, --train_split=train[:90%] --validation_split=train[90%:]"
         )
     return "\n".join(lines)
