@@ -333,9 +333,10 @@ def main(argv: list[str] = sys.argv) -> int:
     with quiet_start() if _IS_QUIET else contextlib.nullcontext():
         import tensorflow as tf
 
-        from gbn_keras.training import distribution, landscape, report, study, trainer
-        from gbn_keras.training.settings import Settings, UsageError
-        from gbn_keras.training.stopped import Stopped
+        from gbn_keras.training import distribution, loss_landscape, study, trainer
+        from gbn_keras.training.errors import Stopped, UsageError
+        from gbn_keras.training.report import report
+        from gbn_keras.training.settings import Settings
 
         if values["strategy"] != "tpu":  # Whose devices are found by its address.
             tf.config.list_physical_devices()
@@ -355,9 +356,10 @@ def main(argv: list[str] = sys.argv) -> int:
                 print(f"\n{tell(run_dir)}\n\n{run_dir}", flush=True)
                 report.stop_if_all_diverged(run_dir)
         elif settings.mode == "landscape":
-            print(landscape.measure_landscape(settings))
+            print(loss_landscape.measure_landscape(settings))
         elif settings.mode == "tune":
-            from gbn_keras.training import search_report, tuning
+            from gbn_keras.training.report import search_report
+            from gbn_keras.training.search import tuning
 
             run_dir = tuning.tune(settings)
             if run_dir:

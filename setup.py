@@ -21,7 +21,10 @@ setup(
     packages=find_packages(include=["gbn_keras", "gbn_keras.*"]),
     py_modules=["gbn_quiet_start", "gbn_train"],
     entry_points={"console_scripts": ["gbn-train = gbn_train:main"]},
-    package_data={"gbn_keras": ["py.typed"], "gbn_keras.training": ["page.html"]},
+    package_data={
+        "gbn_keras": ["py.typed"],
+        "gbn_keras.training.report": ["page.html"],
+    },
     install_requires=[
         "absl-py",
         # tensorflow-datasets imports it when it prepares data, but does not name it.

@@ -16,8 +16,9 @@ import time
 import gbn_train  # isort: skip (sets what TensorFlow reads when it is imported)
 from side_by_side import write_json
 
-from gbn_keras.training import datasets, trainer
-from gbn_keras.training.checkpoint import Checkpointing
+from gbn_keras.training import trainer
+from gbn_keras.training.data import datasets
+from gbn_keras.training.run.checkpoint import Checkpointing
 from gbn_keras.training.settings import Settings
 
 FLAGS = ("--dataset=mnist", "--batch_size=4096", "--epochs=20", "--stretch=1")

@@ -27,7 +27,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 from side_by_side import median_ratio, time_in_turn, write_json
 
-from gbn_keras.training import datasets
+from gbn_keras.training.data import datasets
 
 BARE = "bare reader"
 OURS = "gbn_keras"

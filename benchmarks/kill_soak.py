@@ -33,8 +33,8 @@ from side_by_side import write_json
 
 # With the classes that are in the models' files.
 import gbn_keras.training.models  # noqa: F401
-from gbn_keras.training.checkpoint_file import decode
-from gbn_keras.training.events import read_events
+from gbn_keras.training.run.checkpoint_file import decode
+from gbn_keras.training.run.events import read_events
 
 PROGRAM = pathlib.Path(__file__).with_name("killed_program.py")
 

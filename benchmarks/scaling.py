@@ -41,8 +41,8 @@ import tensorflow as tf
 from side_by_side import write_json
 
 from gbn_keras import GhostBatchNormalization
+from gbn_keras.large_batch.large_batch_model import LargeBatchModel
 from gbn_keras.networks import f1, f1_digits, resnet
-from gbn_keras.training.large_batch_model import LargeBatchModel
 
 GHOST = 128
 NETWORKS = {

@@ -1,8 +1,11 @@
 """Train longer, generalize better: ghost batches and regime adaptation for Keras 3."""
 
+import keras
+
 from gbn_keras.convert import to_batch_norm, to_ghost_batch_norm
 from gbn_keras.ghost_batch_normalization import GhostBatchNormalization
 from gbn_keras.gradient_noise import GradientNoise
+from gbn_keras.optimizers import L2SGD
 from gbn_keras.regime_adaptation import REGIMES, Regime, RegimeAdaptation
 from gbn_keras.sharding_invariant_dropout import ShardingInvariantDropout
 from gbn_keras.version import __version__
@@ -11,6 +14,7 @@ __all__ = [
     "REGIMES",
     "GhostBatchNormalization",
     "GradientNoise",
+    "L2SGD",
     "Regime",
     "RegimeAdaptation",
     "ShardingInvariantDropout",
@@ -18,3 +22,8 @@ __all__ = [
     "to_batch_norm",
     "to_ghost_batch_norm",
 ]
+
+if keras.backend.backend() == "tensorflow":
+    from gbn_keras.large_batch.large_batch_model import LargeBatchModel
+
+    __all__ += ["LargeBatchModel"]

@@ -10,10 +10,10 @@ TensorFlow runs op by op.
 import keras
 from keras import backend, ops
 
-from gbn_keras.closed_form import ClosedForm
+from gbn_keras.kernels.closed_form import ClosedForm
 
 if keras.backend.backend() == "tensorflow":
-    from gbn_keras import tensorflow_gradients, tensorflow_kernels
+    from gbn_keras.kernels import tensorflow_gradients, tensorflow_kernels
 elif keras.backend.backend() == "jax":
     import jax
 

@@ -19,18 +19,18 @@ BACKENDS = ("tensorflow", *OTHERS)
 
 # Of the method: `gbn_keras` without `training`.
 SUITE = [
-    f"test_{name}.py"
+    f"{name}.py"
     for name in (
-        "ghost_normalize",
-        "ghost_batch_normalization",
-        "convert",
-        "gradient_noise",
-        "landscape",
-        "networks",
-        "noise_scale",
-        "regime_adaptation",
-        "sharding_invariant_dropout",
-        "weight_distance",
+        "test_ghost_normalize",
+        "test_ghost_batch_normalization",
+        "test_convert",
+        "test_gradient_noise",
+        "analysis/test_landscape",
+        "networks/test_networks",
+        "analysis/test_noise_scale",
+        "test_regime_adaptation",
+        "test_sharding_invariant_dropout",
+        "analysis/test_weight_distance",
     )
 ]
 
@@ -126,7 +126,7 @@ def test_the_slow_tests_of_the_method_pass_too(tmp_path, backend):
 
 def test_a_file_of_one_backend_predicts_and_trains_the_same_on_the_others(tmp_path):
     for task in ("write", "read"):
-        run_everywhere(tmp_path, TESTS / "exchange.py", task, tmp_path)
+        run_everywhere(tmp_path, TESTS / "support" / "exchange.py", task, tmp_path)
     for writer in BACKENDS:
         expected = np.load(tmp_path / f"{writer}_on_{writer}.npy")
         before, trained = expected
@@ -148,7 +148,7 @@ OF_TENSORFLOW = (
 )
 sys.modules["tensorflow"] = None  # Its import fails, as where it is not installed.
 import gbn_keras, keras, numpy as np
-for package in ("", "analysis.", "networks."):
+for package in ("", "analysis.", "kernels.", "networks.", "optimizers."):
     folder = importlib.import_module(f"gbn_keras.{package}"[:-1]).__path__
     for module in pkgutil.iter_modules(folder, f"gbn_keras.{package}"):
         if module.name.split(".")[-1] not in OF_TENSORFLOW:

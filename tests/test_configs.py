@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 import gbn_train
-from gbn_keras.training import datasets, landscape, study, trainer
+from gbn_keras.training import loss_landscape, study, trainer
+from gbn_keras.training.data import datasets
 from gbn_keras.training.plan import make_plan
 from gbn_keras.training.settings import Settings
 
@@ -67,7 +68,7 @@ def test_a_config_starts_and_makes_two_updates(config, tmp_path):
     settings, data = read(config, *sizes)
     if settings.mode == "landscape":
         settings = dataclasses.replace(settings, directions=10)
-        landscape.measure_landscape(settings, data)
+        loss_landscape.measure_landscape(settings, data)
         assert (tmp_path / "run" / "landscape.csv").exists()
         return
     *others, last = trainings(settings, data)

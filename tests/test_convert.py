@@ -364,7 +364,7 @@ def test_what_ghosts_cannot_replace_is_named_and_nothing_is_changed(argument):
 
 @tensorflow_only
 def test_a_large_batch_model_finds_the_ghosts_of_a_converted_model():
-    from gbn_keras.training.large_batch_model import LargeBatchModel
+    from gbn_keras.large_batch.large_batch_model import LargeBatchModel
 
     whole, parts = built(sequential), built(sequential)
     for model in (whole, parts):

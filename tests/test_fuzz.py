@@ -23,7 +23,7 @@ from command_lines import Command, commands, make_world, short_trainings
 from hypothesis import HealthCheck, example, given, settings
 
 import gbn_train
-from gbn_keras.training import landscape
+from gbn_keras.training import loss_landscape
 
 ROOT = pathlib.Path(gbn_train.__file__).parent
 
@@ -98,7 +98,7 @@ def run(command, folder):
         if not command.is_run_to_the_end:
             reached = mock.Mock(side_effect=Reached)
             enter(mock.patch.object(keras.Model, "fit", reached))
-            enter(mock.patch.object(landscape, "loss_deviation", reached))
+            enter(mock.patch.object(loss_landscape, "loss_deviation", reached))
         enter(contextlib.redirect_stdout(out))
         enter(contextlib.redirect_stderr(err))
         try:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from keras import ops
 
 from gbn_keras import GradientNoise
-from gbn_keras.training import datasets
+from gbn_keras.training.data import datasets
 
 
 def batches(examples=8, count=4):

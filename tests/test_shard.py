@@ -6,11 +6,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_sameness import replicas_of
+from replicas import replicas_of
 
 from gbn_keras import GhostBatchNormalization, ShardingInvariantDropout
+from gbn_keras.large_batch.large_batch_model import LargeBatchModel
 from gbn_keras.shard import Shard, cut_ghosts, this_replica
-from gbn_keras.training.large_batch_model import LargeBatchModel
 
 INPUTS = np.random.default_rng(0).normal(3, 2, (256, 5)).astype("float32")
 

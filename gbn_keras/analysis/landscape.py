@@ -9,25 +9,11 @@ import numpy as np
 from keras import ops
 
 from gbn_keras.analysis.compiled import compiled
+from gbn_keras.analysis.fits import AlphaFit
 from gbn_keras.arguments import integer
 
 # With fewer, a resampling may well be of a single direction, which has no deviation.
 _FEWEST_DIRECTIONS = 10
-
-
-@dataclasses.dataclass(frozen=True)
-class AlphaFit:
-    """A power law through deviations of the loss.
-
-    Attributes:
-        alpha: Twice the slope of log deviation over log distance.
-        error: Its standard error, by resampling the directions.
-        r_squared: The share of the log deviation's variance that the line explains.
-    """
-
-    alpha: float
-    error: float
-    r_squared: float
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -5,14 +5,12 @@ for every batch size, as long as the learning rate is high: what a random walk o
 rough landscape does.
 """
 
-import dataclasses
 import math
 import os
 import pathlib
 
 import numpy as np
 from keras import ops
-from scipy.optimize import curve_fit
 
 from gbn_keras.analysis.compiled import compiled
 from gbn_keras.analysis.log_spaced import LogSpacedLog
@@ -96,87 +94,6 @@ class WeightDistance(LogSpacedLog):
             ops.convert_to_tensor(array, dtype=weight.dtype)
             for array, weight in zip(start, weights, strict=True)
         ]
-
-
-@dataclasses.dataclass(frozen=True)
-class Fit:
-    """A curve through distances by least squares.
-
-    Attributes:
-        formula: `a + b log t` or `a t^b`.
-        a: The first coefficient.
-        b: The second one.
-        r_squared: The share of the distances' variance that the curve explains.
-        residual: The root of the mean squared difference, in units of the distance.
-    """
-
-    formula: str
-    a: float
-    b: float
-    r_squared: float
-    residual: float
-
-    def __call__(self, updates):
-        """The curve's distances after so many updates."""
-        return _FORMULAS[self.formula](np.asarray(updates, "float64"), self.a, self.b)
-
-
-def fit_distance(updates, distances) -> tuple[Fit, Fit]:
-    """Fits a logarithm and a power law to distances by update.
-
-    Both are fitted to the distances themselves, each point counting alike. So with
-    logarithmically spaced updates each factor of ten counts alike, and the two fits'
-    residuals can be compared.
-
-    Args:
-        updates: `(points,)`, from 1; those of the phase of high learning rate, for
-            which the paper claims the logarithm.
-        distances: `(points,)`.
-
-    Returns:
-        `(logarithm, power_law)`.
-
-    Raises:
-        ValueError: If there are fewer than 3 points, or an update is below 1.
-    """
-    updates = np.asarray(updates, "float64")
-    distances = np.asarray(distances, "float64")
-    if len(updates) < 3 or updates.min() < 1:
-        raise ValueError(
-            "updates must be at least 3 numbers from 1 on. Received: "
-            f"updates={updates.tolist()}."
-        )
-    log = np.log(updates)
-    slope, intercept = np.polyfit(log, distances, 1)
-    # From where the logarithms of the distances say; they are no fit themselves, as
-    # they would weigh small distances more.
-    exponent, log_factor = np.polyfit(log, np.log(np.maximum(distances, 1e-30)), 1)
-    (factor, exponent), _ = curve_fit(
-        _power_law, updates, distances, p0=(math.exp(log_factor), exponent)
-    )
-    return (
-        _fit("a + b log t", intercept, slope, updates, distances),
-        _fit("a t^b", factor, exponent, updates, distances),
-    )
-
-
-def _logarithm(updates, a, b):
-    return a + b * np.log(updates)
-
-
-def _power_law(updates, a, b):
-    return a * updates**b
-
-
-_FORMULAS = {"a + b log t": _logarithm, "a t^b": _power_law}
-
-
-def _fit(formula, a, b, updates, distances):
-    residuals = distances - _FORMULAS[formula](updates, a, b)
-    squares = (residuals**2).mean()
-    return Fit(
-        formula, float(a), float(b), 1 - squares / distances.var(), math.sqrt(squares)
-    )
 
 
 def _squared_distances(weights, start):

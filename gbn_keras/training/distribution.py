@@ -13,8 +13,8 @@ import socket
 import numpy as np
 import tensorflow as tf
 
-from gbn_keras.training.settings import Settings, UsageError, first_line
-from gbn_keras.training.stopped import Stopped
+from gbn_keras.training.errors import Stopped, UsageError, first_line
+from gbn_keras.training.settings import Settings
 
 # What TensorFlow raises on one machine when another one is gone.
 _LOST = (

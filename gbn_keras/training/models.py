@@ -10,13 +10,13 @@ import tensorflow as tf
 from keras import ops
 
 from gbn_keras.ghost_batch_normalization import GhostBatchNormalization
+from gbn_keras.large_batch import memory
+from gbn_keras.large_batch.large_batch_model import LargeBatchModel
 from gbn_keras.networks import find_network
-from gbn_keras.training import memory
-from gbn_keras.training.datasets import ImageData
-from gbn_keras.training.large_batch_model import LargeBatchModel
+from gbn_keras.optimizers.l2_sgd import L2SGD
+from gbn_keras.training.data.datasets import ImageData
+from gbn_keras.training.errors import UsageError, first_line
 from gbn_keras.training.plan import Plan
-from gbn_keras.training.settings import UsageError, first_line
-from gbn_keras.training.sgd import L2SGD
 
 # The published networks' (PyTorch's defaults). Keras's momentum of 0.99 would leave the
 # running statistics of a large batch, which has few updates, near their start.

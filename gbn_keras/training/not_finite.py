@@ -4,38 +4,8 @@ import math
 
 import keras
 
+from gbn_keras.training.errors import NotFinite
 from gbn_keras.training.plan import Plan
-from gbn_keras.training.stopped import Stopped
-
-
-class NotFinite(Stopped):
-    """A training diverged: its loss or its gradient is infinite or not a number.
-
-    Args:
-        update: The update that is not finite, counted from 1.
-        what: What is not finite, with its value.
-
-    Attributes:
-        update: As given.
-        in_short: What a study or a search says of the training, and goes on.
-    """
-
-    exit_code = 3
-
-    def __init__(self, update: int, what: str):
-        super().__init__(
-            f"update {update:,} is not finite: {what}. The last checkpoint is kept. "
-            "Train in another folder with a lower --learning_rate, --warmup_updates or "
-            "--clipnorm."
-        )
-        self.update = update
-        self.in_short = f"diverged at update {update:,}: {what}"
-
-
-class AllDiverged(Stopped):
-    """Each training of a study, a sweep or a search diverged."""
-
-    exit_code = NotFinite.exit_code
 
 
 class StopIfNotFinite(keras.callbacks.Callback):

@@ -8,7 +8,8 @@ from gbn_keras.arguments import integer, positive_number
 from gbn_keras.networks import find_network
 from gbn_keras.regime_adaptation import REGIMES, Regime, RegimeAdaptation
 from gbn_keras.shard import cut_ghosts
-from gbn_keras.training.settings import Settings, UsageError
+from gbn_keras.training.errors import UsageError
+from gbn_keras.training.settings import Settings
 
 # The network that is meant where none is named.
 _DEFAULT_MODEL = {

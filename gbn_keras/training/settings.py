@@ -3,15 +3,6 @@
 import dataclasses
 
 
-class UsageError(ValueError):
-    """A mistake of the user's, told in one line: flag, received, wanted, what to do."""
-
-
-def first_line(error: Exception) -> str:
-    """What an error of a library says, for a line that tells it to the user."""
-    return next((line for line in str(error).splitlines() if line.strip()), "no reason")
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
     """What the user asked for.

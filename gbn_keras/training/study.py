@@ -7,19 +7,17 @@ import pathlib
 import time
 
 from gbn_keras.training import distribution
-from gbn_keras.training.not_finite import NotFinite
+from gbn_keras.training.errors import NotFinite, UsageError
 from gbn_keras.training.plan import make_plan, model_name
 from gbn_keras.training.progress import Pace, RunProgress, outcome_line
-from gbn_keras.training.run_directory import (
+from gbn_keras.training.run.run_directory import (
     open_run_directory,
     read_outcome,
     with_run_dir,
 )
-from gbn_keras.training.settings import Settings, UsageError
+from gbn_keras.training.run.tables import ARMS, arm_directory
+from gbn_keras.training.settings import Settings
 from gbn_keras.training.trainer import load_data, train
-
-# The columns of the paper's Table 1.
-ARMS = ("SB", "LB", "+LR", "+GBN", "+RA")
 
 # Techniques that an arm leaves out: the columns are cumulative.
 _NO_RA = {"stretch": 1.0}
@@ -54,12 +52,6 @@ def sweep_arms(settings: Settings) -> dict[str, Settings]:
         )
         for size in settings.batch_sizes
     }
-
-
-def arm_directory(run_dir: pathlib.Path, arm: str, seed: int) -> pathlib.Path:
-    """The run directory, in a study's, of one training."""
-    name = arm.lower().removeprefix("+").replace(" ", "_")
-    return run_dir / name / f"seed_{seed}"
 
 
 def run_study(settings: Settings) -> pathlib.Path | None:

@@ -14,12 +14,17 @@ import tensorflow as tf
 from gbn_keras.analysis.noise_scale import NoiseScaleLog, noise_scale_advice
 from gbn_keras.analysis.weight_distance import WeightDistance
 from gbn_keras.gradient_noise import GradientNoise
-from gbn_keras.training import datasets, distribution, models
-from gbn_keras.training.checkpoint import Checkpointing, Checkpoints, State
-from gbn_keras.training.large_batch_model import LargeBatchModel, smallest_micro_batch
-from gbn_keras.training.not_finite import NotFinite, StopIfNotFinite
+from gbn_keras.large_batch.large_batch_model import (
+    LargeBatchModel,
+    smallest_micro_batch,
+)
+from gbn_keras.training import distribution, models
+from gbn_keras.training.data import datasets
+from gbn_keras.training.errors import NotFinite, UsageError, first_line
+from gbn_keras.training.not_finite import StopIfNotFinite
 from gbn_keras.training.plan import make_plan, model_name
-from gbn_keras.training.run_directory import (
+from gbn_keras.training.run.checkpoint import Checkpointing, Checkpoints, State
+from gbn_keras.training.run.run_directory import (
     PLAN,
     open_run_directory,
     read_result,
@@ -28,10 +33,10 @@ from gbn_keras.training.run_directory import (
     write_result,
     write_whole,
 )
-from gbn_keras.training.settings import Settings, UsageError, first_line
-from gbn_keras.training.signals import Signals
-from gbn_keras.training.tensorboard import TensorBoardLog
-from gbn_keras.training.update_log import UpdateLog
+from gbn_keras.training.run.signals import Signals
+from gbn_keras.training.run.tensorboard import TensorBoardLog
+from gbn_keras.training.run.update_log import UpdateLog
+from gbn_keras.training.settings import Settings
 from gbn_keras.version import __version__
 from gbn_keras.whole_file import whole_file
 

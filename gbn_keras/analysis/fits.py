@@ -1,0 +1,103 @@
+"""Curves through what was measured; numpy alone, for who reads tables only."""
+
+import dataclasses
+import math
+
+import numpy as np
+from scipy.optimize import curve_fit
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """A curve through distances by least squares.
+
+    Attributes:
+        formula: `a + b log t` or `a t^b`.
+        a: The first coefficient.
+        b: The second one.
+        r_squared: The share of the distances' variance that the curve explains.
+        residual: The root of the mean squared difference, in units of the distance.
+    """
+
+    formula: str
+    a: float
+    b: float
+    r_squared: float
+    residual: float
+
+    def __call__(self, updates):
+        """The curve's distances after so many updates."""
+        return _FORMULAS[self.formula](np.asarray(updates, "float64"), self.a, self.b)
+
+
+def fit_distance(updates, distances) -> tuple[Fit, Fit]:
+    """Fits a logarithm and a power law to distances by update.
+
+    Both are fitted to the distances themselves, each point counting alike. So with
+    logarithmically spaced updates each factor of ten counts alike, and the two fits'
+    residuals can be compared.
+
+    Args:
+        updates: `(points,)`, from 1; those of the phase of high learning rate, for
+            which the paper claims the logarithm.
+        distances: `(points,)`.
+
+    Returns:
+        `(logarithm, power_law)`.
+
+    Raises:
+        ValueError: If there are fewer than 3 points, or an update is below 1.
+    """
+    updates = np.asarray(updates, "float64")
+    distances = np.asarray(distances, "float64")
+    if len(updates) < 3 or updates.min() < 1:
+        raise ValueError(
+            "updates must be at least 3 numbers from 1 on. Received: "
+            f"updates={updates.tolist()}."
+        )
+    log = np.log(updates)
+    slope, intercept = np.polyfit(log, distances, 1)
+    # From where the logarithms of the distances say; they are no fit themselves, as
+    # they would weigh small distances more.
+    exponent, log_factor = np.polyfit(log, np.log(np.maximum(distances, 1e-30)), 1)
+    (factor, exponent), _ = curve_fit(
+        _power_law, updates, distances, p0=(math.exp(log_factor), exponent)
+    )
+    return (
+        _fit("a + b log t", intercept, slope, updates, distances),
+        _fit("a t^b", factor, exponent, updates, distances),
+    )
+
+
+def _logarithm(updates, a, b):
+    return a + b * np.log(updates)
+
+
+def _power_law(updates, a, b):
+    return a * updates**b
+
+
+_FORMULAS = {"a + b log t": _logarithm, "a t^b": _power_law}
+
+
+def _fit(formula, a, b, updates, distances):
+    residuals = distances - _FORMULAS[formula](updates, a, b)
+    squares = (residuals**2).mean()
+    return Fit(
+        formula, float(a), float(b), 1 - squares / distances.var(), math.sqrt(squares)
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class AlphaFit:
+    """A power law through deviations of the loss.
+
+    Attributes:
+        alpha: Twice the slope of log deviation over log distance.
+        error: Its standard error, by resampling the directions.
+        r_squared: The share of the log deviation's variance that the line explains.
+    """
+
+    alpha: float
+    error: float
+    r_squared: float

@@ -1,0 +1,1 @@
+"""How ghost batches are computed, where and how fast."""

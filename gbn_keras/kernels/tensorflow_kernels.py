@@ -1,0 +1,180 @@
+"""Ghost batches where TensorFlow runs op by op, and which kernel is the fastest there.
+
+Two kernels beside the closed form itself: `compiled` has XLA make one operation each of
+the closed form's forward and backward, and `fused` calls TensorFlow's fused kernel for
+each ghost. Both are functions of their own, traced once a shape, so that a network of
+many layers is traced as fast as with one operation a layer.
+"""
+
+import dataclasses
+import functools
+
+import tensorflow as tf
+
+# No public name says whether XLA is compiling the function that is being traced.
+from tensorflow.python.framework import ops as framework_ops
+from tensorflow.python.ops import control_flow_util
+
+from gbn_keras.kernels.closed_form import ClosedForm
+from gbn_keras.kernels.tensorflow_compiled import Compiled
+from gbn_keras.kernels.tensorflow_gradients import with_gradient
+
+# With more, the fused kernel's calls cost more than the passes that it saves.
+_MOST_FUSED_GHOSTS = 64
+
+# See `tensorflow_compiled`.
+_KEPT = 64
+
+_FUSED_DTYPES = ("float32", "bfloat16", "float16")
+
+
+def fastest_kernel(inputs, virtual_batch_size: int, axis: int, mask) -> str:
+    """The name of the kernel to take, from what is known while tracing."""
+    on_cpu = _only_cpus()
+    graph = framework_ops.get_default_graph()
+    if control_flow_util.GraphOrParentsInXlaContext(graph):
+        # Not the fused kernel: XLA would compute its variance as a difference of
+        # squares, which cancels, and fuses better by itself.
+        return "two_stages" if on_cpu else "closed_form"
+    if not isinstance(inputs, tf.Tensor):
+        return "closed_form"
+    # XLA compiles for each shape that comes: one more for a data set's last batch, but
+    # many more where other sizes are unknown (sequences of any length, say).
+    if on_cpu and None not in inputs.shape[1:]:
+        return "compiled"
+    can_be_fused = (
+        mask is None
+        and inputs.shape.is_fully_defined()
+        and axis == len(inputs.shape) - 1
+        and 0 not in inputs.shape
+        and inputs.dtype.name in _FUSED_DTYPES
+        and inputs.shape[0] // virtual_batch_size <= _MOST_FUSED_GHOSTS
+    )
+    return "fused" if can_be_fused else "closed_form"
+
+
+def compiled(form: ClosedForm, inputs, gamma, beta, mask=None):
+    """`(outputs, mean, variance)` of the closed form, compiled by XLA."""
+    masks = () if mask is None else (mask,)
+    outputs, mean, variance = Compiled(_Forward(form))(inputs, gamma, beta, *masks)
+    outputs = with_gradient(
+        Compiled(ClosedFormGradient(form)),
+        outputs,
+        (inputs, gamma, beta),
+        (mean, variance, *masks),
+    )
+    return outputs, tf.stop_gradient(mean), tf.stop_gradient(variance)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Forward:
+    """A closed form's outputs and statistics."""
+
+    form: ClosedForm
+
+    def __call__(self, inputs, gamma, beta, mask=None):
+        mean, variance = self.form.statistics(inputs, mask)
+        outputs = self.form.normalize(inputs, gamma, beta, mean, variance)
+        return outputs, mean, variance
+
+
+@dataclasses.dataclass(frozen=True)
+class ClosedFormGradient:
+    """A closed form's gradient, from whatever computed its outputs and statistics."""
+
+    form: ClosedForm
+
+    def __call__(self, upstream, inputs, gamma, beta, mean, variance, mask=None):
+        """Gradients by inputs, gamma and beta."""
+        return self.form.gradients(upstream, inputs, gamma, mean, variance, mask)
+
+
+def fused(inputs, gamma, beta, virtual_batch_size: int, epsilon: float):
+    """`(outputs, mean, variance)` by the fused kernel, with the channels last."""
+    forward, _ = _fused(tuple(inputs.shape), virtual_batch_size, epsilon)
+    outputs, mean, variance, reserved = forward(inputs, gamma, beta)
+    outputs = with_gradient(
+        _FusedGradient(virtual_batch_size, epsilon),
+        outputs,
+        (inputs, gamma, beta),
+        reserved,
+    )
+    return outputs, tf.stop_gradient(mean), tf.stop_gradient(variance)
+
+
+@dataclasses.dataclass(frozen=True)
+class _FusedGradient:
+    """Of `fused`."""
+
+    virtual_batch_size: int
+    epsilon: float
+
+    def __call__(self, upstream, inputs, gamma, beta, *reserved):
+        shape = tuple(inputs.shape)
+        _, backward = _fused(shape, self.virtual_batch_size, self.epsilon)
+        return backward(upstream, inputs, gamma, reserved)
+
+
+def _only_cpus():
+    return all("CPU" in d.device_type for d in tf.config.list_logical_devices())
+
+
+@functools.lru_cache(_KEPT)
+def _fused(shape, virtual_batch_size, epsilon):
+    """The forward and the backward function for inputs of one shape."""
+    batch, *_, channels = shape
+    ghosts = max(1, batch // virtual_batch_size)
+    sizes = [virtual_batch_size] * (ghosts - 1)
+    sizes.append(batch - sum(sizes))
+
+    def split(values):
+        """Ghosts in the kernel's four dimensions; TensorFlow copies nothing for it."""
+        return tf.split(tf.reshape(values, [batch, -1, 1, channels]), sizes)
+
+    def join(pieces):
+        return tf.reshape(tf.concat(pieces, axis=0), shape)
+
+    @tf.function(autograph=False)
+    def forward(inputs, gamma, beta):
+        outputs, means, variances, reserved = [], [], [], []
+        for ghost in split(inputs):
+            result = tf.raw_ops.FusedBatchNormV3(
+                x=ghost,
+                scale=gamma,
+                offset=beta,
+                mean=[],
+                variance=[],
+                epsilon=epsilon,
+                is_training=True,
+            )
+            outputs.append(result.y)
+            means.append(result.batch_mean)
+            # The kernel applies Bessel's correction, unlike Keras.
+            count = ghost.shape.num_elements() // channels
+            variances.append(result.batch_variance * ((count - 1) / count))
+            reserved += result[3:]
+        return join(outputs), tf.stack(means), tf.stack(variances), reserved
+
+    @tf.function(autograph=False)
+    def backward(upstream, inputs, gamma, reserved):
+        by_inputs, by_gamma, by_beta = [], [], []
+        spaces_of_ghosts = zip(*(reserved[i::3] for i in range(3)), strict=True)
+        for ghost, ghost_upstream, spaces in zip(
+            split(inputs), split(upstream), spaces_of_ghosts, strict=True
+        ):
+            result = tf.raw_ops.FusedBatchNormGradV3(
+                y_backprop=ghost_upstream,
+                x=ghost,
+                scale=gamma,
+                reserve_space_1=spaces[0],
+                reserve_space_2=spaces[1],
+                reserve_space_3=spaces[2],
+                epsilon=epsilon,
+                is_training=True,
+            )
+            by_inputs.append(result.x_backprop)
+            by_gamma.append(result.scale_backprop)
+            by_beta.append(result.offset_backprop)
+        return join(by_inputs), tf.add_n(by_gamma), tf.add_n(by_beta)
+
+    return forward, backward

@@ -1,0 +1,306 @@
+"""`LargeBatchModel`: a batch of any size, on any number of replicas, in any memory."""
+
+import math
+
+import keras
+import tensorflow as tf
+
+from gbn_keras import shard
+from gbn_keras.arguments import integer, nearest_multiples
+from gbn_keras.ghost_batch_normalization import GhostBatchNormalization
+from gbn_keras.large_batch.gradient_moments import GradientMoments
+from gbn_keras.large_batch.gradient_norm import GradientNorm
+from gbn_keras.large_batch.loss_parts import refuse_reductions
+from gbn_keras.large_batch.micro_batches import number_of_examples
+from gbn_keras.large_batch.share import SeveralCounts, Share
+from gbn_keras.large_batch.wrapped_model import WrappedModel
+
+
+@keras.saving.register_keras_serializable("gbn_keras")
+class LargeBatchModel(WrappedModel):
+    """Trains a model on batches that one device could not take at once.
+
+    The batch of an update is shared by the replicas of the `tf.distribute` strategy, if
+    there is one. Each cuts its share into contiguous micro-batches, which go through
+    the model one after the other. Their gradients are averaged, summed over the
+    replicas together with all else that replicas must agree on, in one all-reduce, and
+    then there is **one** update: the learning-rate schedule, `optimizer.iterations` and
+    callbacks count updates, loss and metrics are those of the whole batch, gradients
+    are clipped when they are whole. What remains of a share joins its last micro-batch.
+    Memory depends on the micro-batch.
+
+    Where all that looks at several examples at once is `GhostBatchNormalization`, and
+    shares and micro-batches are made of whole ghosts, an update is that of one device
+    with the whole batch, running statistics included, up to rounding. So it is with
+    `ShardingInvariantDropout`; other random layers draw masks of their own for each
+    micro-batch. Plain batch normalization would see micro-batches.
+
+    A micro-batch counts by what Keras has divided each output's loss by: its examples,
+    the sum of its sample weights, or what masks leave of it. Where that differs between
+    losses, a pass without gradients finds it for the whole batch first, in an
+    all-reduce of its own. A loss that a layer adds is taken as a mean over examples, as
+    an activity regularizer's is. Losses with the reduction `mean_with_sample_weight`
+    are means by weight over batches too, so that examples of weight 0 can fill up a
+    batch.
+
+    A ghost layer that is called more than once in a pass is warned of: its running
+    statistics step call by call within a micro-batch only.
+
+    Make it in the scope of the strategy, as any Keras model.
+
+    Example:
+    ```python
+    model = LargeBatchModel(your_model, micro_batch_size=512)
+    model.compile(keras.optimizers.SGD(0.1, 0.9), "sparse_categorical_crossentropy")
+    model.fit(images, labels, batch_size=8192)
+    your_model.save("model.keras")
+    ```
+
+    Args:
+        model: Any Keras model: functional, Sequential or subclassed. The weights are
+            its own.
+        micro_batch_size: Number of examples that go through the model at once, a
+            multiple of every virtual batch size in it.
+        noise_scale: Whether to keep `gradient_moments`, from which the gradient noise
+            scale follows. It takes at least two micro-batches or replicas.
+        **kwargs: The arguments of `keras.Model`: `name`, `trainable`; `dtype`, by
+            default the model's.
+
+    Attributes:
+        gradient_norm: The `GradientNorm`: `float(model.gradient_norm)` is that of the
+            last update.
+
+    Raises:
+        ValueError: If `micro_batch_size` is not a positive integer, or would cut a
+            ghost; if `model` has a training step, loss or metrics of its own; in
+            `compile`, if the loss is not a mean over examples, or the optimizer
+            accumulates gradients itself; in training, if a loss has one value for a
+            batch, or compares its examples, if sample weights have the wrong axes, or
+            if a ghost would lie on two replicas.
+
+    Reference:
+        Hoffer, Hubara, Soudry, "Train longer, generalize better", section 4,
+        arXiv 1705.08741: ghosts are independent of each other until the update.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        micro_batch_size: int,
+        noise_scale: bool = False,
+        **kwargs,
+    ):
+        super().__init__(model, **kwargs)
+        self._is_distributed = tf.distribute.has_strategy()
+        self.micro_batch_size = integer("micro_batch_size", micro_batch_size, 1)
+        for size in _ghost_sizes(model):
+            _refuse_cut_ghosts(self.micro_batch_size, size)
+        self.gradient_norm = GradientNorm()
+        self.gradient_moments = GradientMoments() if noise_scale else None
+
+    def compile(self, optimizer="rmsprop", loss=None, **kwargs):
+        """As `keras.Model.compile`."""
+        refuse_reductions(tf.nest.flatten(loss))
+        self._counts_losses_first = False
+        super().compile(optimizer, loss, **kwargs)
+        steps = getattr(_inner(self.optimizer), "gradient_accumulation_steps", None)
+        if steps:
+            raise ValueError(
+                "optimizer must not accumulate gradients: its schedule would count "
+                "micro-batches. Received: gradient_accumulation_steps="
+                f"{steps}. Leave it out; micro_batch_size is for that."
+            )
+
+    def compile_from_config(self, config):
+        """Compiles as the model that was saved."""
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.built:
+            self.optimizer.build(self.trainable_variables)
+
+    def train_step(self, data):
+        """One update from the whole batch, of which `data` is this replica's share."""
+        gradients, logs = self._through_model(data, training=True)
+        _reduced_already(self.optimizer)
+        self.optimizer.apply(gradients, self.trainable_weights)
+        return logs
+
+    def test_step(self, data):
+        """Evaluates one batch, of which `data` is this replica's share."""
+        _, logs = self._through_model(data, training=False)
+        return logs
+
+    def make_train_function(self, force=False):
+        """The function that makes an update from a data set's iterator."""
+        if not self._is_distributed:
+            super().make_train_function(force)
+        elif force or self.train_function is None:
+            self.train_function = self._on_all_replicas(self.train_step)
+
+    def make_test_function(self, force=False):
+        """The function that evaluates a batch from a data set's iterator."""
+        if not self._is_distributed:
+            super().make_test_function(force)
+        elif force or self.test_function is None:
+            self.test_function = self._on_all_replicas(self.test_step)
+
+    @property
+    def jit_compile(self):
+        """Whether XLA compiles all that Keras runs.
+
+        Not on several replicas, where a compiled function could read no variables:
+        there it compiles what a replica computes of its share.
+        """
+        return super().jit_compile and not self._is_distributed
+
+    @jit_compile.setter
+    def jit_compile(self, value):
+        keras.Model.jit_compile.fset(self, value)
+
+    def get_config(self):
+        """The constructor's arguments."""
+        return {
+            **super().get_config(),
+            "model": keras.saving.serialize_keras_object(self.model),
+            "micro_batch_size": self.micro_batch_size,
+            "noise_scale": self.gradient_moments is not None,
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """The inverse of `get_config`."""
+        model = keras.saving.deserialize_keras_object(config["model"], custom_objects)
+        return cls(**{**config, "model": model})
+
+    def _through_model(self, data, training):
+        """Takes this replica's share through the model; moves all but the weights.
+
+        Returns:
+            `(gradients, logs)`, both of the whole batch.
+        """
+        if not self._is_complete():
+            self._symbolic_build(data_batch=data)
+        examples = number_of_examples(data)
+        if training:
+            for size in _ghost_sizes(self.model):
+                # The model may have been converted to ghosts since.
+                _refuse_cut_ghosts(self.micro_batch_size, size)
+                shard.refuse_cut_ghosts(examples, size)
+        share = Share(self, training, self.micro_batch_size)
+
+        def compiled(function):
+            # Not for the last batch of a data set, of which a replica may get nothing.
+            if self._compiles_shares() and isinstance(examples, int):
+                return tf.function(function, autograph=False, jit_compile=True)
+            return function
+
+        before, (replica, _) = share.values(), shard.this_replica()
+        first_example = replica * examples
+        loss_scale = self.optimizer.scale_loss(tf.constant(1.0))
+
+        def sums_and_totals():
+            totals = None
+            if training and self._counts_losses_first:
+                counts = compiled(share.count)(data, before, first_example)
+                totals = shard.sum_over_replicas(counts)
+            through_model = compiled(share.through_model)
+            return through_model(
+                data, before, first_example, loss_scale, totals
+            ), totals
+
+        try:
+            sums, totals = sums_and_totals()
+        except SeveralCounts:
+            self._counts_losses_first = True
+            sums, totals = sums_and_totals()
+        gradients, after, metrics = share.join(
+            sums, before, examples, loss_scale, totals
+        )
+        share.assign(after)
+        mapping = zip(share.variables.metrics, metrics, strict=True)
+        with keras.StatelessScope(list(mapping)):
+            return gradients, self.get_metrics_result()
+
+    def _compiles_shares(self):
+        """Whether XLA is to compile what Keras does not; on TPU it always does."""
+        is_tpu = isinstance(self.distribute_strategy, tf.distribute.TPUStrategy)
+        return self._is_distributed and super().jit_compile and not is_tpu
+
+    def _on_all_replicas(self, step):
+        """As Keras's own, for any strategy and any number of steps per execution."""
+        strategy = self.distribute_strategy
+
+        def once(data):
+            logs = strategy.run(step, args=(data,))
+            # They are the same on all replicas.
+            return tf.nest.map_structure(
+                lambda value: strategy.experimental_local_results(value)[0], logs
+            )
+
+        if not self.run_eagerly:
+            once = tf.function(once, autograph=False, reduce_retracing=True)
+
+        def function(iterator):
+            logs = once(next(iterator))
+            for _ in range(self.steps_per_execution - 1):
+                try:
+                    data = next(iterator)
+                except StopIteration:
+                    break
+                logs = once(data)
+            return logs
+
+        return function
+
+    def _is_complete(self):
+        """Whether all variables are there."""
+        compiled = (self.optimizer, self._compile_loss, self._compile_metrics)
+        parts = (*compiled, *self._flatten_layers())
+        return all(part is None or part.built for part in parts)
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        # Keras's own takes the mean of the replicas' first shares, of which machines of
+        # their own know nothing.
+        if not self._is_distributed or self._is_complete():
+            return
+        strategy = self.distribute_strategy
+        if iterator is not None:
+            _, _, batches = next(iter(iterator))
+            data_batch = tf.nest.map_structure(
+                lambda value: strategy.experimental_local_results(value)[0],
+                next(batches),
+            )
+        with strategy.scope():
+            self._symbolic_build(data_batch=data_batch)
+
+
+def smallest_micro_batch(model: keras.Model) -> int:
+    """The number of examples that every virtual batch size in the model divides."""
+    return math.lcm(*_ghost_sizes(model))
+
+
+def _ghost_sizes(model):
+    layers = model._flatten_layers()
+    ghosts = (x for x in layers if isinstance(x, GhostBatchNormalization))
+    return sorted({x.virtual_batch_size for x in ghosts} - {None})
+
+
+def _reduced_already(optimizer):
+    """Keeps Keras's optimizer from summing over the replicas what is a sum already.
+
+    Keras would clip each replica's gradients, then sum them.
+    """
+    _inner(optimizer)._all_reduce_sum_gradients = list
+
+
+def _inner(optimizer):
+    """The optimizer that a `LossScaleOptimizer` wraps; itself, if it is none."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
+def _refuse_cut_ghosts(micro_batch_size, virtual_batch_size):
+    if micro_batch_size % virtual_batch_size:
+        raise ValueError(
+            "micro_batch_size must be made of whole ghosts. Received: "
+            f"micro_batch_size={micro_batch_size} with ghosts of {virtual_batch_size}. "
+            f"Choose {nearest_multiples(micro_batch_size, virtual_batch_size)}."
+        )

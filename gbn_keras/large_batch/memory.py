@@ -1,0 +1,133 @@
+"""How much memory an update takes, estimated before it is made."""
+
+import math
+import os
+import pathlib
+
+import keras
+import tensorflow as tf
+
+from gbn_keras.large_batch.large_batch_model import (
+    LargeBatchModel,
+    smallest_micro_batch,
+)
+from gbn_keras.large_batch.share import Share
+
+# Operations whose output is their input's memory.
+_ALIASES = {"Identity", "Reshape", "Squeeze", "ExpandDims", "StopGradient"}
+
+# Where Linux says how much memory a container may use.
+_CONTAINER_LIMITS = (
+    "/sys/fs/cgroup/memory.max",
+    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+)
+
+
+def half_of_the_device(replicas: int) -> float:
+    """Half the bytes of the memory that a replica has.
+
+    Logical CPU devices share the memory of the machine, or of its container.
+    """
+    # The only place where TensorFlow tells an accelerator's memory.
+    from tensorflow.python.client import device_lib
+
+    devices = device_lib.list_local_devices()
+    limits = [d.memory_limit for d in devices if d.device_type in ("GPU", "TPU")]
+    if limits:
+        return min(limits) / 2
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for file in map(pathlib.Path, _CONTAINER_LIMITS):
+        if file.exists() and (limit := file.read_text().strip()).isdigit():
+            total = min(total, int(limit))
+    here = min(replicas, len(tf.config.list_logical_devices("CPU")))
+    return total / here / 2
+
+
+def largest_micro_batch(model: LargeBatchModel, share: int, budget: float) -> int:
+    """The largest micro-batch whose update fits into `budget` bytes, by `peak_bytes`.
+
+    The whole share if that fits; else so many ghosts that the share's are cut evenly,
+    or one if nothing fits.
+    """
+    ghost = smallest_micro_batch(model)
+    ghosts = max(1, share // ghost)
+    if _at_most(model, share) <= budget or peak_bytes(model, share) <= budget:
+        return ghost * ghosts
+    # Straight lines: what an example needs, and what is needed anyway.
+    small, large = peak_bytes(model, ghost), peak_bytes(model, 2 * ghost)
+    most = 1 + max(0.0, budget - small) / max(1.0, large - small)
+    return ghost * max(n for n in range(1, ghosts + 1) if n <= most and not ghosts % n)
+
+
+def _at_most(model, examples):
+    """More bytes than an update needs, known without the seconds that a trace takes.
+
+    Twice the outputs of all layers in float32: `peak_bytes` is below once.
+    """
+    network = model.model
+    if not isinstance(network, keras.Model) or not hasattr(network, "operations"):
+        return math.inf
+    outputs = sum(
+        math.prod(output.shape[1:])
+        for operation in network.operations
+        for output in tf.nest.flatten(operation.output)
+    )
+    variables = network.variables + model.optimizer.variables
+    return 4 * (2 * examples * outputs + 3 * sum(math.prod(v.shape) for v in variables))
+
+
+def peak_bytes(model: LargeBatchModel, examples: int) -> int:
+    """The estimated peak of what an update needs that takes `examples` at once.
+
+    Forward and backward pass are traced, nothing is computed. In the order of its
+    trace every operation makes its outputs, and what no later one needs is given back;
+    the peak is the most that is alive at once, the variables and the gradients among
+    it. What operations need inside themselves (workspaces of convolutions) and what the
+    allocator keeps are not in it: hence the default of half the memory.
+    """
+    inputs = tf.TensorSpec((examples, *model.model.input_shape[1:]))
+    labels = tf.TensorSpec((examples,), tf.int32)
+    losses = model._compile_loss
+    if not losses.built:
+        losses.build(keras.KerasTensor((examples,), "int32"), model.model.output)
+    share = Share(model, training=True, micro_batch_size=examples)
+
+    @tf.function(autograph=False)
+    def update(images, labels):
+        scale = tf.constant(1.0)
+        return share.through_model((images, labels), share.values(), 0, scale)
+
+    graph = update.get_concrete_function(inputs, labels).graph
+    variables = model.variables + model.optimizer.variables
+    return _most_alive(graph) + sum(math.prod(v.shape) * 4 for v in variables)
+
+
+def _most_alive(graph):
+    """The most bytes that are alive at once, if operations run as they were traced."""
+    operations = graph.get_operations()
+    memory_of, last_use = {}, {}
+    for place, operation in enumerate(operations):
+        for tensor in operation.inputs:
+            last_use[memory_of[tensor.ref()]] = place
+        for tensor in operation.outputs:
+            is_alias = operation.type in _ALIASES
+            owner = operation.inputs[0] if is_alias else tensor
+            memory_of[tensor.ref()] = memory_of.get(owner.ref(), tensor.ref())
+    for tensor in graph.outputs:
+        last_use[memory_of[tensor.ref()]] = len(operations)
+    alive = most = 0
+    for place, operation in enumerate(operations):
+        made = {memory_of[t.ref()] for t in operation.outputs if t.dtype.size}
+        made = {ref for ref in made if ref.deref().op is operation}
+        alive += sum(map(_bytes, made))
+        most = max(most, alive)
+        used = {memory_of[t.ref()] for t in operation.inputs} | made
+        alive -= sum(_bytes(ref) for ref in used if last_use.get(ref, -1) <= place)
+    return most
+
+
+def _bytes(reference):
+    tensor = reference.deref()
+    if tensor.dtype in (tf.resource, tf.variant) or not tensor.shape.is_fully_defined():
+        return 0
+    return tensor.shape.num_elements() * tensor.dtype.size

@@ -1,0 +1,1 @@
+"""A named data set, as batches that any update can reach directly."""

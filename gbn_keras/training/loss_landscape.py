@@ -1,0 +1,135 @@
+"""`measure_landscape()`: how rough the loss is around a network's weights."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+
+import keras
+import numpy as np
+import pandas as pd
+
+from gbn_keras.analysis.landscape import loss_deviation
+from gbn_keras.training import models
+from gbn_keras.training.data import datasets
+from gbn_keras.training.errors import UsageError
+from gbn_keras.training.plan import make_plan
+from gbn_keras.training.report import pictures
+from gbn_keras.training.run.run_directory import (
+    open_run_directory,
+    with_run_dir,
+    write_whole,
+)
+from gbn_keras.training.settings import Settings
+from gbn_keras.training.trainer import MODEL_FILE, load_data, load_network
+
+# From the weights, in their own units: the paper's picture ends at ten.
+_DISTANCES = np.geomspace(0.1, 10, 13)
+
+# Nearer than this a smooth loss is a plane, which deviates by the distance itself, so
+# alpha is 2 there for any; what is farther says how rough it is.
+_NEAR = 1.0
+
+
+def measure_landscape(settings: Settings, data=None) -> str:
+    """Measures `alpha`: the loss deviates at a distance `r` by about `r^(alpha/2)`.
+
+    The network is the one that the run directory holds, trained, if it does, else a
+    fresh one. The loss is that of one training batch, in ghosts or not as in training.
+    Leaves `landscape.csv`, `landscape.json` and a picture in the run directory.
+
+    Args:
+        settings: What the user asked for.
+        data: The data set, if it is loaded already.
+
+    Returns:
+        The result in words.
+
+    Raises:
+        UsageError: If the settings do not fit each other, the data or the directory.
+    """
+    if settings.strategy != "one":
+        raise UsageError(
+            f"--strategy: got {settings.strategy}, wanted one: the landscape is "
+            "measured on one device."
+        )
+    # Data and plan.
+    data = data or load_data(settings)
+    plan = make_plan(settings, data.examples)
+    settings = with_run_dir(plan.settings)
+    run_dir = pathlib.Path(settings.run_dir)
+
+    # Network.
+    with contextlib.ExitStack() as stack:
+        if os.path.exists(run_dir / MODEL_FILE):
+            state, network = "trained", load_network(settings, data)
+        else:
+            stack.enter_context(open_run_directory(settings))
+            keras.utils.set_random_seed(settings.seed)
+            state = "at initialization"
+            network = models.build_model(plan, data)[0].model
+        return _measure(settings, data, network, state)
+
+
+def _measure(settings, data, network, state):
+    run_dir = pathlib.Path(settings.run_dir)
+
+    # Measurement.
+    with datasets.one_line_if_damaged(data):
+        images, labels = next(
+            iter(data.training_batches(settings.batch_size, settings.seed))
+        )
+    result = loss_deviation(
+        network,
+        models.loss_and_metrics()["loss"],
+        images,
+        labels,
+        _DISTANCES,
+        directions=settings.directions,
+        seed=settings.seed,
+    )
+
+    # Report.
+    first, last = _DISTANCES[0], _DISTANCES[-1]
+    fits = {
+        f"distance {first:g} to {last:g}": result.fit(),
+        f"distance {first:g} to {_NEAR:g}": result.fit(largest=_NEAR),
+        f"distance {_NEAR:g} to {last:g}": result.fit(smallest=_NEAR),
+    }
+    table = pd.DataFrame(
+        {
+            "distance": result.distances,
+            "deviation": result.deviation,
+            "mean": result.mean,
+            "root_mean_square": result.root_mean_square,
+        }
+    )
+    title = f"{settings.model} on {settings.dataset}, {state}"
+    write_whole(run_dir / "landscape.csv", table.to_csv(index=False))
+    description = {
+        "network": title,
+        "loss": result.loss,
+        "weights_norm": result.weights_norm,
+        "directions": settings.directions,
+        "examples": settings.batch_size,
+        "fits": {name: dataclasses.asdict(fit) for name, fit in fits.items()},
+        "paper": {"alpha": 2},
+    }
+    write_whole(run_dir / "landscape.json", json.dumps(description, indent=2) + "\n")
+    pictures.save(
+        pictures.landscape(table, fits, title, len(result.differences)),
+        run_dir,
+        "landscape.png",
+    )
+    return "\n".join(
+        [
+            f"{title}: loss {result.loss:.4g}, |w| = {result.weights_norm:.4g}",
+            *(
+                f"alpha {fit.alpha:.3f} ± {fit.error:.3f} "
+                f"(R² {fit.r_squared:.4f}), {name}"
+                for name, fit in fits.items()
+            ),
+            "the paper: alpha 2",
+        ]
+    )

@@ -1,0 +1,1 @@
+"""Tables, pictures and the page on what came out."""

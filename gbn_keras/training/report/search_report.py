@@ -1,0 +1,114 @@
+"""What a search found: table, picture, and the flagfile of the best training."""
+
+import pathlib
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from gbn_keras.training.report import pictures
+from gbn_keras.training.run.run_directory import (
+    FLAGFILE,
+    read_flags,
+    read_outcome,
+    write_whole,
+)
+from gbn_keras.training.run.tables import TRIALS, best_first, trial_row
+
+BEST = "best.cfg"
+PICTURE = "tune.png"
+
+# Flags that say how to search, or where the trial was.
+_NOT_OF_A_TRAINING = {
+    *("run_dir", "tuner", "search", "trials", "trial_updates", "trial_samples"),
+    *("lost_after", "seeds"),
+}
+_SHOWN = 20
+_MEASURED = (
+    *("trial", "accuracy", "updates", "samples", "wall_seconds", "run_dir"),
+    "diverged_at",
+)
+
+
+def report_search(run_dir: pathlib.Path) -> str:
+    """Writes a search's `best.cfg` and picture; returns its table as text.
+
+    There is no best trial where all diverged.
+    """
+    trials = read_trials(run_dir)
+    if trials["accuracy"].notna().any():
+        _write_best(run_dir, trials)
+    pictures.save(search_picture(run_dir, trials), run_dir, PICTURE)
+    return as_shown(trials).to_string()
+
+
+def _write_best(run_dir, trials):
+    best = trials.iloc[0]
+    flags = read_flags(trial_directory(run_dir, best))
+    flagfile = run_dir / BEST
+    write_whole(
+        flagfile,
+        f"# The best of {len(trials)} trials in {run_dir}: validation accuracy\n"
+        f"# {best['accuracy']:.2f} % after {best['updates']:,} updates and "
+        f"{best['samples']:,} samples.\n#\n"
+        f"#   python train.py --flagfile={flagfile}\n#\n"
+        + "".join(
+            f"--{name}={value}\n"
+            for name, value in flags.items()
+            if name not in _NOT_OF_A_TRAINING
+        ),
+    )
+
+
+def read_trials(run_dir: pathlib.Path) -> pd.DataFrame:
+    """A row for each trial, the best one first, as in `tune.csv`.
+
+    Of a search that is not finished, one for each trial that is, named by its folder.
+    """
+    file = run_dir / TRIALS
+    if file.exists():
+        return pd.read_csv(file)
+    flags = (run_dir / FLAGFILE).read_text(encoding="utf-8").splitlines()
+    searched = [
+        flag.removeprefix("--search=").partition(":")[0]
+        for flag in flags
+        if flag.startswith("--search=")
+    ]
+    rows = [
+        {"trial": path.name, **trial_row(outcome, searched, str(path))}
+        for path in (run_dir / "trials").glob("*")
+        if (outcome := read_outcome(path))
+    ]
+    columns = [*_MEASURED[:1], *searched, *_MEASURED[1:-1]]
+    return best_first(pd.DataFrame(rows, columns=None if rows else columns))
+
+
+def trial_directory(run_dir: pathlib.Path, trial: pd.Series) -> pathlib.Path:
+    """The run directory of one trial, also where the search's was moved."""
+    return run_dir / "trials" / pathlib.Path(trial["run_dir"]).name
+
+
+def search_picture(run_dir: pathlib.Path, trials: pd.DataFrame) -> Figure:
+    """Accuracy by each of the flags that were searched."""
+    return pictures.search(trials, _searched(trials), read_flags(run_dir))
+
+
+def as_shown(trials: pd.DataFrame) -> pd.DataFrame:
+    """The best trials for readers, by trial: units in the heads, rounded figures."""
+    trials = trials.head(_SHOWN)
+    accuracy = trials["accuracy"].map("{:.2f}".format)
+    if "diverged_at" in trials:
+        diverged = trials["accuracy"].isna()
+        accuracy[diverged] = trials["diverged_at"][diverged].map(
+            "diverged at update {:,.0f}".format
+        )
+    shown = pd.DataFrame({"accuracy %": accuracy})
+    for name in ("updates", "samples"):
+        shown[name] = trials[name].map("{:,}".format)
+    shown["seconds"] = trials["wall_seconds"].map("{:.1f}".format)
+    for name in _searched(trials):
+        shown[name] = trials[name]
+    return shown.set_index(trials["trial"])
+
+
+def _searched(trials):
+    return [name for name in trials.columns if name not in _MEASURED]

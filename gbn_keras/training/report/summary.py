@@ -1,0 +1,294 @@
+"""`Summary`: what a run directory of any kind holds, finished or not, for a reader."""
+
+import dataclasses
+import json
+import pathlib
+from typing import NamedTuple
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from gbn_keras.analysis.fits import AlphaFit
+from gbn_keras.training.errors import UsageError
+from gbn_keras.training.report import comparison, paper, pictures, search_report
+from gbn_keras.training.run.run_directory import (
+    FLAGFILE,
+    PLAN,
+    read_flags,
+    read_outcome,
+)
+
+_CAPTIONS = {
+    "training.png": "Accuracy and loss by update.",
+    "study.png": "Validation accuracy of the arms by epoch and by update: the mean "
+    "over the seeds, and their range as a band.",
+    "error_by_epoch.png": "Training and validation error of each batch size by epoch.",
+    "error_by_update.png": "Validation error of each batch size by update.",
+    "weight_distance.png": "Distance of the weights from where they started, by "
+    "update, with a logarithm and a power law fitted to it.",
+    "tune.png": "Validation accuracy of the trials by each of the flags that were "
+    "searched; crosses are trials that diverged.",
+    "landscape.png": "How much the loss differs at a distance from the weights.",
+}
+_ARMS = (
+    "SB: the small batch. LB: the large batch, same epochs, same rate. +LR: the scaled "
+    "rate. +GBN: also ghost batches. +RA: also the stretched regime."
+)
+# What its headline names of a study.
+_COMPARED = {
+    "+RA": "all techniques",
+    "SB": "the small batch",
+    "LB": "the large batch and nothing else",
+}
+
+
+class Table(NamedTuple):
+    """What is shown as it is, with a name, and what a reader must know of it."""
+
+    caption: str
+    rows: pd.DataFrame
+    note: str = ""
+
+
+@dataclasses.dataclass(kw_only=True)
+class Summary:
+    """What a reader wants to know of a run, study, sweep, search or landscape.
+
+    Attributes:
+        run_dir: Where it is.
+        title: Network, data set, and what was done.
+        flags: The flagfile that runs it again.
+        unfinished: What is there so far; empty if it is finished.
+        headlines: The result in sentences.
+        plan: Of each arm, or under an empty name, the lines of the plan.
+        tables: The figures behind them.
+        pictures: By caption.
+        environment: Versions, hardware and time, by name: all that there were.
+    """
+
+    run_dir: pathlib.Path
+    title: str
+    flags: str
+    unfinished: str = ""
+    headlines: list[str] = dataclasses.field(default_factory=list)
+    plan: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+    tables: list[Table] = dataclasses.field(default_factory=list)
+    pictures: dict[str, Figure] = dataclasses.field(default_factory=dict)
+    environment: dict[str, list[str]] = dataclasses.field(default_factory=dict)
+
+
+def summarize(run_dir: pathlib.Path) -> Summary:
+    """Reads a run directory.
+
+    Raises:
+        UsageError: If it is none.
+    """
+    if not (run_dir / FLAGFILE).is_file():
+        received = f"a folder without {FLAGFILE}" if run_dir.is_dir() else "no folder"
+        raise UsageError(
+            f"{run_dir}: got {received}, wanted the run directory of a training, "
+            "study, sweep, search or landscape. Name what was its --run_dir."
+        )
+    flags = read_flags(run_dir)
+    kinds = {
+        "train": ("a training", _add_training),
+        "study": ("the paper's five arms", _add_comparison),
+        "sweep": ("a sweep of batch sizes", _add_comparison),
+        "tune": ("a search", _add_search),
+        "landscape": ("the loss around its weights", _add_landscape),
+    }
+    if flags.get("mode") not in kinds:
+        raise UsageError(
+            f"{run_dir / FLAGFILE}: got --mode={flags.get('mode')}, wanted one of "
+            f"{', '.join(kinds)}. Name a folder that train.py has left."
+        )
+    kind, add = kinds[flags["mode"]]
+    summary = Summary(
+        run_dir=run_dir,
+        title=f"{flags['model']} on {flags['dataset']}: {kind}",
+        flags=(run_dir / FLAGFILE).read_text(encoding="utf-8"),
+    )
+    add(summary)
+    if add is _add_training and (run_dir / "landscape.json").exists():
+        _add_landscape(summary)
+    return summary
+
+
+def _add_training(summary):
+    run_dir = summary.run_dir
+    result, metrics = read_outcome(run_dir), comparison.read_metrics(run_dir)
+    summary.plan = _plans({"": run_dir})
+    if metrics is not None:
+        _add_pictures(summary, {"training.png": pictures.training(metrics)})
+    if result is None:
+        summary.unfinished = _so_far(metrics)
+        return
+    if "diverged" in result:
+        summary.unfinished = f"{result['reason']}."
+        summary.environment = _environment([result])
+        return
+    settings = result["settings"]
+    summary.headlines = [
+        f"Validation accuracy {100 * result['accuracy']:.2f} %, loss "
+        f"{result['loss']:.4g} after {result['updates']:,} updates and "
+        f"{result['samples']:,} samples."
+    ]
+    if "noise_scale" in result:
+        summary.headlines.append(result["noise_scale"]["advice"])
+    table = comparison.study_table({"this training": [result]})
+    summary.tables = [
+        Table("Accuracy and cost", comparison.as_shown(table)),
+        *_of_the_paper(settings),
+    ]
+    if settings["weight_distance"]:
+        distance = comparison.weight_distance(run_dir)
+        picture = pictures.weight_distance(
+            {f"batch {settings['batch_size']}": distance}
+        )
+        _add_pictures(summary, {"weight_distance.png": picture})
+    summary.environment = _environment([result])
+
+
+def _add_comparison(summary):
+    arms = comparison.read_comparison(summary.run_dir)
+    summary.plan = _plans({arm: paths[0] for arm, paths in arms.directories.items()})
+    _add_pictures(summary, arms.pictures())
+    results = [result for runs in arms.results.values() for result in runs]
+    wanted = sum(map(len, arms.directories.values()))
+    if len(results) < wanted:
+        summary.unfinished = f"{len(results)} of {wanted} trainings are finished."
+    if not results:
+        return
+    table = arms.table()
+    shown = comparison.as_shown(table)
+    has_one = table["accuracy_mean"].notna()
+    accuracy = shown[shown.columns[1]][has_one]
+    if arms.is_sweep:
+        summary.tables = [Table("The batch sizes", shown)]
+        names = {arm: arm for arm in accuracy.index}
+    else:
+        note = _ARMS
+        if "difference" in shown:
+            note += " Difference: ours less the paper's, in percentage points."
+        summary.tables = [Table("The five arms", shown, note)]
+        names = _COMPARED
+    if "difference" not in shown:
+        summary.tables += _of_the_paper(arms.settings)
+    means = [
+        f"{accuracy[arm]} % with {name}"
+        for arm, name in names.items()
+        if arm in accuracy
+    ]
+    if means:
+        summary.headlines = [f"Validation accuracy: {', '.join(means)}."]
+    if not has_one.all():
+        diverged = ", ".join(table.index[~has_one])
+        summary.headlines.append(f"Every training diverged of: {diverged}.")
+    summary.environment = _environment(results)
+
+
+def _add_search(summary):
+    run_dir = summary.run_dir
+    trials = search_report.read_trials(run_dir)
+    summary.plan = _plans({"": run_dir})
+    if not (run_dir / search_report.TRIALS).exists():
+        summary.unfinished = f"{len(trials)} trials are finished so far."
+    if trials.empty:
+        return
+    best = trials.iloc[0]
+    shown = search_report.as_shown(trials)
+    has_best = pd.notna(best["accuracy"])
+    summary.headlines = [
+        f"Best of {len(trials)} trials: validation accuracy {best['accuracy']:.2f} % "
+        f"after {best['updates']:,} updates and {best['samples']:,} samples."
+        if has_best
+        else f"All {len(trials)} trials diverged."
+    ]
+    which = f"The best {len(shown)} of " if len(shown) < len(trials) else ""
+    summary.tables = [Table(f"{which}{len(trials)} trials, the best one first", shown)]
+    picture = search_report.search_picture(run_dir, trials)
+    _add_pictures(summary, {"tune.png": picture})
+    folders = [
+        search_report.trial_directory(run_dir, row) for _, row in trials.iterrows()
+    ]
+    if has_best:
+        summary.plan |= _plans({"the best trial": folders[0]})
+    summary.environment = _environment(map(read_outcome, folders))
+
+
+def _add_landscape(summary):
+    file = summary.run_dir / "landscape.json"
+    if not file.exists():
+        summary.unfinished = "nothing is measured yet."
+        return
+    measured = json.loads(file.read_text(encoding="utf-8"))
+    fits = {name: AlphaFit(**fit) for name, fit in measured["fits"].items()}
+    table = pd.read_csv(summary.run_dir / "landscape.csv")
+    name, fit = next(iter(fits.items()))
+    summary.headlines.append(
+        f"Roughness of the loss: alpha {fit.alpha:.3f} ± {fit.error:.3f}, {name}."
+    )
+    rows = {
+        name: {
+            "alpha": f"{fit.alpha:.3f} ± {fit.error:.3f}",
+            "the paper's": f"{measured['paper']['alpha']}",
+            "R²": f"{fit.r_squared:.4f}",
+        }
+        for name, fit in fits.items()
+    }
+    note = (
+        f"The loss of {measured['examples']:,} examples, {measured['loss']:.4g}, at "
+        f"weights of norm {measured['weights_norm']:.4g}: at a distance r along "
+        f"{measured['directions']} random directions it deviates by about r^(alpha/2)."
+    )
+    table_of_fits = pd.DataFrame.from_dict(rows, orient="index")
+    summary.tables.append(Table("Roughness of the loss", table_of_fits, note))
+    picture = pictures.landscape(
+        table, fits, measured["network"], measured["directions"]
+    )
+    _add_pictures(summary, {"landscape.png": picture})
+
+
+def _add_pictures(summary, drawn):
+    summary.pictures |= {_CAPTIONS[name]: figure for name, figure in drawn.items()}
+
+
+def _plans(folders):
+    """The lines that each training began with; none where it has not begun."""
+    return {
+        name: (folder / PLAN).read_text(encoding="utf-8").splitlines()
+        for name, folder in folders.items()
+        if (folder / PLAN).exists()
+    }
+
+
+def _so_far(metrics):
+    if metrics is None:
+        return "its first epoch has not ended."
+    evaluated = metrics.dropna(subset=["val_accuracy"])
+    return (
+        f"{metrics['updates'].max():,.0f} updates so far, validation accuracy "
+        f"{100 * evaluated['val_accuracy'].iloc[-1]:.2f} % when it was last evaluated."
+    )
+
+
+def _of_the_paper(settings):
+    """The paper's accuracy for the network and the data set, if it has them."""
+    wanted = paper.arms(settings)
+    if not wanted:
+        return []
+    row = {arm: f"{accuracy:.2f}" for arm, accuracy in wanted.items()}
+    rows = pd.DataFrame(row, index=["accuracy %"])
+    return [Table("The paper's training of this network", rows, _ARMS)]
+
+
+def _environment(results):
+    """Versions, hardware and time; where trainings differ, all that they had."""
+    seconds, rows = 0, {}
+    for result in results:
+        seconds += result["wall_seconds"]
+        for name, value in {**result["versions"], **result["hardware"]}.items():
+            text = ", ".join(value) if isinstance(value, list) else str(value)
+            if text not in rows.setdefault(name, []):
+                rows[name].append(text)
+    return rows | {"time of training": [f"{seconds:,.0f} s"]}

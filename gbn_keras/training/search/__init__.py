@@ -1,0 +1,1 @@
+"""keras-tuner over the program's flags."""

@@ -1,0 +1,346 @@
+"""`tune()`: a keras-tuner search over a training's flags."""
+
+import contextlib
+import dataclasses
+import math
+import os
+import pathlib
+import time
+
+import keras_tuner
+import pandas as pd
+from keras_tuner import oracles
+from keras_tuner.engine.base_tuner import BaseTuner
+
+from gbn_keras.training import distribution, models
+from gbn_keras.training.errors import NotFinite, UsageError
+from gbn_keras.training.plan import make_plan, model_name
+from gbn_keras.training.progress import RunProgress, outcome_line
+from gbn_keras.training.run.run_directory import (
+    PLAN,
+    digest,
+    open_run_directory,
+    read_outcome,
+    refuse_other_flags,
+    with_run_dir,
+    write_whole,
+)
+from gbn_keras.training.run.tables import TRIALS, best_first, trial_row
+from gbn_keras.training.search import search_cluster
+from gbn_keras.training.search.search_space import SearchSpace
+from gbn_keras.training.settings import Settings
+from gbn_keras.training.trainer import load_data, train
+
+# What keras-tuner is told of a trial that diverged: less than any other comes to. It
+# would run a trial without a number again, and end the search after three of them.
+_WORST = 0.0
+
+# Of Hyperband: how many times more epochs the best third gets in the next round.
+_FACTOR = 3
+
+
+class TrainingHyperModel(keras_tuner.HyperModel):
+    """The trainings of a search, for any keras-tuner tuner.
+
+    The objective is `val_accuracy`. Every training leaves a run directory, named after
+    its settings; a finished one is not run again.
+
+    Args:
+        settings: What all trainings share. With `trial_updates` or `trial_samples`, no
+            training makes more updates or sees more samples: a regime that is longer is
+            shortened as a whole, so that its rate falls as it should.
+        space: What they differ in.
+        data: The data set.
+        replicas: Who shares a batch.
+        verbose: Whether to show progress.
+    """
+
+    def __init__(
+        self, settings: Settings, space: SearchSpace, data, replicas=1, verbose=False
+    ):
+        super().__init__()
+        self._settings, self._space, self._data = settings, space, data
+        self._replicas, self._verbose = replicas, verbose
+
+    @property
+    def searched(self) -> tuple[str, ...]:
+        """The flags in which trainings differ."""
+        return tuple(self._space.flags)
+
+    def declare_hyperparameters(self, hp):
+        """Declares the space."""
+        self._space.declare(hp)
+
+    def settings(self, hp: keras_tuner.HyperParameters) -> Settings:
+        """The settings of one training.
+
+        Hyperband's epochs are those of the small batch, as `--epochs` is: stretch and
+        batch size are applied to them, and the budget is cut in proportion.
+        """
+        settings = self._space.settings(hp)
+        epochs = hp.values.get("tuner/epochs")
+        share = 1.0
+        if epochs:
+            plan = make_plan(settings, self._data.examples, self._replicas)
+            share = epochs / plan.regime.epochs
+            settings = dataclasses.replace(settings, epochs=epochs)
+        settings = within_budget(settings, self._data.examples, self._replicas, share)
+        settings = dataclasses.replace(
+            settings, mode="train", search=(), trial_updates=0, trial_samples=0
+        )
+        folder = pathlib.Path(self._settings.run_dir) / "trials" / digest(settings)
+        return dataclasses.replace(settings, run_dir=os.fspath(folder))
+
+    def build(self, hp):
+        """The network, compiled."""
+        self.declare_hyperparameters(hp)
+        plan = make_plan(self.settings(hp), self._data.examples, self._replicas)
+        return models.build_model(plan, self._data)[0]
+
+    def fit(self, hp, model=None, *args, **kwargs):
+        """Trains, and returns the validation accuracy and loss at the end.
+
+        The run makes a network of its own, from its seed. Of one that diverges, which
+        has neither, the accuracy counts as 0.
+        """
+        outcome = self.outcome(hp)
+        if outcome is None:
+            settings = self.settings(hp)
+            progress = RunProgress(settings.max_updates)
+            callbacks = (progress,) if self._verbose else ()
+            with contextlib.suppress(NotFinite), contextlib.closing(progress):
+                train(settings, self._data, callbacks, verbose=0)
+            outcome = self.outcome(hp)
+        if "diverged" in outcome:
+            return {"val_accuracy": _WORST}
+        return {"val_accuracy": outcome["accuracy"], "val_loss": outcome["loss"]}
+
+    def outcome(self, hp: keras_tuner.HyperParameters) -> dict | None:
+        """What the training came to, as of `read_outcome`."""
+        return read_outcome(pathlib.Path(self.settings(hp).run_dir))
+
+
+def tune(settings: Settings) -> pathlib.Path | None:
+    """Searches for the flags with the best validation accuracy.
+
+    A search goes through its trials in an order that depends on the seed and on what
+    was found only. So an interrupted one is begun anew, and what is finished is not run
+    again but read. With keras-tuner's environment variables (`KERASTUNER_TUNER_ID` and
+    so on) this process is the chief of a search, or one of its workers; all need the
+    same run directory.
+
+    Returns:
+        The search's directory, with a row for each trial in `tune.csv`; of a chief and
+        its workers only the chief does.
+
+    Raises:
+        UsageError: If the settings do not fit each other, the data or the directory.
+        WorkerLost: If the chief or the last worker is gone.
+    """
+    role = search_cluster.role()
+    if settings.strategy == "multi_worker":
+        raise UsageError(
+            "--strategy: got multi_worker, wanted one, mirrored or tpu: of a search "
+            "each machine runs its own trials, as keras-tuner's workers."
+        )
+    strategy = distribution.strategy_of(settings)
+    replicas = strategy.num_replicas_in_sync
+    data = load_data(settings)
+    settings = with_run_dir(dataclasses.replace(settings, model=model_name(settings)))
+    space = SearchSpace(settings.search or (), settings, data.examples, replicas)
+    # A mistake is told before anything is written.
+    share = _smallest_share(settings, data.examples)
+    for size in space.batch_sizes:
+        one = dataclasses.replace(settings, batch_size=size)
+        within_budget(one, data.examples, replicas, share)
+    hypermodel = TrainingHyperModel(settings, space, data, replicas, verbose=True)
+    run_dir = pathlib.Path(settings.run_dir)
+    with contextlib.ExitStack() as stack:
+        if role != "worker":
+            stack.enter_context(open_run_directory(settings))
+            print(_describe(settings, data), flush=True)
+            write_whole(run_dir / PLAN, _describe(settings, data) + "\n")
+        tuner = _Tuner(hypermodel, settings, data.examples)
+        try:
+            if role == "worker":
+
+                def search():
+                    # The chief, which wrote them, is there by now.
+                    refuse_other_flags(run_dir, settings)
+                    tuner.search()
+
+                search_cluster.work(search, run_dir / "workers", settings.lost_after)
+                return None
+            if role == "chief":
+                search_cluster.serve(
+                    tuner.search, tuner.oracle, run_dir / "workers", settings.lost_after
+                )
+            else:
+                tuner.search()
+        except keras_tuner.errors.FatalError as error:
+            raise error.__cause__ from None
+        write_whole(run_dir / TRIALS, tuner.table().to_csv(index=False))
+    return run_dir
+
+
+def within_budget(
+    settings: Settings, examples: int, replicas: int = 1, share: float = 1.0
+) -> Settings:
+    """The settings with a regime that is no longer than the budget of a trial.
+
+    It is shortened as a whole: first its stretch, then its epochs.
+
+    Args:
+        settings: With `trial_updates` or `trial_samples`; with neither, they are
+            returned as they are.
+        examples: Number of training examples.
+        replicas: Who shares a batch.
+        share: Which part of the budget to spend.
+
+    Raises:
+        UsageError: If the budget is not enough for one update, or given twice.
+    """
+    if settings.trial_updates and settings.trial_samples:
+        raise UsageError(
+            f"--trial_samples: got {settings.trial_samples} together with "
+            f"--trial_updates={settings.trial_updates}, wanted one of them. Choose "
+            "what all trials have the same of."
+        )
+    if not (settings.trial_updates or settings.trial_samples):
+        return settings
+    plan = make_plan(settings, examples, replicas)
+    batch_size = plan.settings.batch_size
+    updates = settings.trial_updates or settings.trial_samples / batch_size
+    updates = math.floor(updates * share)
+    if updates < 1:
+        name = "trial_updates" if settings.trial_updates else "trial_samples"
+        raise UsageError(
+            f"--{name}: got {getattr(settings, name)}, wanted more: with "
+            f"{100 * share:.3g} % of them batch {batch_size} makes no update."
+        )
+    if plan.updates <= updates:
+        return settings
+    epochs = math.ceil(updates / plan.updates_per_epoch)
+    ratio = batch_size / plan.settings.small_batch_size
+    # A batch below the small one has a stretch below 1.
+    stretch = max(min(1.0, ratio), epochs / plan.regime.epochs)
+    return dataclasses.replace(
+        settings,
+        stretch=stretch,
+        epochs=min(plan.regime.epochs, math.ceil(epochs / stretch)),
+        max_updates=updates,
+    )
+
+
+class _Tuner(BaseTuner):
+    """Runs the trials that keras-tuner's oracles propose."""
+
+    def __init__(self, hypermodel, settings, examples):
+        hyperparameters = keras_tuner.HyperParameters()
+        hypermodel.declare_hyperparameters(hyperparameters)
+        oracle = _oracle(settings, hyperparameters, examples)
+        oracle.verbose = 0
+        # The hyperparameters are declared: without its hypermodel keras-tuner does not
+        # build a network to find them. Its own files, which a kill can leave half
+        # written, are not needed to go on.
+        super().__init__(
+            oracle,
+            directory=os.path.join(settings.run_dir, "keras_tuner"),
+            project_name=os.environ.get("KERASTUNER_TUNER_ID", "alone"),
+            overwrite=True,
+        )
+        self._hypermodel = hypermodel
+        self._proposals = oracle
+
+    def pre_create_trial(self):
+        """Waits a moment: the next trial may have to wait for another worker's."""
+        time.sleep(0.1)
+
+    def run_trial(self, trial, *args, **kwargs):
+        """Trains with the trial's hyperparameters."""
+        hp = trial.hyperparameters
+        values = ", ".join(
+            f"{name.partition(' at ')[0]} {value:.4g}"
+            if isinstance(value, float)
+            else f"{name.partition(' at ')[0]} {value}"
+            for name, value in hp.values.items()
+            if not name.startswith("tuner/") or name == "tuner/epochs"
+        )
+        print(f"\ntrial {int(trial.trial_id) + 1}: {values}", flush=True)
+        try:
+            scores = self._hypermodel.fit(hp)
+            outcome = self._hypermodel.outcome(hp)
+        except Exception as error:
+            # keras-tuner would count the trial as failed, and go on.
+            raise keras_tuner.errors.FatalError from error
+        print(outcome_line(outcome), flush=True)
+        return scores
+
+    def table(self) -> pd.DataFrame:
+        """The trials, the best one first; of equal ones that with the fewest samples.
+
+        Columns: `trial`, one for each flag that was searched, `accuracy` (percent),
+        `updates`, `samples`, `wall_seconds` and `run_dir`. If trials diverged, they
+        come last, without accuracy, and `diverged_at` has their last update.
+        """
+        rows = []
+        for trial in self._proposals.trials.values():
+            settings = self._hypermodel.settings(trial.hyperparameters)
+            outcome = self._hypermodel.outcome(trial.hyperparameters)
+            names = self._hypermodel.searched
+            if "tuner/epochs" in trial.hyperparameters.values:
+                names += ("epochs",)
+            row = trial_row(outcome, names, settings.run_dir)
+            rows.append({"trial": int(trial.trial_id) + 1, **row})
+        return best_first(pd.DataFrame(rows))
+
+
+def _smallest_share(settings, examples):
+    """Which part of a whole training the search's shortest one is."""
+    if settings.tuner != "hyperband":
+        return 1.0
+    epochs = shortest = make_plan(settings, examples).regime.epochs
+    while shortest >= _FACTOR:
+        shortest /= _FACTOR
+    return math.ceil(shortest) / epochs
+
+
+def _oracle(settings, hyperparameters, examples):
+    shared = {
+        "objective": keras_tuner.Objective("val_accuracy", "max"),
+        "hyperparameters": hyperparameters,
+        "allow_new_entries": False,
+        # 0 would be any.
+        "seed": settings.seed + 1,
+        # Only that of a lost worker is run again.
+        "max_retries_per_trial": 100,
+    }
+    if settings.tuner == "hyperband":
+        epochs = make_plan(settings, examples).regime.epochs
+        return oracles.HyperbandOracle(max_epochs=epochs, factor=_FACTOR, **shared)
+    oracle = {
+        "random": oracles.RandomSearchOracle,
+        "bayesian": oracles.BayesianOptimizationOracle,
+        "grid": oracles.GridSearchOracle,
+    }[settings.tuner]
+    return oracle(max_trials=settings.trials, **shared)
+
+
+def _describe(settings, data):
+    """What all trials have in common, a line each."""
+    searched = " ".join(settings.search)
+    if settings.trial_updates:
+        length = f"at most {settings.trial_updates:,} updates each"
+    elif settings.trial_samples:
+        length = f"at most {settings.trial_samples:,} samples each"
+    else:
+        length = "each its whole regime"
+    trials = "" if settings.tuner == "hyperband" else f"{settings.trials} "
+    lines = [f"data: {data.choice}"] if data.choice else []
+    lines.append(f"{settings.tuner} search, {trials}trials, {length}: {searched}")
+    if data.validation_split.startswith("test"):
+        lines.append(
+            "compared on the test split, which then tells nothing new of the best: "
+            "hold out others, --train_split=train[:90%] --validation_split=train[90%:]"
+        )
+    return "\n".join(lines)

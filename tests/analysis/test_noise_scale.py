@@ -1,0 +1,203 @@
+"""The gradient noise scale, on a quadratic whose noise is known."""
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from backend import IS_TENSORFLOW, tensorflow_only
+from keras import ops
+
+from gbn_keras.analysis.noise_scale import NoiseScaleLog, noise_scale_advice
+from gbn_keras.large_batch.gradient_moments import GradientMoments, NoiseScale
+
+if IS_TENSORFLOW:
+    import tensorflow as tf
+    from replicas import replicas_of
+
+    from gbn_keras.large_batch.large_batch_model import LargeBatchModel
+    from gbn_keras.training import distribution
+
+# A loss of |w - x|^2 / 2 has the gradient w - x: |G|^2 is the square of the distance to
+# the mean of x, tr(Sigma) is the variance of x, all entries together.
+ENTRIES, DEVIATION, OFFSET = 20, 3.0, 0.5
+NOISE, SQUARE = ENTRIES * DEVIATION**2, ENTRIES * OFFSET**2
+
+
+class Point(keras.layers.Layer):
+    """Returns its weights, `w`, less the input."""
+
+    def build(self, shape):
+        """Makes the weights."""
+        self.w = self.add_weight(shape=shape[1:], initializer="zeros")
+
+    def call(self, x):
+        """`w - x`."""
+        return self.w - x
+
+
+def quadratic(y, outputs):
+    return ops.sum(ops.square(outputs), axis=-1) / 2
+
+
+def batches(size, replicas=1, shares=range(1)):
+    x = tf.random.stateless_normal([400 * size, ENTRIES], [1, 2]) * DEVIATION + OFFSET
+    share = size // replicas
+    cut = tf.reshape(x, [400, replicas, share, ENTRIES])
+    cut = tf.reshape(cut[:, shares.start : shares.stop], [-1, share, ENTRIES])
+    return tf.data.Dataset.from_tensor_slices((cut, cut[..., 0]))
+
+
+def fit(micro_batch_size, size=64, strategy=None, rate=0.0, callbacks=(), **compiled):
+    strategy = strategy or tf.distribute.get_strategy()
+    with strategy.scope():
+        inputs = keras.Input((ENTRIES,))
+        inner = keras.Model(inputs, Point()(inputs))
+        model = LargeBatchModel(inner, micro_batch_size, noise_scale=True)
+        model.compile(keras.optimizers.SGD(rate), quadratic, **compiled)
+
+    def data(**shares):
+        return batches(size, **shares)
+
+    stream = distribution.distribute(strategy, data)
+    callbacks = [make(model) for make in callbacks]
+    model.fit(
+        stream, steps_per_epoch=400, shuffle=False, verbose=0, callbacks=callbacks
+    )
+    return model
+
+
+@tensorflow_only
+@pytest.mark.parametrize("micro_batch_size", [16, 32, 64, 80])
+def test_it_is_that_of_the_quadratic(micro_batch_size):
+    # Micro-batches of 80 are two, and a last one of 96. The smoothing keeps about 100
+    # updates, of which each tells |G|^2 to 17 %.
+    found = fit(micro_batch_size, size=256).gradient_moments.estimate()
+    assert found.noise == pytest.approx(NOISE, rel=0.1)
+    assert found.gradient_square == pytest.approx(SQUARE, rel=0.1)
+    assert found.noise_scale == pytest.approx(NOISE / SQUARE, rel=0.1)
+
+
+def test_the_estimates_are_without_bias():
+    """Over many updates, each without smoothing."""
+    random = np.random.default_rng(0)
+    estimates = []
+    for _ in range(1000):
+        gradients = random.normal(OFFSET, DEVIATION, size=(16, 8, ENTRIES))
+        parts = gradients.mean(axis=1)
+        moments = GradientMoments()
+        moments.update(
+            *np.float32([(parts**2).sum(-1).mean(), 1 / 8]),
+            *np.float32([(parts.mean(axis=0) ** 2).sum(), 1 / 128]),
+        )
+        found = moments.estimate()
+        estimates.append((found.noise, found.gradient_square))
+    noise, square = np.mean(estimates, axis=0)
+    assert noise == pytest.approx(NOISE, rel=0.02)
+    assert square == pytest.approx(SQUARE, rel=0.05)
+
+
+@tensorflow_only
+@pytest.mark.parametrize("options", [{"jit_compile": True}, {"run_eagerly": True}])
+def test_compiled_or_not_it_is_the_same(options):
+    one, other = fit(16), fit(16, **options)
+    for name in ("noise", "gradient_square"):
+        values = [getattr(m.gradient_moments.estimate(), name) for m in (one, other)]
+        assert values[0] == pytest.approx(values[1], rel=1e-3)
+
+
+@tensorflow_only
+@pytest.mark.parametrize("micro_batch_size", [8, 32])
+def test_replicas_are_parts_of_the_batch_too(micro_batch_size):
+    strategy = replicas_of(2)
+    # With one micro-batch a replica, the replicas' shares are what is compared.
+    shared = fit(micro_batch_size, strategy=strategy).gradient_moments.estimate()
+    alone = fit(micro_batch_size).gradient_moments.estimate()
+    assert shared.noise == pytest.approx(alone.noise, rel=1e-3)
+    assert shared.gradient_square == pytest.approx(alone.gradient_square, rel=1e-2)
+
+
+@tensorflow_only
+def test_loss_scaling_does_not_matter():
+    plain = fit(16).gradient_moments.estimate()
+    with tf.distribute.get_strategy().scope():
+        inputs = keras.Input((ENTRIES,))
+        model = LargeBatchModel(
+            keras.Model(inputs, Point()(inputs)), 16, noise_scale=True
+        )
+        optimizer = keras.optimizers.LossScaleOptimizer(
+            keras.optimizers.SGD(0.0), initial_scale=1024.0
+        )
+        model.compile(optimizer, quadratic)
+    model.fit(batches(64), shuffle=False, verbose=0)
+    scaled = model.gradient_moments.estimate()
+    assert scaled.noise == pytest.approx(plain.noise, rel=1e-3)
+
+
+@tensorflow_only
+def test_a_batch_that_is_not_cut_tells_nothing(tmp_path):
+    log = [lambda model: NoiseScaleLog(tmp_path, model.gradient_moments)]
+    model = fit(64, callbacks=log)
+    assert model.gradient_moments.estimate() is None
+    assert pd.read_csv(tmp_path / "noise_scale.csv")["noise"].isna().all()
+
+
+@tensorflow_only
+def test_it_is_logged(tmp_path):
+    log = [lambda model: NoiseScaleLog(tmp_path, model.gradient_moments)]
+    model = fit(16, callbacks=log)
+    table = pd.read_csv(tmp_path / "noise_scale.csv")
+    assert table["updates"].iloc[0] == 1 and table["updates"].iloc[-1] > 350
+    last = table.iloc[-1]
+    assert last["noise_scale"] == pytest.approx(last["noise"] / last["gradient_square"])
+    now = model.gradient_moments.estimate()
+    assert last["noise"] == pytest.approx(now.noise, rel=0.2)
+
+
+def test_whoever_has_two_gradients_can_log_it(tmp_path):
+    """Without `LargeBatchModel`, whose training is TensorFlow's."""
+    moments = GradientMoments()
+
+    class TakeIn(keras.callbacks.Callback):
+        """Of batches of 4 and 16 examples: |G|^2 is 3, tr(Sigma) is 8."""
+
+        def on_train_batch_end(self, batch, logs=None):
+            known = np.float32([5, 1 / 4, 3.5, 1 / 16])
+            moments.update(*map(ops.convert_to_tensor, known))
+
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    callbacks = [TakeIn(), NoiseScaleLog(tmp_path, moments)]
+    ones = np.ones((40, 1), "float32")
+    model.fit(ones, ones, batch_size=2, verbose=0, callbacks=callbacks)
+    table = pd.read_csv(tmp_path / "noise_scale.csv")
+    assert table["updates"].tolist() == [*range(1, 11), 12, 13, 15, 16, 18, 20]
+    np.testing.assert_allclose(table["gradient_square"], 3, rtol=1e-4)
+    np.testing.assert_allclose(table["noise"], 8, rtol=1e-4)
+    np.testing.assert_allclose(table["noise_scale"], 8 / 3, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "scale, stretch",
+    [(0, 32), (1e12, 1), (128, 32 * (1 + 1 / 32) / 2), (float("inf"), 1)],
+)
+def test_the_suitable_stretch_goes_from_1_to_m(scale, stretch):
+    known = NoiseScale(1.0, scale) if np.isfinite(scale) else NoiseScale(-1.0, 5.0)
+    assert known.suitable_stretch(4096, 128) == pytest.approx(stretch, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "stretch, verdict", [(1, "was too large"), (32, "was not too large")]
+)
+def test_the_advice_is_one_sentence(stretch, verdict):
+    advice = noise_scale_advice(NoiseScale(0.5, 64.0), 4096, 128, 140, stretch)
+    assert f"scale of 128 examples, batch 4096 {verdict} for 140 updates" in advice
+    assert f"a stretch of 16.5 would suit (it was {stretch})." in advice
+    assert "not known" in noise_scale_advice(None, 4096, 128, 140, 1)
+
+
+@tensorflow_only
+def test_the_model_remembers_that_it_measures():
+    model = LargeBatchModel(keras.Sequential([Point()]), 8, noise_scale=True)
+    assert model.get_config()["noise_scale"] is True
+    plain = LargeBatchModel(keras.Sequential([Point()]), 8)
+    assert plain.get_config()["noise_scale"] is False

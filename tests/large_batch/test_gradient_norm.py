@@ -1,0 +1,115 @@
+"""The norm of the last update's gradient, on the digits."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from replicas import replicas_of
+from small_models import digits, sequential
+
+from gbn_keras.large_batch.large_batch_model import LargeBatchModel
+
+CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def compiled(replicas=1, optimizer=None, micro_batch_size=64, make=sequential, **how):
+    keras.utils.set_random_seed(0)
+    with (replicas_of(replicas) or tf.distribute.get_strategy()).scope():
+        model = LargeBatchModel(make(), micro_batch_size)
+        optimizer = optimizer() if optimizer else keras.optimizers.SGD(0.1)
+        model.compile(optimizer, CROSS_ENTROPY, **{"jit_compile": False, **how})
+    return model
+
+
+def fit(model, batch_size=256):
+    x, y = digits(512)
+    model.fit(x, y, batch_size=batch_size, shuffle=False, verbose=0)
+    return float(model.gradient_norm)
+
+
+def by_hand(x, y):
+    """Of the first update, all examples at once."""
+    keras.utils.set_random_seed(0)
+    model = sequential()
+    with tf.GradientTape() as tape:
+        loss = CROSS_ENTROPY(y, model(x, training=True)) + sum(model.losses)
+    gradients = tape.gradient(loss, [v.value for v in model.trainable_variables])
+    return np.sqrt(sum((g.numpy().astype("float64") ** 2).sum() for g in gradients))
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("micro_batch_size", [64, 512])
+def test_it_is_that_of_the_whole_batchs_gradient(replicas, micro_batch_size):
+    model = compiled(replicas, micro_batch_size=micro_batch_size // replicas)
+    assert np.isnan(float(model.gradient_norm))  # Nothing is known yet.
+    assert fit(model, 512) == pytest.approx(by_hand(*digits(512)), rel=1e-5)
+
+
+def test_all_replicas_hold_it():
+    model = compiled(2)
+    norm = fit(model)
+    copies = model.gradient_norm._norm.value.values
+    assert [float(copy) for copy in copies] == [norm] * 2
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"replicas": 2, "steps_per_execution": 2},
+        {"steps_per_execution": 2},
+        {"run_eagerly": True},
+        {"jit_compile": True},
+        {"replicas": 2, "jit_compile": True},
+    ],
+    ids=str,
+)
+def test_after_two_updates_every_way_of_running_gives_the_same(how):
+    assert fit(compiled(**how)) == pytest.approx(fit(compiled()), rel=1e-4)
+
+
+def test_clipping_comes_after_it():
+    clipped = compiled(optimizer=lambda: keras.optimizers.SGD(global_clipnorm=1e-3))
+    assert fit(clipped, 512) == pytest.approx(fit(compiled(), 512), rel=1e-6)
+
+
+def scaled():
+    sgd = keras.optimizers.SGD(0.1)
+    return keras.optimizers.LossScaleOptimizer(sgd, initial_scale=1024.0)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_the_scale_of_the_loss_is_not_in_it(replicas):
+    assert fit(compiled(replicas, scaled)) == pytest.approx(fit(compiled()), rel=1e-5)
+
+
+def test_mixed_float16_rounds_it_only():
+    def half():
+        def clone(layer):
+            return type(layer).from_config(
+                {**layer.get_config(), "dtype": "mixed_float16"}
+            )
+
+        original = sequential()
+        model = keras.models.clone_model(original, clone_function=clone)
+        model.set_weights(original.get_weights())
+        return model
+
+    assert fit(compiled(1, scaled, make=half), 512) == pytest.approx(
+        by_hand(*digits(512)), rel=0.02
+    )
+
+
+@pytest.mark.parametrize("replicas, value", [(1, np.inf), (2, np.nan)])
+def test_it_is_not_finite_where_a_gradient_is_not(replicas, value):
+    x, y = digits(256)
+    x[200] = value  # On the second replica, if there is one.
+    model = compiled(replicas)
+    model.fit(x, y, batch_size=256, shuffle=False, verbose=0)
+    assert not np.isfinite(float(model.gradient_norm))
+
+
+def test_it_is_no_part_of_the_model():
+    model = compiled()
+    fit(model)
+    assert len(model.variables) == len(model.model.variables)
+    assert len(model.weights) == len(model.model.weights)

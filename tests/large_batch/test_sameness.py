@@ -1,0 +1,64 @@
+"""Invariant 2: the same weights for any number of replicas and micro-batches."""
+
+import functools
+import itertools
+import pathlib
+
+import numpy as np
+import pytest
+import sameness
+from cluster import run_workers
+from replicas import replicas_of
+
+# What the design allows: relative, float32, after twenty updates. In float64 anything
+# but rounding would show.
+TOLERANCE = {"float32": 1e-5, "float64": 1e-11}
+
+SOME = [
+    ("float64", 1, 4, False),
+    ("float64", 2, 2, False),
+    ("float64", 4, 1, False),
+    ("float32", 2, 2, False),
+    ("float32", 1, 2, True),
+    ("float32", 2, 1, True),
+]
+EVERY = [*itertools.product(TOLERANCE, [1, 2, 4], [1, 2, 4], [False, True])]
+
+
+@functools.cache
+def one_device(network, dtype, jit=False):
+    """What Keras itself makes of it on one device."""
+    return sameness.trained(network, dtype, jit=jit, wrapped=False)
+
+
+def check(network, dtype, replicas, micro_batches, jit):
+    strategy = replicas_of(replicas)
+    result = sameness.trained(network, dtype, strategy, micro_batches, jit)
+    # The learning rate, in float32 for any model, XLA rounds otherwise.
+    expected = one_device(network, dtype, jit and dtype == "float64")
+    assert sameness.distance(result, expected) < TOLERANCE[dtype]
+
+
+@pytest.mark.parametrize("network", sameness.NETWORKS)
+@pytest.mark.parametrize("dtype, replicas, micro_batches, jit", SOME)
+def test_replicas_and_micro_batches_do_not_matter(
+    network, dtype, replicas, micro_batches, jit
+):
+    check(network, dtype, replicas, micro_batches, jit)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("network", sameness.NETWORKS)
+@pytest.mark.parametrize("dtype, replicas, micro_batches, jit", EVERY)
+def test_no_combination_matters(network, dtype, replicas, micro_batches, jit):
+    check(network, dtype, replicas, micro_batches, jit)
+
+
+@pytest.mark.parametrize("network", sameness.NETWORKS)
+def test_two_machines_give_the_result_of_one(network, tmp_path):
+    result = tmp_path / "result.npz"
+    run_workers(2, pathlib.Path(sameness.__file__), network, str(result))
+    with np.load(result) as file:
+        arrays = [file[key] for key in file.files]
+    expected = one_device(network, "float32")
+    assert sameness.distance(arrays, expected) < TOLERANCE["float32"]

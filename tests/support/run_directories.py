@@ -1,0 +1,100 @@
+"""Run directories as the program leaves them, written without training."""
+
+import dataclasses
+import json
+import pathlib
+
+import pandas as pd
+from conftest import settings_of
+
+from gbn_keras.training import study
+from gbn_keras.training.plan import make_plan
+from gbn_keras.training.report import paper, search_report
+
+EXAMPLES = 60_000
+STUDY = ("--mode=study", "--dataset=mnist", "--download", "--batch_size=4096")
+
+
+def write_training(settings, accuracy, finished=True):
+    """Leaves what a training does, without training."""
+    plan = make_plan(settings, EXAMPLES)
+    run_dir = pathlib.Path(settings.run_dir)
+    run_dir.mkdir(parents=True)
+    (run_dir / "flags.cfg").write_text(plan.settings.flagfile())
+    (run_dir / "plan.txt").write_text(plan.describe() + "\n")
+    updates = [1, plan.updates]
+    metrics = {
+        "epoch": [0, plan.epochs - 1],
+        "accuracy": [0.1, accuracy],
+        "loss": [2.3, 0.1],
+        "updates": updates,
+        "val_accuracy": [0.1, accuracy],
+        "val_loss": [2.3, 0.2],
+    }
+    pd.DataFrame(metrics).to_csv(run_dir / "metrics.csv", index=False)
+    result = {
+        "accuracy": accuracy,
+        "loss": 0.2,
+        "updates": plan.updates,
+        "samples": plan.updates * plan.settings.batch_size,
+        "high_rate_updates": plan.high_rate_updates,
+        "wall_seconds": 1.5,
+        "seed": settings.seed,
+        "settings": dataclasses.asdict(plan.settings),
+        "versions": {"keras": "3.99"},
+        "hardware": {"devices": ["GPU of the test"], "cores": 7},
+    }
+    if finished:
+        (run_dir / "result.json").write_text(json.dumps(result))
+
+
+def write_study(run_dir, *flags, finished=10):
+    """Leaves a study with two seeds, of which the first trainings are finished.
+
+    The arms have 5, 4, ... percent less than the paper's, the seeds one more or less.
+    """
+    settings = settings_of(*STUDY, "--seeds=2", f"--run_dir={run_dir}", *flags)
+    settings, arms = study.prepare_study(settings, EXAMPLES, 1)
+    run_dir.mkdir(parents=True)
+    (run_dir / "flags.cfg").write_text(settings.flagfile())
+    wanted = paper.arms(dataclasses.asdict(settings))
+    trainings = [(seed, arm) for seed in (1, 2) for arm in arms]
+    for number, (seed, arm) in enumerate(trainings):
+        accuracy = wanted.get(arm, 90) - (5 - study.ARMS.index(arm)) + (2 * seed - 3)
+        folder = study.arm_directory(run_dir, arm, seed)
+        own = dataclasses.replace(arms[arm], run_dir=str(folder), seed=seed)
+        if number <= finished:
+            write_training(own, accuracy / 100, finished=number < finished)
+    return run_dir
+
+
+def write_sweep(run_dir, sizes):
+    """Leaves a sweep, where 50 examples more in a batch bring a percent more."""
+    flags = ("--mode=sweep", f"--batch_sizes={sizes}", "--dataset=mnist", "--download")
+    settings = settings_of(*flags, f"--run_dir={run_dir}")
+    settings, arms = study.prepare_sweep(settings, EXAMPLES, 1)
+    run_dir.mkdir(parents=True)
+    (run_dir / "flags.cfg").write_text(settings.flagfile())
+    for arm, own in arms.items():
+        folder = str(study.arm_directory(run_dir, arm, 1))
+        write_training(dataclasses.replace(own, run_dir=folder), own.batch_size / 5000)
+    return run_dir
+
+
+def write_search(run_dir, trials=3, finished=True):
+    """Leaves a search over the rate; the larger, the better."""
+    flags = ("--mode=tune", "--search=learning_rate:0.1,0.2,0.3", "--dataset=mnist")
+    settings = settings_of(*flags, "--download", "--model=f1", f"--run_dir={run_dir}")
+    run_dir.mkdir(parents=True)
+    (run_dir / "flags.cfg").write_text(settings.flagfile())
+    (run_dir / "plan.txt").write_text("random search\n")
+    for rate in range(1, trials + 1):
+        folder = run_dir / "trials" / f"rate{rate}"
+        own = dataclasses.replace(
+            settings, mode="train", run_dir=str(folder), learning_rate=rate / 10
+        )
+        write_training(own, 0.9 + rate / 100)
+    if finished:
+        table = search_report.read_trials(run_dir).assign(trial=[3, 2, 1])
+        table.to_csv(run_dir / "tune.csv", index=False)
+    return run_dir

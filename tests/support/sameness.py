@@ -1,0 +1,128 @@
+"""A small training whose result must not depend on who computes it.
+
+`python tests/support/sameness.py NETWORK FILE` trains as one worker of those in TF_CONFIG; the
+first one writes the result.
+"""
+
+import dataclasses
+import functools
+import os
+import sys
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from gbn_keras import (
+    GhostBatchNormalization,
+    RegimeAdaptation,
+    ShardingInvariantDropout,
+)
+from gbn_keras.large_batch.large_batch_model import LargeBatchModel
+from gbn_keras.networks import f1_digits
+from gbn_keras.optimizers.l2_sgd import L2SGD
+from gbn_keras.training import distribution
+from gbn_keras.training.data import datasets
+from gbn_keras.training.data.augmentation import ShiftAndFlip
+
+BATCH, GHOST, UPDATES = 512, 32, 20
+
+GHOSTS = functools.partial(GhostBatchNormalization, GHOST, momentum=0.9)
+
+
+def convolutional(input_shape, classes, normalization):
+    """With dropout after a convolution (whole channels) and after a dense layer."""
+    layers = keras.layers
+    inputs = keras.Input(input_shape)
+    x = layers.Conv2D(8, 3, use_bias=False)(inputs)
+    x = layers.ReLU()(normalization()(x))
+    x = ShardingInvariantDropout(0.2, noise_shape=(None, 1, 1, 8), seed=7)(x)
+    x = layers.Dense(30, use_bias=False)(layers.Flatten()(x))
+    x = layers.ReLU()(normalization()(x))
+    x = ShardingInvariantDropout(0.5, seed=8)(x)
+    return keras.Model(inputs, layers.Dense(classes)(x))
+
+
+def in_dtype(model, dtype):
+    """The model, freshly initialized, all in one dtype, in float32 without kinks.
+
+    Where the input of a ReLU is almost 0, a rounding error decides whether a gradient
+    flows. In twenty updates that happens to one or two of the millions of inputs, after
+    which weights differ by 1e-4 in float32, rightly.
+    """
+
+    def clone(layer):
+        if isinstance(layer, keras.layers.ReLU) and dtype == "float32":
+            return keras.layers.Activation("gelu", name=layer.name)
+        return type(layer).from_config({**layer.get_config(), "dtype": dtype})
+
+    return keras.models.clone_model(model, clone_function=clone)
+
+
+NETWORKS = {"f1": f1_digits, "convolutional": convolutional}
+
+
+def trained(network, dtype, strategy=None, micro_batches=1, jit=False, wrapped=True):
+    """Weights, running statistics and optimizer state after twenty updates; scores."""
+    strategy = strategy or tf.distribute.get_strategy()
+    replicas = strategy.num_replicas_in_sync
+    data = datasets.load("digits")
+    if network == "convolutional":
+        data = dataclasses.replace(data, augmentation=ShiftAndFlip(1))
+    keras.utils.set_random_seed(3)
+    with strategy.scope():
+        inner = NETWORKS[network](data.image_shape, data.classes, GHOSTS)
+        model = inner = in_dtype(inner, dtype)
+        if wrapped:
+            model = LargeBatchModel(inner, BATCH // replicas // micro_batches)
+        rate = RegimeAdaptation(0.03, small_batch_size=32, batch_size=BATCH)
+        model.compile(
+            L2SGD(rate, l2=5e-4, momentum=0.9, global_clipnorm=1.0),
+            keras.losses.SparseCategoricalCrossentropy(
+                True, reduction="mean_with_sample_weight"
+            ),
+            weighted_metrics=["accuracy"],
+            jit_compile=jit,
+        )
+    batches = functools.partial(data.training_batches, BATCH, seed=5)
+    history = model.fit(
+        distribution.distribute(strategy, batches),
+        steps_per_epoch=UPDATES // 2,
+        epochs=2,
+        shuffle=False,
+        verbose=0,
+    ).history
+    scores = model.evaluate(
+        distribution.distribute(strategy, data.validation_batches),
+        steps=data.validation_steps(replicas),
+        verbose=0,
+        return_dict=True,
+    )
+    variables = [*inner.variables, *model.optimizer.variables]
+    # Of float32 for any model.
+    figures = [*history["loss"], *history["accuracy"], *scores.values()]
+    return [*(v.numpy() for v in variables), np.float32(figures)]
+
+
+def distance(one, other):
+    """The largest difference, each array's relative to its largest value.
+
+    In float64 only arrays of float64 count.
+    """
+    assert len(one) == len(other)
+    dtype = one[0].dtype
+    return max(
+        np.abs(np.subtract(a, b, dtype="float64")).max() / (np.abs(b).max() or 1)
+        for a, b in zip(one, other, strict=True)
+        if a.dtype in (dtype, "int64")
+    )
+
+
+if __name__ == "__main__":
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    result = trained(sys.argv[1], "float32", strategy, micro_batches=2)
+    if distribution.is_chief(strategy):
+        np.savez(sys.argv[2], *result)
+    distribution.wait_for_all(strategy)

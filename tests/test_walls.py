@@ -1,0 +1,105 @@
+"""Each package imports what is below it, and nothing else: the drawing, as a test."""
+
+import ast
+import pathlib
+
+import pytest
+
+import gbn_keras
+
+PACKAGE = pathlib.Path(gbn_keras.__file__).parent
+
+# What each folder may import of this project, besides itself. `method` are the files
+# beside `__init__.py`, which alone may import what it exports.
+WALLS = {
+    "method": {"kernels"},
+    "kernels": set(),
+    "networks": {"method"},
+    "optimizers": {"method"},
+    "analysis": {"method"},
+    "large_batch": {"method"},
+    "training.data": {"training.errors"},
+    "training.run": {
+        *("method", "analysis"),
+        *("training.errors", "training.settings", "training.plan"),
+    },
+    "training.report": {"method", "analysis", "training.errors", "training.run"},
+    "training": {
+        *("method", "networks", "optimizers", "analysis", "large_batch"),
+        *("training.data", "training.run", "training.report"),
+    },
+    "training.search": {
+        *("training", "training.run", "training.report", "training.errors"),
+        *("training.settings", "training.plan"),
+    },
+}
+# Files of `training` itself that stand below its folders.
+BELOW = {
+    "training.errors": set(),
+    "training.settings": set(),
+    "training.plan": {"method", "networks", "training.settings", "training.errors"},
+}
+# Whoever reads tables and draws them waits for no library that computes.
+COMPUTES = {"tensorflow", "keras", "keras_tuner", "tensorflow_datasets"}
+READS_TABLES = ["training.report", "training.run.tables", "training.run.run_directory"]
+
+
+def modules():
+    """The names of all modules, without the package's own."""
+    for file in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(file.relative_to(PACKAGE).with_suffix("").parts)
+        yield name.removesuffix("__init__").removesuffix("."), file
+
+
+MODULES = dict(modules())
+
+
+def imports(name):
+    """What a module imports: modules of this project, and names of libraries."""
+    for node in ast.walk(ast.parse(MODULES[name].read_text())):
+        if isinstance(node, ast.Import):
+            found = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            found = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for full in found:
+            library, _, rest = full.partition(".")
+            if library != "gbn_keras":
+                yield library
+            elif rest in MODULES:
+                yield f"gbn_keras.{rest}"
+            else:  # A name in a module.
+                yield f"gbn_keras.{rest.rpartition('.')[0]}"
+
+
+def folder(name):
+    """To which entry of the tables above a module belongs."""
+    if name in BELOW:
+        return name
+    while name and name not in WALLS:
+        name = name.rpartition(".")[0]
+    return name or "method"
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name])
+def test_a_module_imports_only_what_is_below_it(name):
+    own = folder(name)
+    allowed = {own, *WALLS.get(own, set()), *BELOW.get(own, set())}
+    if own in ("training", "training.search"):
+        allowed |= set(BELOW)
+    ours = [x for x in imports(name) if x.startswith("gbn_keras")]
+    found = {folder(x.removeprefix("gbn_keras").removeprefix(".")) for x in ours}
+    assert found <= allowed
+
+
+def test_the_report_reads_tables_without_what_computes():
+    for name in MODULES:
+        if any(name.startswith(reader) for reader in READS_TABLES):
+            assert not COMPUTES & set(imports(name)), name
+
+
+def test_no_folder_and_no_file_is_too_large_to_know():
+    sizes = {name: len(file.read_text().splitlines()) for name, file in MODULES.items()}
+    for own in WALLS:
+        assert sum(n for name, n in sizes.items() if folder(name) == own) <= 2000, own

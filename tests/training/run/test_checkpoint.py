@@ -1,0 +1,317 @@
+"""Exact resume: killed at any update, refused where it would not be exact."""
+
+import dataclasses
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+from trainings import weights
+
+import gbn_train
+from gbn_keras.training import trainer
+from gbn_keras.training.data import datasets
+from gbn_keras.training.errors import UsageError
+from gbn_keras.training.run import checkpoint_file
+from gbn_keras.training.run.checkpoint import Checkpoints, State
+from gbn_keras.training.run.signals import Interrupted
+
+ROOT = pathlib.Path(gbn_train.__file__).parent
+
+# Four epochs of six updates.
+SHORT = ("--batch_size=256", "--stretch=2", "--epochs=2", "--checkpoint_every=4")
+TABLES = ("metrics.csv", "weight_distance.csv", "noise_scale.csv")
+
+
+class Killed(Exception):
+    """In place of the system's."""
+
+
+class KillAfter(keras.callbacks.Callback):
+    """Ends a training without a chance to save anything."""
+
+    def __init__(self, updates):
+        super().__init__()
+        self._left = updates
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._left -= 1
+        if self._left < 0:
+            raise Killed
+
+
+class AskToStop(keras.callbacks.Callback):
+    """Sends a signal to this process during an update."""
+
+    def __init__(self, number, updates):
+        super().__init__()
+        self._number, self._left = number, updates
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._left -= 1
+        if not self._left:
+            os.kill(os.getpid(), self._number)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return datasets.load("digits")
+
+
+def train_killed(settings, data, *updates):
+    for number in updates:
+        with pytest.raises(Killed):
+            trainer.train(settings, data, (KillAfter(number),), verbose=0)
+    return trainer.train(settings, data, verbose=0)
+
+
+def checkpoints(run_dir):
+    return sorted((pathlib.Path(run_dir) / "checkpoints").iterdir())
+
+
+def assert_same_run(one, other):
+    for a, b in zip(weights(one), weights(other), strict=True):
+        assert a.dtype == b.dtype and a.tobytes() == b.tobytes()
+    for name in TABLES:
+        if (one / name).exists():
+            assert (one / name).read_text() == (other / name).read_text()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--gradient_noise=full", "--weight_distance"),
+        ("--precision=mixed_bfloat16", "--micro_batch_size=64", "--noise_scale"),
+        ("--precision=mixed_float16",),
+        ("--strategy=mirrored", "--replicas=2", "--weight_distance"),
+        # Evaluated in some epochs only, and stopped in the middle of one.
+        ("--eval_every=2", "--max_updates=21"),
+    ],
+    ids=" ".join,
+)
+def test_a_killed_training_goes_on_bit_for_bit(
+    make_settings, digits, tmp_path, flags, capsys
+):
+    whole = trainer.train(make_settings(*SHORT, *flags), digits, verbose=0)
+    killed = make_settings(*SHORT, *flags, f"--run_dir={tmp_path / 'killed'}")
+    # Before the first checkpoint, in the second epoch, at an epoch's end, in the last.
+    result = train_killed(killed, digits, 2, 9, 5, 7)
+    assert "resumed after update 8 of" in capsys.readouterr().out
+    for name in ("accuracy", "loss", "updates", "samples", "skipped_updates"):
+        assert result[name] == whole[name]
+    assert_same_run(tmp_path / "run", tmp_path / "killed")
+
+
+def test_a_training_that_is_killed_after_its_last_update_only_reports(
+    make_settings, digits, tmp_path, monkeypatch
+):
+    whole = trainer.train(make_settings(*SHORT), digits, verbose=0)
+    killed = make_settings(*SHORT, f"--run_dir={tmp_path / 'killed'}")
+
+    def kill(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(trainer, "write_result", kill)
+        trainer.train(killed, digits, verbose=0)
+    # No update is made again.
+    result = trainer.train(killed, digits, (KillAfter(0),), verbose=0)
+    assert result["loss"] == whole["loss"]
+    assert_same_run(tmp_path / "run", tmp_path / "killed")
+
+
+def test_a_training_goes_on_with_other_replicas_and_micro_batches(
+    make_settings, digits, tmp_path
+):
+    flags = (*SHORT, "--lr_scaling=none")
+    whole = trainer.train(make_settings(*flags), digits, verbose=0)
+    killed = make_settings(*flags, f"--run_dir={tmp_path / 'killed'}")
+    with pytest.raises(Killed):
+        trainer.train(killed, digits, (KillAfter(9),), verbose=0)
+    others = ("--strategy=mirrored", "--replicas=2", "--micro_batch_size=64")
+    others = (*others, "--checkpoint_every=5", "--eval_every=3")
+    killed = make_settings(*flags, f"--run_dir={tmp_path / 'killed'}", *others)
+    result = trainer.train(killed, digits, verbose=0)
+    assert result["loss"] == pytest.approx(whole["loss"], rel=1e-3)
+    for one, other in zip(
+        weights(tmp_path / "run"), weights(tmp_path / "killed"), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_the_start_of_the_weights_is_known_without_its_file(
+    make_settings, digits, tmp_path
+):
+    flags = (*SHORT, "--weight_distance")
+    trainer.train(make_settings(*flags), digits, verbose=0)
+    killed = make_settings(*flags, f"--run_dir={tmp_path / 'killed'}")
+    with pytest.raises(Killed):
+        trainer.train(killed, digits, (KillAfter(9),), verbose=0)
+    (tmp_path / "killed" / "initial_weights.npz").write_bytes(b"damaged")
+    trainer.train(killed, digits, verbose=0)
+    assert_same_run(tmp_path / "run", tmp_path / "killed")
+
+
+def test_the_last_two_checkpoints_are_kept(make_settings, digits, tmp_path):
+    trainer.train(make_settings(*SHORT), digits, verbose=0)
+    names = [file.name for file in checkpoints(tmp_path / "run")]
+    assert names == ["update_0000000020.checkpoint", "update_0000000024.checkpoint"]
+    arrays, facts = checkpoint_file.decode(
+        checkpoints(tmp_path / "run")[1].read_bytes()
+    )
+    assert facts["updates"] == 24 and "--batch_size=256\n" in facts["flags"]
+    assert facts["versions"]["keras"] == keras.__version__
+    assert not any(array.dtype.hasobject for array in arrays.values())
+
+
+def test_of_a_damaged_checkpoint_the_one_before_is_used(
+    make_settings, digits, tmp_path, capsys
+):
+    trainer.train(make_settings(*SHORT), digits, verbose=0)
+    killed = make_settings(*SHORT, f"--run_dir={tmp_path / 'killed'}")
+    with pytest.raises(Killed):
+        trainer.train(killed, digits, (KillAfter(14),), verbose=0)
+    before, newest = checkpoints(tmp_path / "killed")
+    newest.write_bytes(newest.read_bytes()[:-1])
+    trainer.train(killed, digits, verbose=0)
+    output = capsys.readouterr()
+    assert f"warning: {newest} is not used: its checksum is wrong" in output.err
+    updates = int(before.stem.removeprefix("update_"))
+    assert f"resumed after update {updates} of 24" in output.out
+    assert_same_run(tmp_path / "run", tmp_path / "killed")
+
+
+def test_without_a_whole_checkpoint_nothing_is_trained(make_settings, digits, tmp_path):
+    settings = make_settings(*SHORT)
+    with pytest.raises(Killed):
+        trainer.train(settings, digits, (KillAfter(14),), verbose=0)
+    for file in checkpoints(tmp_path / "run"):
+        file.write_bytes(b"")
+    before = {
+        file: file.read_bytes()
+        for file in (tmp_path / "run").rglob("*")
+        if file.is_file() and file.name != "lock"
+    }
+    with pytest.raises(UsageError, match="no checkpoint in .* is whole"):
+        trainer.train(settings, digits, verbose=0)
+    assert all(file.read_bytes() == content for file, content in before.items())
+
+
+def test_no_damage_goes_unnoticed(make_settings, tmp_path, capsys):
+    """200 times: a cut, a flipped bit, another run's or update's file, an empty one."""
+    settings = make_settings()
+    folder = tmp_path / "run" / "checkpoints"
+    folder.parent.mkdir()
+    versions = {"keras": "3"}
+    store = Checkpoints(settings, versions)
+    other = Checkpoints(dataclasses.replace(settings, seed=2), versions)
+    generator = random.Random(0)
+    arrays = {"model_0": np.arange(1000, dtype="float32"), "model_1": np.float64(3)}
+
+    def save(to, updates):
+        to.save(State(updates, 1.5, arrays))
+        return folder / f"update_{updates:010d}.checkpoint"
+
+    for number in range(200):
+        for file in folder.parent.glob("checkpoints/*"):
+            file.unlink()
+        good = save(store, 1).read_bytes()
+        assert store.newest() == good
+        raw = bytearray(save(store, 2).read_bytes())
+        kind = number % 5
+        if kind == 0:
+            raw = raw[: generator.randrange(1, len(raw))]
+        elif kind == 1:
+            raw[generator.randrange(len(raw))] ^= 1 << generator.randrange(8)
+        elif kind == 2:
+            raw = save(store, 3).read_bytes()
+            (folder / "update_0000000003.checkpoint").unlink()
+        elif kind == 3:
+            raw = save(other, 2).read_bytes()
+        else:
+            raw = generator.choice([b"", b"\0" * 4096, good[: len(good) // 2] + good])
+        (folder / "update_0000000001.checkpoint").write_bytes(good)
+        (folder / "update_0000000002.checkpoint").write_bytes(raw)
+        assert store.newest() == good
+        assert "update_0000000002.checkpoint is not used" in capsys.readouterr().err
+
+
+def test_bfloat16_is_kept_bit_for_bit():
+    bfloat16 = keras.ops.cast(np.linspace(-3, 3, 7), "bfloat16").numpy()
+    arrays = checkpoint_file.decode(checkpoint_file.encode({"x": bfloat16}, {}))[0]
+    assert arrays["x"].tobytes() == bfloat16.tobytes()
+
+
+def test_other_versions_are_told(make_settings, tmp_path, capsys):
+    settings = make_settings()
+    (tmp_path / "run").mkdir()
+    Checkpoints(settings, {"keras": "3.0"}).save(State(1, 0.0, {}))
+    assert Checkpoints(settings, {"keras": "3.1"}).newest()
+    assert "keras 3.0 there, 3.1 here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "number, code", [(signal.SIGTERM, 75), (signal.SIGINT, 130)], ids=["TERM", "INT"]
+)
+def test_a_signal_stops_after_the_update_and_a_checkpoint(
+    make_settings, digits, tmp_path, number, code
+):
+    before = signal.getsignal(number)
+    trainer.train(make_settings(*SHORT), digits, verbose=0)
+    stopped = make_settings(*SHORT, f"--run_dir={tmp_path / 'stopped'}")
+    # In the middle of an epoch, and in its last update.
+    for updates, saved in ((9, 9), (3, 12)):
+        asks = (AskToStop(number, updates),)
+        with pytest.raises(Interrupted, match=f"update {saved} is saved") as error:
+            trainer.train(stopped, digits, asks, verbose=0)
+        assert error.value.exit_code == code
+        newest = checkpoints(tmp_path / "stopped")[-1].name
+        assert newest == f"update_{saved:010d}.checkpoint"
+        assert signal.getsignal(number) is before
+    trainer.train(stopped, digits, verbose=0)
+    assert_same_run(tmp_path / "run", tmp_path / "stopped")
+
+
+def test_the_program_stops_at_sigterm_with_code_75_and_goes_on(tmp_path):
+    flags = (*SHORT, "--epochs=1000", "--max_updates=400", f"--run_dir={tmp_path}/run")
+    command = [sys.executable, str(ROOT / "train.py"), *flags]
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        for _ in range(600):
+            if list(tmp_path.glob("run/checkpoints/update*")):
+                break
+            time.sleep(0.1)
+        process.terminate()
+        errors = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+    assert process.returncode == 75
+    (line,) = [line for line in errors.splitlines() if line.startswith("stopped: ")]
+    assert "(SIGTERM) came, update" in line and "same command" in line
+    assert "Traceback" not in errors
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and "resumed after update" in done.stdout
+    assert "after 400 updates" in done.stdout
+
+
+def test_kills_with_9_leave_no_trace():
+    """The quick form of `benchmarks/kill_soak.py`."""
+    soak = [sys.executable, str(ROOT / "benchmarks" / "kill_soak.py")]
+    done = subprocess.run(
+        [*soak, "--kills=2", "--runs=1"],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 kills at random, 1 in writing" in done.stdout

@@ -1,0 +1,240 @@
+"""Searches in processes of their own: killed ones, and a chief with its workers."""
+
+import contextlib
+import itertools
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+
+import keras_tuner
+import pandas as pd
+import pytest
+from cluster import free_ports
+
+import gbn_train
+from gbn_keras.training.distribution import WorkerLost
+from gbn_keras.training.errors import UsageError
+from gbn_keras.training.search import search_cluster
+
+PROGRAM = pathlib.Path(gbn_train.__file__).with_name("train.py")
+VARIABLES = ("KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT", "KERASTUNER_TUNER_ID")
+SPACE = ("--search=batch_size:64,128", "--search=learning_rate:0.01..0.5")
+
+
+@contextlib.contextmanager
+def program(*flags, log, **environment):
+    """The program in a process of its own, which is gone at the end."""
+    with log.open("a") as file:
+        process = subprocess.Popen(
+            [sys.executable, str(PROGRAM), *flags],
+            env={**os.environ, **environment},
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def finished(run_dir):
+    """The trials that are finished or diverged, and when they were."""
+    files = (run_dir.glob(f"trials/*/{name}.json") for name in ("result", "diverged"))
+    return {file: file.stat().st_mtime_ns for file in itertools.chain(*files)}
+
+
+def wait_for(condition, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert condition()
+
+
+def found(run_dir):
+    table = pd.read_csv(run_dir / "tune.csv").drop(columns=["wall_seconds", "run_dir"])
+    return table.sort_values("trial", ignore_index=True)
+
+
+def test_a_search_that_is_killed_twice_ends_as_if_it_had_not_been(tmp_path):
+    log, killed, undisturbed = (tmp_path / n for n in ("log", "killed", "undisturbed"))
+    flags = ("--mode=tune", "--tuner=bayesian", "--trials=5", "--trial_updates=48")
+    before = {}
+    for number in (1, 3):
+        with program(*flags, *SPACE, f"--run_dir={killed}", log=log):
+            wait_for(lambda n=number: len(finished(killed)) >= n)
+        before = {**finished(killed), **before}
+        assert len(before) < 5
+    for run_dir in (killed, undisturbed):
+        with program(*flags, *SPACE, f"--run_dir={run_dir}", log=log) as process:
+            assert process.wait(timeout=240) == 0, log.read_text()
+    # None was run twice.
+    assert before.items() <= finished(killed).items()
+    assert len(finished(killed)) == 5
+    pd.testing.assert_frame_equal(found(killed), found(undisturbed))
+
+
+def test_two_workers_find_what_one_process_finds_even_if_one_is_lost(tmp_path):
+    flags = (
+        *("--mode=tune", "--tuner=random", "--trials=5", "--trial_updates=48"),
+        *(*SPACE, "--lost_after=20"),
+        # Some of the trials diverge, which is no reason to lose a worker.
+        *("--search=lr_scaling:sqrt,1e30", "--clipnorm=0"),
+    )
+    alone, shared, log = (tmp_path / name for name in ("alone", "shared", "log"))
+    port = str(free_ports(1)[0])
+
+    def member(name):
+        known = dict(zip(VARIABLES, ("127.0.0.1", port, name), strict=True))
+        return program(*flags, f"--run_dir={shared}", log=log, **known)
+
+    with member("chief") as chief, member("first") as first, member("second") as second:
+        # In the middle of a trial.
+        wait_for(lambda: finished(shared) and len(list(shared.glob("trials/*"))) > 2)
+        second.kill()
+        assert chief.wait(timeout=240) == 0, log.read_text()
+        assert first.wait(timeout=60) == 0, log.read_text()
+    assert "worker second has given no sign of life for 20 s" in log.read_text()
+    with program(*flags, f"--run_dir={alone}", log=log) as process:
+        assert process.wait(timeout=240) == 0, log.read_text()
+    assert len(finished(shared)) == 5
+    pd.testing.assert_frame_equal(found(shared), found(alone))
+    assert found(shared)["diverged_at"].notna().any()
+    flagfiles = [
+        (run_dir / "best.cfg").read_text().split("--mode")[1]
+        for run_dir in (shared, alone)
+    ]
+    assert flagfiles[0] == flagfiles[1]
+
+
+@pytest.fixture
+def member_of(monkeypatch):
+    """Makes this process one of a search's."""
+
+    def member(name):
+        values = ("127.0.0.1", str(free_ports(1)[0]), name)
+        for variable, value in zip(VARIABLES, values, strict=True):
+            monkeypatch.setenv(variable, value)
+        return f"{values[0]}:{values[1]}"
+
+    return member
+
+
+def test_a_worker_without_a_chief_ends(member_of, tmp_path):
+    address = member_of("one")
+    assert search_cluster.role() == "worker"
+    with pytest.raises(WorkerLost) as error:
+        search_cluster.work(lambda: time.sleep(60), tmp_path, lost_after=1)
+    assert f"no chief of the search has answered at {address} for 1 s" in str(
+        error.value
+    )
+
+
+def test_a_worker_whose_chief_is_gone_ends(member_of, tmp_path):
+    address = member_of("one")
+    chief = socket.create_server(("127.0.0.1", int(address.split(":")[1])))
+
+    def search():
+        chief.close()
+        time.sleep(60)
+
+    with pytest.raises(WorkerLost, match=f"no chief .* at {address} for 1 s"):
+        search_cluster.work(search, tmp_path, lost_after=1)
+
+
+def test_a_chief_without_workers_ends(member_of, tmp_path):
+    member_of("chief")
+    assert search_cluster.role() == "chief"
+    with pytest.raises(WorkerLost, match="no worker of the search is there"):
+        search_cluster.serve(lambda: time.sleep(60), oracle(tmp_path), tmp_path, 1)
+
+
+def test_a_port_in_use_is_told(member_of, tmp_path):
+    address = member_of("chief")
+    with socket.create_server(("127.0.0.1", int(address.split(":")[1]))):
+        with pytest.raises(UsageError, match=f"cannot listen at {address}"):
+            search_cluster.serve(lambda: None, oracle(tmp_path), tmp_path, 1)
+
+
+@pytest.mark.parametrize("missing", VARIABLES)
+def test_a_variable_that_is_missing_is_told(member_of, monkeypatch, missing):
+    member_of("one")
+    monkeypatch.delenv(missing)
+    with pytest.raises(UsageError, match=f"{missing}=[, ]"):
+        search_cluster.role()
+
+
+def test_without_the_variables_a_process_searches_alone():
+    assert search_cluster.role() == "alone"
+
+
+def oracle(folder, trials=2):
+    hyperparameters = keras_tuner.HyperParameters()
+    hyperparameters.Float("learning_rate", 0, 1)
+    made = keras_tuner.oracles.RandomSearchOracle(
+        objective=keras_tuner.Objective("val_accuracy", "max"),
+        max_trials=trials,
+        hyperparameters=hyperparameters,
+        max_retries_per_trial=100,
+        seed=1,
+    )
+    made.verbose = 0
+    # As every tuner does it.
+    made._set_project_dir(folder, "chief")
+    return made
+
+
+def end(made, trial):
+    made.update_trial(trial.trial_id, {"val_accuracy": 0.5})
+    trial.status = "COMPLETED"
+    made.end_trial(trial)
+
+
+def test_the_trial_of_a_lost_worker_goes_to_another_one(tmp_path, capsys):
+    made = oracle(tmp_path)
+    workers = search_cluster.Workers(made, tmp_path, lost_after=0.3)
+    lost, other = made.create_trial("lost"), made.create_trial("other")
+    assert not workers.look()
+    deadline = time.monotonic() + 10
+    while "lost" in made.tuner_ids and time.monotonic() < deadline:
+        (tmp_path / "other").write_text(str(time.monotonic()))
+        assert not workers.look()
+        time.sleep(0.05)
+    assert made.tuner_ids == {"other"}
+    assert "worker lost has given no sign of life for 0.3 s, trial 1 goes" in (
+        capsys.readouterr().out
+    )
+    end(made, other)
+    again = made.create_trial("other")
+    assert again.trial_id == lost.trial_id
+    assert again.hyperparameters.values == lost.hyperparameters.values
+    end(made, again)
+    assert not workers.look()
+    assert made.create_trial("other").status == "STOPPED"
+    assert workers.look()
+
+
+def test_a_worker_waits_for_a_trial_that_may_come_back(tmp_path):
+    made = oracle(tmp_path, trials=2)
+    workers = search_cluster.Workers(made, tmp_path, lost_after=60)
+    one, other = made.create_trial("one"), made.create_trial("other")
+    end(made, other)
+    assert made.create_trial("other").status == "IDLE"
+    assert not workers.look()
+    end(made, one)
+    assert made.create_trial("other").status == "STOPPED"
+    assert made.create_trial("one").status == "STOPPED"
+    assert workers.look()
+
+
+def test_a_search_whose_last_worker_is_lost_ends(tmp_path):
+    made = oracle(tmp_path)
+    workers = search_cluster.Workers(made, tmp_path, lost_after=0.3)
+    made.create_trial("lost")
+    with pytest.raises(WorkerLost, match="Run the same commands again"):
+        for _ in range(100):
+            assert not workers.look()
+            time.sleep(0.05)

@@ -1,0 +1,53 @@
+"""A training that breaks down stops at that update, with its last checkpoint."""
+
+import pathlib
+
+import keras
+import pytest
+
+import gbn_train
+from gbn_keras.training import trainer
+from gbn_keras.training.errors import NotFinite
+from gbn_keras.training.run import checkpoint_file
+
+SHORT = ("--batch_size=256", "--stretch=1", "--epochs=3", "--checkpoint_every=1")
+BROKEN = (*SHORT, "--learning_rate=1e30", "--clipnorm=0", "--lr_scaling=none")
+
+
+@pytest.mark.parametrize("flags", [(), ("--strategy=mirrored", "--replicas=2")])
+def test_it_names_update_rate_and_norm_and_keeps_what_was_good(
+    make_settings, tmp_path, flags
+):
+    with pytest.raises(NotFinite) as error:
+        trainer.train(make_settings(*BROKEN, *flags), verbose=0)
+    told = str(error.value)
+    newest = max((tmp_path / "run" / "checkpoints").iterdir())
+    arrays, facts = checkpoint_file.decode(newest.read_bytes())
+    # The one before the update that broke.
+    assert f"update {facts['updates'] + 1} is not finite" in told
+    assert "gradient norm" in told and "learning rate 1e+30" in told
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_the_program_ends_with_code_3_and_one_line(tmp_path, capsys):
+    run_dir = pathlib.Path(tmp_path / "run")
+    assert gbn_train.main(["train.py", *BROKEN, f"--run_dir={run_dir}"]) == 3
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("stopped: update ")
+
+
+class LargeLossScale(keras.callbacks.Callback):
+    """Begins with a loss scale at which every gradient overflows."""
+
+    def on_train_begin(self, logs=None):
+        self.model.optimizer.dynamic_scale.assign(2.0**24)
+
+
+def test_updates_that_overflow_float16_are_skipped_and_counted(make_settings, capsys):
+    settings = make_settings(*SHORT, "--precision=mixed_float16")
+    result = trainer.train(settings, callbacks=(LargeLossScale(),), verbose=0)
+    assert 0 < result["skipped_updates"] < 18
+    assert result["updates"] + result["skipped_updates"] == 18
+    assert (
+        f"{result['skipped_updates']} updates were skipped" in capsys.readouterr().out
+    )

@@ -1,0 +1,324 @@
+"""Training end to end on the digits: what a run leaves, repeats and refuses."""
+
+import dataclasses
+import json
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+import tensorflow as tf
+from trainings import SHORT, weights
+
+import gbn_train as program
+from gbn_keras import GhostBatchNormalization
+from gbn_keras.training import models, trainer
+from gbn_keras.training.data import datasets
+from gbn_keras.training.errors import UsageError
+from gbn_keras.training.plan import make_plan
+from gbn_keras.training.report import report
+from gbn_keras.training.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return datasets.load("digits")
+
+
+def test_a_run_leaves_its_directory(make_settings, digits, tmp_path):
+    settings = make_settings(*SHORT)
+    result = trainer.train(settings, digits, verbose=0)
+    run = tmp_path / "run"
+    assert json.loads((run / "result.json").read_text()) == result
+    assert result["updates"] == 2 * 6
+    assert result["samples"] == 12 * 256
+    assert result["seed"] == 1
+    assert {"gbn_keras", "keras", "tensorflow", "python"} <= set(result["versions"])
+    assert result["hardware"]["cores"] >= 1
+
+    metrics = pd.read_csv(run / "metrics.csv")
+    assert metrics["updates"].tolist() == [6, 12]
+    assert metrics["samples"].tolist() == [6 * 256, 12 * 256]
+    np.testing.assert_allclose(
+        metrics["learning_rate"], 0.03 * 8**0.5 * np.array([1, 0.01]), rtol=1e-5
+    )
+    assert metrics["val_accuracy"].iloc[-1] == pytest.approx(result["accuracy"])
+    assert list((run / "tensorboard" / "train").glob("events*"))
+    assert list((run / "tensorboard" / "validation").glob("events*"))
+
+    model = keras.models.load_model(run / "model.keras")
+    ghosts = [x for x in model.layers if isinstance(x, GhostBatchNormalization)]
+    assert len(ghosts) == 4 and {x.virtual_batch_size for x in ghosts} == {32}
+    assert report.report_run(run) == run / "plots" / "training.png"
+    assert (run / "plots" / "training.png").stat().st_size > 10_000
+
+
+def test_the_flagfile_of_a_run_runs_it_again(make_settings, digits, tmp_path):
+    trainer.train(make_settings(*SHORT), digits, verbose=0)
+    flagfile = tmp_path / "run" / "flags.cfg"
+    again = program.parse(
+        ["train.py", f"--flagfile={flagfile}", f"--run_dir={tmp_path / 'again'}"]
+    )
+    trainer.train(Settings(**again), digits, verbose=0)
+    for a, b in zip(
+        weights(tmp_path / "run"), weights(tmp_path / "again"), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_another_seed_is_another_run(make_settings, digits, tmp_path):
+    settings = make_settings(*SHORT)
+    first = trainer.train(settings, digits, verbose=0)
+    other = dataclasses.replace(settings, seed=2, run_dir=str(tmp_path / "other"))
+    assert trainer.train(other, digits, verbose=0)["loss"] != first["loss"]
+
+
+def test_a_finished_run_is_not_run_again(make_settings, digits, tmp_path, capsys):
+    result = trainer.train(make_settings(*SHORT), digits, verbose=0)
+    saved = (tmp_path / "run" / "model.keras").stat().st_mtime_ns
+    assert trainer.train(make_settings(*SHORT), digits, verbose=0) == result
+    assert (tmp_path / "run" / "model.keras").stat().st_mtime_ns == saved
+    assert "finished before" in capsys.readouterr().out
+
+
+def test_other_flags_are_refused_by_name(make_settings, digits):
+    trainer.train(make_settings(*SHORT), digits, verbose=0)
+    with pytest.raises(UsageError) as error:
+        trainer.train(make_settings(*SHORT, "--learning_rate=0.2"), digits)
+    assert "--learning_rate=0.03 there, --learning_rate=0.2 here" in str(error.value)
+
+
+def test_a_run_directory_that_cannot_be_written_is_refused(
+    digits, make_settings, tmp_path
+):
+    (tmp_path / "file").write_text("not a folder")
+    settings = make_settings(*SHORT)
+    settings = dataclasses.replace(settings, run_dir=str(tmp_path / "file" / "run"))
+    with pytest.raises(UsageError, match="--run_dir: .*file/run cannot be written"):
+        trainer.train(settings, digits)
+
+
+def test_max_updates_stops_early(make_settings, digits):
+    result = trainer.train(make_settings(*SHORT, "--max_updates=8"), digits, verbose=0)
+    assert result["updates"] == 8
+
+
+def test_the_default_run_directory_is_named_after_the_flags(
+    make_settings, digits, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    settings = dataclasses.replace(
+        make_settings(*SHORT, "--max_updates=1"), run_dir=None
+    )
+    first = trainer.train(settings, digits, verbose=0)["settings"]["run_dir"]
+    settings = dataclasses.replace(settings, seed=2)
+    second = trainer.train(settings, digits, verbose=0)["settings"]["run_dir"]
+    assert first.startswith("runs/digits-f1_digits-train-")
+    assert first != second
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--jit=on",),
+        ("--precision=mixed_bfloat16",),
+        ("--precision=mixed_float16",),
+        ("--virtual_batch_size=0",),
+        ("--virtual_batch_size=100",),
+        ("--clipnorm=0", "--warmup_updates=5"),
+    ],
+)
+def test_every_way_of_training_learns(make_settings, digits, flags):
+    flags = ("--batch_size=128", "--stretch=1", "--epochs=3", *flags)
+    before = keras.config.dtype_policy()
+    result = trainer.train(make_settings(*flags), digits, verbose=0)
+    assert result["accuracy"] > 0.8
+    assert keras.config.dtype_policy() == before
+
+
+def test_micro_batches_give_the_same_run(make_settings, digits, tmp_path):
+    whole = trainer.train(make_settings(*SHORT), digits, verbose=0)
+    flags = (*SHORT, f"--run_dir={tmp_path / 'parts'}", "--micro_batch_size=64")
+    parts = trainer.train(make_settings(*flags), digits, verbose=0)
+    assert parts["accuracy"] == whole["accuracy"]
+    assert parts["loss"] == pytest.approx(whole["loss"], rel=1e-4)
+    for one, other in zip(
+        weights(tmp_path / "run"), weights(tmp_path / "parts"), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_a_micro_batch_that_fits_is_chosen(make_settings, digits, capsys):
+    flags = ("--batch_size=512", "--stretch=1", "--epochs=1", "--memory_budget=0.003")
+    trainer.train(make_settings(*flags), digits, verbose=0)
+    first_line = capsys.readouterr().out.splitlines()[0]
+    assert first_line == (
+        "batch 512 = 16 ghosts of 32; 1 replica x 2 micro-batches of 256"
+    )
+
+
+def test_machine_flags_may_change_for_a_run(make_settings, digits):
+    result = trainer.train(make_settings(*SHORT), digits, verbose=0)
+    flags = ("--micro_batch_size=32", "--memory_budget=1", "--tpu=other")
+    assert trainer.train(make_settings(*SHORT, *flags), digits, verbose=0) == result
+
+
+def test_xla_is_off_on_a_cpu_unless_asked(make_settings, digits):
+    def compiled(*flags):
+        plan = make_plan(make_settings(*SHORT, *flags), 1536)
+        return models.build_model(plan, digits)[0].jit_compile
+
+    on_cpu = not tf.config.list_logical_devices("GPU")
+    assert compiled() is not on_cpu
+    assert compiled("--jit=on") is True
+    assert compiled("--jit=off") is False
+
+
+def test_an_update_is_the_papers(make_settings, digits):
+    """Two updates by hand: ghosts, clipping, L2 on all variables, momentum, rate."""
+    flags = ("--batch_size=128", "--clipnorm=0.5")
+    plan = make_plan(make_settings(*flags), 1536)
+    keras.utils.set_random_seed(0)
+    model = models.build_model(plan, digits)[0]
+    keras.utils.set_random_seed(0)
+    reference = models.build_model(plan, digits)[0]
+    weights = [w.numpy() for w in reference.trainable_variables]
+    velocities = [0.0] * len(weights)
+    batches = digits.training_batches(128, seed=1)
+    model.fit(batches, steps_per_epoch=2, shuffle=False, verbose=0)
+
+    for images, labels in batches.take(2):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(
+                keras.losses.sparse_categorical_crossentropy(
+                    labels, reference(images, training=True), from_logits=True
+                )
+            )
+        variables = [w.value for w in reference.trainable_variables]
+        gradients = [g.numpy() for g in tape.gradient(loss, variables)]
+        clip = min(1, 0.5 / np.sqrt(sum((g**2).sum() for g in gradients)))
+        assert clip < 1
+        for i, gradient in enumerate(gradients):
+            gradient = clip * gradient + 5e-4 * weights[i]
+            velocities[i] = 0.9 * velocities[i] - 0.03 * 4**0.5 * gradient
+            weights[i] = weights[i] + velocities[i]
+            reference.trainable_variables[i].assign(weights[i])
+    for variable, expected in zip(model.trainable_variables, weights, strict=True):
+        np.testing.assert_allclose(variable, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_evaluation_gives_the_accuracy_of_the_run(make_settings, digits):
+    settings = make_settings(*SHORT)
+    result = trainer.train(settings, digits, verbose=0)
+    scores = trainer.evaluate(settings)
+    assert scores["accuracy"] == pytest.approx(result["accuracy"])
+    assert scores["loss"] == pytest.approx(result["loss"], rel=1e-5)
+
+
+def test_validation_weights_a_partial_batch_by_its_examples(make_settings, digits):
+    # 1,536 validation examples: a batch of 1,024, and one of 512 that is filled up.
+    data = dataclasses.replace(
+        digits,
+        validation_images=digits.train_images,
+        validation_labels=digits.train_labels,
+    )
+    result = trainer.train(make_settings(*SHORT), data, verbose=0)
+    model = keras.models.load_model(f"{result['settings']['run_dir']}/model.keras")
+    batches = data.validation_batches()
+    logits = np.concatenate([model(images) for images, _, _ in batches])
+    logits = logits[: len(data.validation_labels)]
+    log_sum = np.log(np.exp(logits).sum(-1))
+    rows = np.arange(len(logits))
+    losses = log_sum - logits[rows, data.validation_labels]
+    correct = logits.argmax(-1) == data.validation_labels
+    assert result["accuracy"] == pytest.approx(correct.mean())
+    assert result["loss"] == pytest.approx(losses.mean(), rel=1e-4)
+
+
+def test_evaluation_wants_a_model_for_these_images(
+    make_settings, digits, write_dataset, tmp_path
+):
+    with pytest.raises(UsageError, match="--run_dir: got .*run'"):
+        trainer.evaluate(make_settings(*SHORT))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "model.keras").write_bytes(b"no model")
+    with pytest.raises(UsageError, match="not a model that can be read"):
+        trainer.evaluate(make_settings(*SHORT))
+    keras.Sequential([keras.Input((3, 3, 1)), keras.layers.Flatten()]).save(
+        tmp_path / "run" / "model.keras"
+    )
+    with pytest.raises(
+        UsageError, match=r"--dataset: digits has images of \(8, 8, 1\)"
+    ):
+        trainer.evaluate(make_settings(*SHORT))
+
+
+def test_a_run_logs_the_distance_of_its_weights(make_settings, digits, tmp_path):
+    trainer.train(make_settings(*SHORT, "--weight_distance"), digits, verbose=0)
+    distances = pd.read_csv(tmp_path / "run" / "weight_distance.csv")
+    assert distances["updates"].tolist() == [*range(1, 11), 12]
+    model = keras.models.load_model(tmp_path / "run" / "model.keras")
+    with np.load(tmp_path / "run" / "initial_weights.npz") as start:
+        squares = [
+            ((weight.numpy() - start[str(place)]) ** 2).sum()
+            for place, weight in enumerate(model.trainable_variables)
+        ]
+    last = distances["total"].iloc[-1]
+    assert last == pytest.approx(sum(squares) ** 0.5, rel=1e-5)
+    assert last > 0.1
+    report.report_run(tmp_path / "run")
+    assert (tmp_path / "run" / "plots" / "weight_distance.png").exists()
+
+
+def test_gradient_noise_changes_training_and_not_what_is_measured(
+    make_settings, digits, tmp_path
+):
+    flags = (*SHORT, "--lr_scaling=none", "--max_updates=1")
+    plain = trainer.train(make_settings(*flags), digits, verbose=0)
+    noisy = dataclasses.replace(
+        make_settings(*flags, "--gradient_noise=full"), run_dir=str(tmp_path / "noisy")
+    )
+    noisy = trainer.train(noisy, digits, verbose=0)
+    assert noisy["settings"]["gradient_noise"] == 7
+    assert noisy["loss"] != plain["loss"]
+    # Before the first update both have the same weights.
+    curves = [
+        pd.read_csv(tmp_path / name / "metrics.csv")["accuracy"][0]
+        for name in ("run", "noisy")
+    ]
+    assert curves[0] == curves[1] > 0
+
+
+def test_gradient_noise_is_the_same_in_micro_batches(make_settings, digits, tmp_path):
+    flags = (*SHORT, "--lr_scaling=none", "--gradient_noise=full", "--max_updates=4")
+    trainer.train(make_settings(*flags), digits, verbose=0)
+    flags = (*flags, f"--run_dir={tmp_path / 'parts'}", "--micro_batch_size=64")
+    trainer.train(make_settings(*flags), digits, verbose=0)
+    for one, other in zip(
+        weights(tmp_path / "run"), weights(tmp_path / "parts"), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+
+
+def test_a_run_says_whether_its_batch_was_too_large(make_settings, digits, tmp_path):
+    flags = (*SHORT, "--noise_scale", "--micro_batch_size=64")
+    result = trainer.train(make_settings(*flags), digits, verbose=0)["noise_scale"]
+    assert result["noise"] > 0
+    assert "batch 256 was" in result["advice"] and "12 updates" in result["advice"]
+    log = pd.read_csv(tmp_path / "run" / "noise_scale.csv")
+    assert log["noise"].iloc[-1] == pytest.approx(result["noise"])
+    # A batch in one piece has nothing to compare.
+    whole = (*SHORT, "--noise_scale", f"--run_dir={tmp_path / 'whole'}")
+    result = trainer.train(make_settings(*whole), digits, verbose=0)["noise_scale"]
+    assert "not known" in result["advice"] and "noise" not in result
+
+
+def test_measuring_the_noise_scale_changes_nothing(make_settings, digits, tmp_path):
+    flags = (*SHORT, "--micro_batch_size=64", "--max_updates=4")
+    trainer.train(make_settings(*flags), digits, verbose=0)
+    flags = (*flags, "--noise_scale", f"--run_dir={tmp_path / 'measured'}")
+    trainer.train(make_settings(*flags), digits, verbose=0)
+    for one, other in zip(
+        weights(tmp_path / "run"), weights(tmp_path / "measured"), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
