@@ -333,7 +333,13 @@ def main(argv: list[str] = sys.argv) -> int:
     with quiet_start() if _IS_QUIET else contextlib.nullcontext():
         import tensorflow as tf
 
-        from gbn_keras.training import distribution, loss_landscape, study, trainer
+        from gbn_keras.training import (
+            distribution,
+            evaluation,
+            loss_landscape,
+            study,
+            trainer,
+        )
         from gbn_keras.training.errors import Stopped, UsageError
         from gbn_keras.training.report import report
         from gbn_keras.training.settings import Settings
@@ -345,7 +351,7 @@ def main(argv: list[str] = sys.argv) -> int:
     # Of a cluster's machines only the first one has something to report.
     try:
         if settings.mode == "evaluate":
-            scores = trainer.evaluate(settings)
+            scores = evaluation.evaluate(settings)
             if scores:
                 print(f"validation accuracy {100 * scores['accuracy']:.2f} %")
         elif settings.mode in ("study", "sweep"):

@@ -16,7 +16,7 @@ import time
 import gbn_train  # isort: skip (sets what TensorFlow reads when it is imported)
 from side_by_side import write_json
 
-from gbn_keras.training import trainer
+from gbn_keras.training import driver, trainer
 from gbn_keras.training.data import datasets
 from gbn_keras.training.run.checkpoint import Checkpointing
 from gbn_keras.training.settings import Settings
@@ -42,7 +42,7 @@ def main():
     parser.add_argument("--json", help="file for all figures")
     arguments = parser.parse_args()
     data = datasets.load("mnist", arguments.data_dir)
-    trainer.Checkpointing = TimedCheckpointing
+    driver.Checkpointing = TimedCheckpointing
     rows = []
     print(f"{'every':>6}{'seconds':>12}{'checkpoints':>13}{'ms each':>9}{'share':>8}")
     for every in (100, 10):

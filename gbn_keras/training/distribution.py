@@ -70,7 +70,7 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
     return resolver.task_type == first and resolver.task_id == 0
 
 
-def agree(strategy: tf.distribute.Strategy, said: bool) -> bool:
+def chief_says(strategy: tf.distribute.Strategy, said: bool) -> bool:
     """What the chief says, on all machines."""
     if strategy.num_replicas_in_sync == 1:
         return said
@@ -104,7 +104,7 @@ def _sum_over_replicas(strategy, values):
 
 def wait_for_all(strategy: tf.distribute.Strategy) -> None:
     """Waits until all machines are here: one that left would seem lost."""
-    agree(strategy, True)
+    chief_says(strategy, True)
 
 
 @contextlib.contextmanager

@@ -14,15 +14,17 @@ from gbn_keras.analysis.landscape import loss_deviation
 from gbn_keras.training import models
 from gbn_keras.training.data import datasets
 from gbn_keras.training.errors import UsageError
+from gbn_keras.training.evaluation import load_network
 from gbn_keras.training.plan import make_plan
 from gbn_keras.training.report import pictures
 from gbn_keras.training.run.run_directory import (
+    MODEL_FILE,
     open_run_directory,
     with_run_dir,
     write_whole,
 )
 from gbn_keras.training.settings import Settings
-from gbn_keras.training.trainer import MODEL_FILE, load_data, load_network
+from gbn_keras.training.trainer import load_data
 
 # From the weights, in their own units: the paper's picture ends at ten.
 _DISTANCES = np.geomspace(0.1, 10, 13)

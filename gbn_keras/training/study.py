@@ -90,7 +90,7 @@ def run_study(settings: Settings) -> pathlib.Path | None:
             for seed in seeds
             for arm in arms
             if (arm_dir := arm_directory(run_dir, arm, seed))
-            and not distribution.agree(strategy, bool(read_outcome(arm_dir)))
+            and not distribution.chief_says(strategy, bool(read_outcome(arm_dir)))
         ]
         for number, (arm, seed, arm_dir) in enumerate(to_do, 1):
             if is_chief:

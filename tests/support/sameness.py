@@ -1,7 +1,7 @@
 """A small training whose result must not depend on who computes it.
 
-`python tests/support/sameness.py NETWORK FILE` trains as one worker of those in TF_CONFIG; the
-first one writes the result.
+`python tests/support/sameness.py NETWORK FILE` trains as one worker of those in
+TF_CONFIG; the first one writes the result.
 """
 
 import dataclasses

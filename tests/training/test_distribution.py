@@ -14,7 +14,7 @@ from cluster import run_workers, workers
 from trainings import SHORT, weights
 
 import gbn_train as program
-from gbn_keras.training import distribution, trainer
+from gbn_keras.training import distribution, evaluation, trainer
 from gbn_keras.training.errors import UsageError
 
 PROGRAM = pathlib.Path(program.__file__).with_name("train.py")
@@ -24,7 +24,7 @@ def test_one_device_is_the_default(make_settings):
     strategy = distribution.strategy_of(make_settings())
     assert strategy is tf.distribute.get_strategy()
     assert distribution.is_chief(strategy)
-    assert distribution.agree(strategy, True) and not distribution.agree(
+    assert distribution.chief_says(strategy, True) and not distribution.chief_says(
         strategy, False
     )
 
@@ -34,7 +34,7 @@ def test_the_processor_is_divided_into_replicas(make_settings):
     strategy = distribution.strategy_of(make_settings(*flags))
     assert strategy.num_replicas_in_sync == 2
     assert distribution.strategy_of(make_settings(*flags)) is strategy
-    assert distribution.agree(strategy, True) and not distribution.agree(
+    assert distribution.chief_says(strategy, True) and not distribution.chief_says(
         strategy, False
     )
     # The tests' own process has four devices.
@@ -58,7 +58,7 @@ def test_a_run_on_replicas_is_that_of_one_device(make_settings, tmp_path, ghost)
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
     # Evaluated on replicas, the model of one device gives its figures.
     flags = ("--strategy=mirrored", "--replicas=4")
-    scores = trainer.evaluate(make_settings(*flags))
+    scores = evaluation.evaluate(make_settings(*flags))
     assert scores["accuracy"] == pytest.approx(one["accuracy"])
     assert scores["loss"] == pytest.approx(one["loss"], rel=1e-5)
 

@@ -12,7 +12,7 @@ from trainings import SHORT, weights
 
 import gbn_train as program
 from gbn_keras import GhostBatchNormalization
-from gbn_keras.training import models, trainer
+from gbn_keras.training import evaluation, models, trainer
 from gbn_keras.training.data import datasets
 from gbn_keras.training.errors import UsageError
 from gbn_keras.training.plan import make_plan
@@ -210,7 +210,7 @@ def test_an_update_is_the_papers(make_settings, digits):
 def test_evaluation_gives_the_accuracy_of_the_run(make_settings, digits):
     settings = make_settings(*SHORT)
     result = trainer.train(settings, digits, verbose=0)
-    scores = trainer.evaluate(settings)
+    scores = evaluation.evaluate(settings)
     assert scores["accuracy"] == pytest.approx(result["accuracy"])
     assert scores["loss"] == pytest.approx(result["loss"], rel=1e-5)
 
@@ -239,18 +239,18 @@ def test_evaluation_wants_a_model_for_these_images(
     make_settings, digits, write_dataset, tmp_path
 ):
     with pytest.raises(UsageError, match="--run_dir: got .*run'"):
-        trainer.evaluate(make_settings(*SHORT))
+        evaluation.evaluate(make_settings(*SHORT))
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "model.keras").write_bytes(b"no model")
     with pytest.raises(UsageError, match="not a model that can be read"):
-        trainer.evaluate(make_settings(*SHORT))
+        evaluation.evaluate(make_settings(*SHORT))
     keras.Sequential([keras.Input((3, 3, 1)), keras.layers.Flatten()]).save(
         tmp_path / "run" / "model.keras"
     )
     with pytest.raises(
         UsageError, match=r"--dataset: digits has images of \(8, 8, 1\)"
     ):
-        trainer.evaluate(make_settings(*SHORT))
+        evaluation.evaluate(make_settings(*SHORT))
 
 
 def test_a_run_logs_the_distance_of_its_weights(make_settings, digits, tmp_path):

@@ -19,6 +19,7 @@ FLAGFILE = "flags.cfg"
 PLAN = "plan.txt"
 RESULT = "result.json"
 DIVERGED = "diverged.json"
+MODEL_FILE = "model.keras"
 
 _LOCK = "lock"
 

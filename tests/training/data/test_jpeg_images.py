@@ -12,7 +12,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from gbn_keras.training import trainer
+from gbn_keras.training import evaluation, trainer
 from gbn_keras.training.data import datasets, jpeg_images
 from gbn_keras.training.data.jpeg_crops import FixedScaleCrop, RandomResizedCrop
 from gbn_keras.training.errors import UsageError
@@ -373,7 +373,9 @@ def test_a_network_trains_on_them(data_dir, make_settings, model):
     # Each of the 10 validation examples counts alike, whatever fills up their batch.
     correct = 10 * result["accuracy"]
     assert correct == pytest.approx(round(correct), abs=1e-4)
-    assert trainer.evaluate(settings)["loss"] == pytest.approx(result["loss"], rel=1e-4)
+    assert evaluation.evaluate(settings)["loss"] == pytest.approx(
+        result["loss"], rel=1e-4
+    )
 
 
 def harm(file, how, begin):

@@ -1,0 +1,262 @@
+"""`Driver`: one training, step by step."""
+
+import contextlib
+import dataclasses
+import functools
+import math
+import pathlib
+
+import keras
+
+from gbn_keras.analysis.noise_scale import NoiseScaleLog, noise_scale_advice
+from gbn_keras.analysis.weight_distance import WeightDistance
+from gbn_keras.gradient_noise import GradientNoise
+from gbn_keras.training import distribution, models
+from gbn_keras.training.errors import NotFinite
+from gbn_keras.training.not_finite import StopIfNotFinite
+from gbn_keras.training.run.checkpoint import Checkpointing, Checkpoints, State
+from gbn_keras.training.run.circumstances import circumstances, versions
+from gbn_keras.training.run.run_directory import (
+    MODEL_FILE,
+    PLAN,
+    read_result,
+    write_divergence,
+    write_result,
+    write_whole,
+)
+from gbn_keras.training.run.tensorboard import TensorBoardLog
+from gbn_keras.training.run.update_log import UpdateLog
+from gbn_keras.whole_file import whole_file
+
+
+class Driver:
+    """One training in its run directory: model, resume, fit, evaluate, report.
+
+    A training that goes on is made in the order of one that starts, so that it ends
+    with the same bits:
+
+    1. The model is built from the seed, as at the start.
+    2. The initial weights are copied if distances are measured from them.
+    3. The newest whole checkpoint replaces the variables of the model, the optimizer
+       and the gradient moments, on all workers.
+    4. The data begins at the next update, whose batch depends on its number alone.
+    5. `Checkpointing` restores the metrics of the epoch that was interrupted, and the
+       tables and event files are cut to the checkpoint's update, when `fit` begins.
+
+    Only the chief writes files and prints.
+
+    Args:
+        plan: What to train. The model decides its micro-batch size.
+        strategy: The `tf.distribute` strategy.
+        data: Where the batches come from.
+        signals: What SIGTERM and SIGINT ask for.
+    """
+
+    def __init__(self, plan, strategy, data, signals):
+        self._plan, self._strategy, self._data = plan, strategy, data
+        self._signals = signals
+        self._is_chief = distribution.is_chief(strategy)
+        self._run_dir = pathlib.Path(plan.settings.run_dir)
+
+    def train(self, callbacks, verbose) -> dict | None:
+        """Goes through all steps; returns the result, on the chief."""
+        self._make_model()
+        self._resume()
+        self._prepare_reports()
+        with contextlib.ExitStack() as files:
+            for reporter in self._reporters:
+                files.callback(reporter.close)
+            if self._is_chief:
+                files.enter_context(self._recorded())
+            self._fit(callbacks, verbose)
+            scores = self._evaluate()
+        return self._report(scores)
+
+    def _make_model(self):
+        keras.backend.clear_session()
+        keras.utils.set_random_seed(self._plan.settings.seed)
+        with self._strategy.scope():
+            self._model, self._plan = models.build_model(self._plan, self._data)
+        self._tell(self._plan.describe())
+        if self._is_chief:
+            write_whole(self._run_dir / PLAN, self._plan.describe() + "\n")
+
+    def _resume(self):
+        """Takes over what an interrupted training has done; see the class."""
+        settings, model = self._plan.settings, self._model
+        self._start = None
+        if settings.weight_distance:
+            self._start = [keras.ops.copy(x) for x in model.trainable_variables]
+        self._checkpoints, newest = None, b""
+        if self._is_chief:
+            self._checkpoints = Checkpoints(settings, versions())
+            newest = self._checkpoints.newest()
+        saved = distribution.from_chief(self._strategy, newest)
+        self._resumed = State.decode(saved)[0] if saved else None
+        self._done = self._resumed.updates if self._resumed else 0
+        if self._resumed:
+            with self._strategy.scope():
+                self._resumed.restore(model, "model", "optimizer", "moments")
+            self._tell(f"resumed after update {self._done:,} of {self._plan.updates:,}")
+
+    def _prepare_reports(self):
+        """What is written while it trains: tables, events, checkpoints."""
+        plan, settings = self._plan, self._plan.settings
+        self._logs, self._reporters = [], []
+        if self._is_chief:
+            logs = {}
+            if settings.weight_distance:
+                distance = WeightDistance(self._run_dir, self._start)
+                logs["weight_distance"] = distance, "total"
+            if settings.noise_scale:
+                noise = NoiseScaleLog(self._run_dir, self._model.gradient_moments)
+                logs["noise_scale"] = noise, "noise_scale"
+            self._reporters = [
+                TensorBoardLog(self._run_dir / "tensorboard", plan, logs)
+            ]
+            self._logs = [
+                UpdateLog(self._run_dir / "metrics.csv", plan, self._done),
+                *(log for log, _ in logs.values()),
+                *self._reporters,
+            ]
+        self._checkpointing = Checkpointing(
+            self._checkpoints,
+            self._resumed,
+            plan.updates_per_epoch,
+            settings.checkpoint_every,
+            self._signals,
+            self._reporters,
+        )
+        self._validation = {
+            "x": distribution.distribute(self._strategy, self._data.validation_batches),
+            "steps": self._data.validation_steps(self._strategy.num_replicas_in_sync),
+        }
+
+    def _fit(self, callbacks, verbose):
+        plan, done = self._plan, self._done
+        if done >= plan.updates:
+            return
+        batches = functools.partial(training_batches, self._data, plan.settings, done)
+        self._model.fit(
+            distribution.distribute(self._strategy, batches),
+            initial_epoch=done // plan.updates_per_epoch,
+            epochs=plan.epochs,
+            steps_per_epoch=plan.updates_per_epoch,
+            validation_data=self._validation["x"],
+            validation_steps=self._validation["steps"],
+            validation_freq=plan.evaluation_epochs,
+            shuffle=False,  # The batches are shuffled, and Keras would warn of it.
+            callbacks=[
+                StopAfter(plan.updates - done),
+                StopIfNotFinite(plan, done),
+                *callbacks,
+                *self._logs,
+                self._checkpointing,
+            ],
+            verbose=verbose if self._is_chief else 0,
+        )
+
+    def _evaluate(self):
+        scores = self._model.evaluate(
+            **self._validation,
+            callbacks=self._reporters,
+            verbose=0,
+            return_dict=True,
+        )
+        if not math.isfinite(scores["loss"]):  # The last update made it so.
+            what = f"the validation loss after it is {scores['loss']:g}"
+            raise NotFinite(self._plan.updates, what)
+        return scores
+
+    def _report(self, scores):
+        """Leaves the model and the result."""
+        plan, model = self._plan, self._model
+        updates = int(model.optimizer.iterations.numpy())
+        result = {
+            "accuracy": scores["accuracy"],
+            "loss": scores["loss"],
+            "updates": updates,
+            "skipped_updates": plan.updates - updates,
+            "samples": plan.updates * plan.settings.batch_size,
+            "high_rate_updates": plan.high_rate_updates,
+            "wall_seconds": round(self._checkpointing.seconds, 2),
+            **circumstances(plan),
+        }
+        if plan.settings.noise_scale:
+            result["noise_scale"] = _noise_scale(model.gradient_moments, plan, updates)
+        with self._strategy.scope():  # On all machines, which make variables together.
+            models.compile_model(model.model, plan, model.optimizer)
+        if self._is_chief:
+            with whole_file(self._run_dir / MODEL_FILE) as draft:
+                model.model.save(draft)
+            write_result(self._run_dir, result)
+            result = read_result(self._run_dir)
+        if updates < plan.updates:
+            self._tell(
+                f"{plan.updates - updates} updates were skipped: their gradients "
+                "overflowed float16 at the loss scale of that time"
+            )
+        distribution.wait_for_all(self._strategy)
+        return result if self._is_chief else None
+
+    @contextlib.contextmanager
+    def _recorded(self):
+        """Leaves a record of a training that diverges."""
+        try:
+            yield
+        except NotFinite as error:
+            record = {
+                "diverged": error.update,
+                "reason": error.in_short,
+                "updates": error.update,
+                "samples": error.update * self._plan.settings.batch_size,
+                "wall_seconds": round(self._checkpointing.seconds, 2),
+                **circumstances(self._plan),
+            }
+            write_divergence(self._run_dir, record)
+            raise
+
+    def _tell(self, text):
+        if self._is_chief:
+            print(text, flush=True)
+
+
+class StopAfter(keras.callbacks.Callback):
+    """Stops the training after so many updates."""
+
+    def __init__(self, updates: int):
+        super().__init__()
+        self._left = updates
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Counts the update."""
+        self._left -= 1
+        if self._left <= 0:
+            self.model.stop_training = True
+
+
+def training_batches(data, settings, start_update, replicas=1, shares=range(1)):
+    """The batches from an update on, with the weights of the gradient noise."""
+    batches = data.training_batches(
+        settings.batch_size, settings.seed, start_update, replicas, shares
+    )
+    if not settings.gradient_noise:
+        return batches
+    noise = GradientNoise(
+        settings.batch_size,
+        settings.small_batch_size,
+        settings.gradient_noise,
+        settings.seed,
+    )
+    return noise(batches, start_update, replicas, shares)
+
+
+def _noise_scale(moments, plan, updates):
+    """The last estimate of the gradient noise scale, and what follows from it."""
+    estimate, settings = moments.estimate(), plan.settings
+    advice = noise_scale_advice(
+        *(estimate, settings.batch_size, settings.small_batch_size),
+        *(updates, settings.stretch),
+    )
+    known = dataclasses.asdict(estimate) if estimate else {}
+    return {**known, "advice": advice}

@@ -1,0 +1,86 @@
+"""`evaluate()`: the model of a run directory, on the validation examples."""
+
+import os
+import pathlib
+
+import keras
+
+from gbn_keras.large_batch.large_batch_model import (
+    LargeBatchModel,
+    smallest_micro_batch,
+)
+from gbn_keras.training import distribution, models
+from gbn_keras.training.data import datasets
+from gbn_keras.training.errors import UsageError, first_line
+from gbn_keras.training.run.run_directory import MODEL_FILE
+from gbn_keras.training.settings import Settings
+from gbn_keras.training.trainer import load_data
+
+# More examples than a validation batch has: it is taken at once.
+_EVALUATED = 1024
+
+
+def evaluate(settings: Settings) -> dict | None:
+    """Evaluates the model of a run directory on the data set's validation examples.
+
+    Returns:
+        `accuracy` and `loss`; of a cluster's machines only the first one does.
+
+    Raises:
+        UsageError: If the directory holds no model, or one for other images.
+    """
+    file = pathlib.Path(settings.run_dir or "") / MODEL_FILE
+    if not settings.run_dir or not os.path.exists(file):
+        raise UsageError(
+            f"--run_dir: got {settings.run_dir!r}, wanted a folder that holds "
+            f"{MODEL_FILE}. Name the folder of a finished training."
+        )
+    strategy = distribution.strategy_of(settings)
+    data = load_data(settings)
+    with strategy.scope():
+        network = load_network(settings, data)
+    replicas = strategy.num_replicas_in_sync
+    with (
+        distribution.one_line_if_a_worker_is_lost(),
+        datasets.one_line_if_damaged(data),
+        strategy.scope(),
+    ):
+        size = settings.micro_batch_size or _EVALUATED * smallest_micro_batch(network)
+        try:
+            model = LargeBatchModel(network, size)
+        except ValueError as error:  # A micro-batch that would cut ghosts.
+            raise UsageError(f"--{error}") from error
+        model.compile(**models.loss_and_metrics(), jit_compile=False)
+        is_chief = distribution.is_chief(strategy)
+        scores = model.evaluate(
+            distribution.distribute(strategy, data.validation_batches),
+            steps=data.validation_steps(replicas),
+            verbose="auto" if is_chief else 0,
+            return_dict=True,
+        )
+    return scores if is_chief else None
+
+
+def load_network(settings: Settings, data) -> keras.Model:
+    """The trained network of a run directory.
+
+    Raises:
+        UsageError: If it cannot be read, or is for other images than those of the data.
+    """
+    file = pathlib.Path(settings.run_dir) / MODEL_FILE
+    try:
+        network = keras.models.load_model(file)
+    except (ValueError, OSError) as error:
+        raise UsageError(
+            f"--run_dir: {file} is not a model that can be read "
+            f"({first_line(error)}). Train it again."
+        ) from error
+    wanted = (*network.input_shape[1:], network.output_shape[-1])
+    received = (*data.image_shape, data.classes)
+    if wanted != received:
+        raise UsageError(
+            f"--dataset: {data.name} has images of {received[:-1]} in {received[-1]} "
+            f"classes, the model in {settings.run_dir} wants {wanted[:-1]} in "
+            f"{wanted[-1]}. Name the data set that it was trained on."
+        )
+    return network
