@@ -43,7 +43,7 @@ from gbn_keras.analysis.weight_distance import WeightDistance
 from gbn_keras.networks import f1, resnet
 from gbn_keras.training import models, study
 from gbn_keras.training.data import datasets
-from gbn_keras.training.plan import make_plan
+from gbn_keras.training.planner import make_plan
 from gbn_keras.training.run.tensorboard import TensorBoardLog
 from gbn_keras.training.run.update_log import UpdateLog
 from gbn_keras.training.settings import Settings

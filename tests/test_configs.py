@@ -10,7 +10,7 @@ import pytest
 import gbn_train
 from gbn_keras.training import loss_landscape, study, trainer
 from gbn_keras.training.data import datasets
-from gbn_keras.training.plan import make_plan
+from gbn_keras.training.planner import make_plan
 from gbn_keras.training.settings import Settings
 
 ROOT = pathlib.Path(gbn_train.__file__).parent

@@ -15,7 +15,7 @@ from gbn_keras.training import models
 from gbn_keras.training.data import datasets
 from gbn_keras.training.errors import UsageError
 from gbn_keras.training.evaluation import load_network
-from gbn_keras.training.plan import make_plan
+from gbn_keras.training.planner import make_plan
 from gbn_keras.training.report import pictures
 from gbn_keras.training.run.run_directory import (
     MODEL_FILE,

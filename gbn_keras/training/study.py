@@ -8,7 +8,7 @@ import time
 
 from gbn_keras.training import distribution
 from gbn_keras.training.errors import NotFinite, UsageError
-from gbn_keras.training.plan import make_plan, model_name
+from gbn_keras.training.planner import make_plan, model_name
 from gbn_keras.training.progress import Pace, RunProgress, outcome_line
 from gbn_keras.training.run.run_directory import (
     open_run_directory,

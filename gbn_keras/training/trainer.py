@@ -8,7 +8,7 @@ import keras
 from gbn_keras.training import distribution, models
 from gbn_keras.training.data import datasets
 from gbn_keras.training.driver import Driver
-from gbn_keras.training.plan import make_plan, model_name
+from gbn_keras.training.planner import make_plan, model_name
 from gbn_keras.training.run.run_directory import (
     open_run_directory,
     read_result,

@@ -8,7 +8,7 @@ import pandas as pd
 from conftest import settings_of
 
 from gbn_keras.training import study
-from gbn_keras.training.plan import make_plan
+from gbn_keras.training.planner import make_plan
 from gbn_keras.training.report import paper, search_report
 
 EXAMPLES = 60_000

@@ -14,7 +14,7 @@ from run_directories import write_training
 import gbn_train
 from gbn_keras.training import study, trainer
 from gbn_keras.training.errors import NotFinite
-from gbn_keras.training.plan import make_plan
+from gbn_keras.training.planner import make_plan
 from gbn_keras.training.report import report
 from gbn_keras.training.search import tuning
 

@@ -4,7 +4,7 @@ import pytest
 
 from gbn_keras import REGIMES
 from gbn_keras.training.errors import UsageError
-from gbn_keras.training.plan import make_plan
+from gbn_keras.training.planner import make_plan
 
 MNIST = ("--dataset=mnist", "--download")  # Allowed, so that no folder is looked for.
 

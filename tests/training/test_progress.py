@@ -10,7 +10,7 @@ import pytest
 from conftest import settings_of
 
 from gbn_keras.training import progress, study
-from gbn_keras.training.plan import make_plan
+from gbn_keras.training.planner import make_plan
 
 SWEEP = ("--mode=sweep", "--batch_sizes=512,768", "--small_batch_size=256")
 

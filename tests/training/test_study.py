@@ -10,7 +10,7 @@ import gbn_train
 from gbn_keras.training import study, trainer
 from gbn_keras.training.data import datasets
 from gbn_keras.training.errors import UsageError
-from gbn_keras.training.plan import make_plan
+from gbn_keras.training.planner import make_plan
 from gbn_keras.training.report import comparison, report
 from gbn_keras.training.settings import Settings
 

@@ -15,7 +15,7 @@ from gbn_keras import GhostBatchNormalization
 from gbn_keras.training import evaluation, models, trainer
 from gbn_keras.training.data import datasets
 from gbn_keras.training.errors import UsageError
-from gbn_keras.training.plan import make_plan
+from gbn_keras.training.planner import make_plan
 from gbn_keras.training.report import report
 from gbn_keras.training.settings import Settings
 

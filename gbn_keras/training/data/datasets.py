@@ -4,27 +4,19 @@ import contextlib
 import dataclasses
 import re
 
-import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import downloader
 
+from gbn_keras.training.data import examples
 from gbn_keras.training.data.augmentation import ShiftAndFlip
+from gbn_keras.training.data.digits import load_digits
 from gbn_keras.training.data.image_data import ImageData
 from gbn_keras.training.data.image_features import image_and_label
 from gbn_keras.training.data.jpeg_images import JpegImages
 from gbn_keras.training.data.record_index import index_records
-from gbn_keras.training.data.splits import check_enough, training_and_validation
+from gbn_keras.training.data.splits import training_and_validation
 from gbn_keras.training.errors import UsageError, first_line
-
-# Images read at once.
-_CHUNK = 1024
-
-# JPEGs of one size stay on disk if they have more bytes of pixels.
-_MOST_PIXELS = 2**32
-
-# How a JPEG's bytes begin.
-_JPEG = b"\xff\xd8\xff"
 
 # What TensorFlow raises, among other things, where a file does not hold what it should.
 _MAY_BE_DAMAGE = (
@@ -38,10 +30,6 @@ _MAY_BE_DAMAGE = (
 
 # The others are not augmented (MNIST: its published augmentation was a mistake).
 _AUGMENTATION = {"cifar10": ShiftAndFlip(), "cifar100": ShiftAndFlip()}
-
-# Of the 1,797 digits these many are for validation. It leaves 1,536 = 3 x 512 = 2 x 768
-# for training, so that large batches drop none of them.
-_DIGITS_FOR_VALIDATION = 261
 
 
 def load(
@@ -86,7 +74,7 @@ def load(
             examples and features are meant.
     """
     if name == "digits":
-        return _load_digits(
+        return load_digits(
             train_examples,
             train_split=train_split,
             validation_split=validation_split,
@@ -105,7 +93,7 @@ def load(
     if keys.choice:
         chosen.append(keys.choice)
     with _one_line_if_damaged(name, lambda: _indices(name, builder, splits)):
-        if _are_jpegs_of_many_sizes(builder, splits, keys.image):
+        if examples.are_jpegs_of_many_sizes(builder, splits, keys.image):
             data = _open_jpegs(name, builder, splits, keys, image_size, fixed_scale)
         else:
             data = _load_images(name, builder, splits, keys)
@@ -114,42 +102,14 @@ def load(
     )
 
 
-def _load_digits(train_examples, **choices):
-    for flag, value in choices.items():
-        if value:
-            raise UsageError(
-                f"--{flag}: got {value!r}, wanted none with digits, which have one "
-                "image, one label and one division. Leave it out."
-            )
-    # scikit-learn takes a second to import, which the other data sets need not pay.
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    digits = load_digits()
-    train_images, validation_images, train_labels, validation_labels = train_test_split(
-        digits.images[..., None].astype(np.uint8),
-        digits.target.astype(np.int32),
-        test_size=_DIGITS_FOR_VALIDATION,
-        stratify=digits.target,
-        random_state=0,
-    )
-    check_enough("digits", len(train_labels), train_examples)
-    return ImageData(
-        name="digits",
-        classes=10,
-        train_images=train_images[: train_examples or None],
-        train_labels=train_labels[: train_examples or None],
-        validation_images=validation_images,
-        validation_labels=validation_labels,
-    )
-
-
 def _load_images(name, builder, splits, keys):
     """Decodes everything."""
-    images, labels = zip(*(_read(name, builder, s, keys) for s in splits), strict=True)
+    images, labels = zip(
+        *(examples.read(name, builder, s, keys) for s in splits), strict=True
+    )
     return ImageData(
         name=name,
-        classes=_classes(name, builder, keys.label, labels),
+        classes=examples.number_of_classes(name, builder, keys.label, labels),
         train_images=images[0],
         train_labels=labels[0],
         validation_images=images[1],
@@ -159,22 +119,6 @@ def _load_images(name, builder, splits, keys):
     )
 
 
-def _classes(name, builder, label_key, labels):
-    """How many: as the data set says, else one more than the largest of all labels."""
-    told = getattr(builder.info.features[label_key], "num_classes", None)
-    if told:
-        return told
-    found = int(max(of_split.max() for of_split in labels)) + 1
-    examples = sum(map(len, labels))
-    if found > examples:
-        raise UsageError(
-            f"--label_key: {label_key} of {name} goes up to {found - 1:,} in "
-            f"{examples:,} examples, wanted classes counted from 0. Name another "
-            "feature, or choose another data set."
-        )
-    return found
-
-
 def _open_jpegs(name, builder, splits, keys, image_size, fixed_scale):
     """Finds where the examples are; decodes none."""
     if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
@@ -182,43 +126,23 @@ def _open_jpegs(name, builder, splits, keys, image_size, fixed_scale):
             f"--dataset: {name} is stored as {builder.info.file_format.value}, wanted "
             "tfrecord for JPEGs of many sizes. Prepare it in that format."
         )
-    parse = _jpeg_and_label(builder.info.features, keys.image, keys.label)
+    parse = examples.jpeg_and_label(builder.info.features, keys.image, keys.label)
     indices = _indices(name, builder, splits)
     if getattr(builder.info.features[keys.label], "num_classes", None):
-        labels = [_first_labels(index, parse) for index in indices]
+        labels = [examples.first_labels(index, parse) for index in indices]
     else:
-        labels = [_all_labels(builder, split, keys.label) for split in splits]
+        labels = [examples.all_labels(builder, split, keys.label) for split in splits]
     for split, of_split in zip(splits, labels, strict=True):
-        _check_labels(name, split.name, of_split.min())
+        examples.check_labels(name, split.name, of_split.min())
     return JpegImages(
         name=name,
-        classes=_classes(name, builder, keys.label, labels),
+        classes=examples.number_of_classes(name, builder, keys.label, labels),
         training=indices[0],
         validation=indices[1],
         parse=parse,
         image_size=image_size,
         fixed_scale=fixed_scale,
     )
-
-
-def _first_labels(index, parse):
-    """Of each file: all would mean to read all files; who has none begins with none."""
-    starts = np.unique(index.file, return_index=True)[1]
-    return np.stack(
-        list(
-            tf.data.Dataset.from_tensor_slices(starts)
-            .map(index.reader(), num_parallel_calls=tf.data.AUTOTUNE)
-            .map(lambda record: parse(record)[1])
-            .as_numpy_iterator()
-        )
-    )
-
-
-def _all_labels(builder, split, label_key):
-    """Without which nobody knows how many classes there are."""
-    only = tfds.decode.PartialDecoding({label_key: True})
-    labels = _as_dataset(builder, split, decoders=only).map(lambda e: e[label_key])
-    return np.concatenate(list(labels.batch(_CHUNK).as_numpy_iterator()))
 
 
 def _prepared_builder(name, data_dir, download):
@@ -287,112 +211,3 @@ def _one_line_if_damaged(name, indices):
         raise UsageError(
             f"--dataset: {name} {problem}. Copy its files anew, or prepare it again."
         ) from error
-
-
-def _are_jpegs_of_many_sizes(builder, splits, image_key):
-    """Whether the images are JPEGs to be left on disk.
-
-    The features do not always tell the encoding, nor the size where there is one. Of
-    JPEGs of one size all are looked at, of others few.
-    """
-    if builder.info.features[image_key].shape != (None, None, 3):
-        return False
-    undecoded = tfds.decode.PartialDecoding(
-        {image_key: True}, decoders={image_key: tfds.decode.SkipDecoding()}
-    )
-    shapes, pixels = set(), 0
-    for split in splits:
-        images = _as_dataset(builder, split, decoders=undecoded)
-        for shape in images.map(
-            lambda example: _jpeg_shape(example[image_key]),
-            num_parallel_calls=tf.data.AUTOTUNE,
-        ).as_numpy_iterator():
-            shapes.add(tuple(shape))
-            pixels += 3 * int(np.prod(shape))
-            if not pixels:  # No JPEG, the first one.
-                return False
-            if len(shapes) > 1 or pixels > _MOST_PIXELS:
-                return True
-    return False
-
-
-def _jpeg_shape(content):
-    """Height and width; zeros of what is no JPEG."""
-    return tf.cond(
-        tf.strings.substr(content, 0, len(_JPEG)) == _JPEG,
-        lambda: tf.image.extract_jpeg_shape(content)[:2],
-        lambda: tf.zeros([2], tf.int32),
-    )
-
-
-def _jpeg_and_label(features, image_key, label_key):
-    """A function from a record to the undecoded image and the label."""
-    # The others need not be parsed.
-    features = tfds.features.FeaturesDict(
-        {key: features[key] for key in (image_key, label_key)}
-    )
-    undecoded = {image_key: tfds.decode.SkipDecoding()}
-
-    def parse(record):
-        example = features.deserialize_example(record, decoders=undecoded)
-        return example[image_key], tf.cast(example[label_key], tf.int32)
-
-    return parse
-
-
-def _read(name, builder, split, keys):
-    """One split as arrays of images and labels, in the order of its files."""
-    dataset = _as_dataset(builder, split).map(lambda e: (e[keys.image], e[keys.label]))
-    if None in builder.info.features[keys.image].shape:
-        images, labels = zip(*dataset.as_numpy_iterator(), strict=True)
-        _check_one_size(name, images)
-        images, labels = np.stack(images), np.stack(labels)
-    else:
-        chunks = zip(*dataset.batch(_CHUNK).as_numpy_iterator(), strict=True)
-        images, labels = (np.concatenate(chunk) for chunk in chunks)
-    _check_labels(name, split.name, labels.min())
-    _check_finite(name, split.name, images)
-    return images, labels.astype(np.int32)
-
-
-def _as_dataset(builder, split, decoders=None):
-    """One split in the order of its files."""
-    return builder.as_dataset(
-        split=split.name,
-        decoders=decoders,
-        shuffle_files=False,
-        read_config=tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1),
-    ).take(len(split))
-
-
-def _check_labels(name, split, smallest):
-    if smallest < 0:
-        raise UsageError(
-            f"--dataset: the {split} split of {name} has the label {smallest}, which "
-            "stands for none. Choose a data set with labels."
-        )
-
-
-def _check_finite(name, split, images):
-    if not np.issubdtype(images.dtype, np.floating):
-        return
-    for start in range(0, len(images), _CHUNK):
-        axes = tuple(range(1, images.ndim))
-        is_finite = np.isfinite(images[start : start + _CHUNK]).all(axis=axes)
-        if not is_finite.all():
-            place = start + int(is_finite.argmin())
-            raise UsageError(
-                f"--dataset: example {place:,} of the {split} split of {name} has a "
-                "pixel that is not finite, from which the loss could not be either. "
-                "Mend the data, and prepare it again."
-            )
-
-
-def _check_one_size(name, images):
-    sizes = sorted({image.shape for image in images})
-    if len(sizes) > 1:
-        raise UsageError(
-            f"--dataset: {name} has images of {len(sizes)} sizes, {sizes[0]} and "
-            f"{sizes[-1]} among them; the network needs one. Choose another data set, "
-            "or resize the images when you prepare it."
-        )

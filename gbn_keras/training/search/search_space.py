@@ -5,7 +5,7 @@ import dataclasses
 import keras_tuner
 
 from gbn_keras.training.errors import UsageError
-from gbn_keras.training.plan import make_plan
+from gbn_keras.training.planner import make_plan
 from gbn_keras.training.settings import Settings
 
 # How a flag's values are written, and how a range of them is searched.

@@ -14,7 +14,7 @@ from keras_tuner.engine.base_tuner import BaseTuner
 
 from gbn_keras.training import distribution, models
 from gbn_keras.training.errors import NotFinite, UsageError
-from gbn_keras.training.plan import make_plan, model_name
+from gbn_keras.training.planner import make_plan, model_name
 from gbn_keras.training.progress import RunProgress, outcome_line
 from gbn_keras.training.run.run_directory import (
     PLAN,

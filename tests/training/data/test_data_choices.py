@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gbn_keras.training import trainer
-from gbn_keras.training.data import datasets
+from gbn_keras.training.data import datasets, examples
 from gbn_keras.training.data.image_data import ImageData
 from gbn_keras.training.data.jpeg_images import JpegImages
 from gbn_keras.training.data.splits import Part, Split
@@ -391,7 +391,7 @@ def test_jpegs_of_one_size_are_taken_as_they_are(write, monkeypatch):
     assert isinstance(data, ImageData) and data.image_shape == (10, 14, 3)
     # All pixels of an image are the same, and JPEG keeps them.
     assert sorted(numbers(data.train_images)) == [8 * n for n in range(12)]
-    monkeypatch.setattr(datasets, "_MOST_PIXELS", 10 * 14 * 3 * 15)
+    monkeypatch.setattr(examples, "_MOST_PIXELS", 10 * 14 * 3 * 15)
     assert isinstance(datasets.load("tiny", data_dir), JpegImages)
 
 

@@ -20,7 +20,7 @@ from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_g
 from gbn_keras.training import models, trainer
 from gbn_keras.training.data import datasets
 from gbn_keras.training.errors import UsageError
-from gbn_keras.training.plan import make_plan
+from gbn_keras.training.planner import make_plan
 from gbn_keras.training.run import events, tensorboard
 from gbn_keras.training.run.waiting import WaitingForData
 

@@ -14,7 +14,7 @@ import gbn_train
 from gbn_keras.training import trainer
 from gbn_keras.training.data.datasets import load
 from gbn_keras.training.errors import UsageError
-from gbn_keras.training.plan import make_plan
+from gbn_keras.training.planner import make_plan
 from gbn_keras.training.report.search_report import report_search
 from gbn_keras.training.run.run_directory import read_result
 from gbn_keras.training.search import tuning

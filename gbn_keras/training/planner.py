@@ -1,0 +1,234 @@
+"""`make_plan`: everything that the settings and the data leave open, derived."""
+
+import dataclasses
+import math
+import re
+
+from gbn_keras.arguments import integer, positive_number
+from gbn_keras.networks import find_network
+from gbn_keras.regime_adaptation import REGIMES, RegimeAdaptation
+from gbn_keras.shard import cut_ghosts
+from gbn_keras.training.errors import UsageError
+from gbn_keras.training.plan import Plan
+from gbn_keras.training.settings import Settings
+
+# The network that is meant where none is named.
+_DEFAULT_MODEL = {
+    "digits": "f1_digits",
+    "mnist": "f1",
+    "fashion_mnist": "f1",
+    "cifar10": "resnet44",
+    "cifar100": "wresnet16_4",
+    "imagenet2012": "resnet50",
+}
+
+# Each may be evaluated, so they are listed.
+_MOST_EPOCHS = 1_000_000
+
+
+def make_plan(settings: Settings, examples: int, replicas: int = 1) -> Plan:
+    """Derives what the settings leave open.
+
+    Args:
+        settings: What the user asked for.
+        examples: Number of training examples.
+        replicas: Who shares the batch.
+
+    Raises:
+        UsageError: If the settings contradict each other or the data.
+    """
+    try:
+        return _make_plan(settings, examples, replicas)
+    except UsageError:
+        raise
+    except ValueError as error:
+        # The method's own checks; its arguments have the names of the flags.
+        raise UsageError(f"--{error}") from error
+
+
+def _make_plan(settings, examples, replicas):
+    model = model_name(settings)
+    regime = _regime(settings, REGIMES[find_network(model)[1]])
+    batch = settings.batch_size
+    batch = (
+        regime.small_batch_size if batch is None else integer("batch_size", batch, 1)
+    )
+    for name, size in (
+        ("batch_size", batch),
+        ("small_batch_size", regime.small_batch_size),
+    ):
+        if size > examples:
+            raise UsageError(
+                f"--{name}: got {size}, wanted at most the {examples:,} training "
+                f"examples of {settings.dataset}. Choose a smaller batch."
+            )
+    ratio = batch / regime.small_batch_size
+    stretch = ratio if settings.stretch == "full" else _number(settings.stretch)
+    if isinstance(stretch, str):
+        raise UsageError(
+            f"--stretch: got {stretch!r}, wanted full, or a number from 1 to {ratio:g}."
+        )
+    adaptation = {
+        "small_batch_size": regime.small_batch_size,
+        "batch_size": batch,
+        "stretch": stretch,
+    }
+    learning_rate = RegimeAdaptation(
+        regime.learning_rate_schedule(examples),
+        lr_scaling=_number(settings.lr_scaling),
+        warmup_updates=settings.warmup_updates,
+        **adaptation,
+    )
+    l2 = regime.l2_schedule(examples)
+    if not isinstance(l2, float):
+        l2 = RegimeAdaptation(l2, lr_scaling="none", **adaptation)
+    settings = dataclasses.replace(
+        settings,
+        model=model,
+        batch_size=batch,
+        small_batch_size=regime.small_batch_size,
+        virtual_batch_size=_virtual_batch_size(settings, regime, batch),
+        lr_scaling=learning_rate.lr_scaling,
+        stretch=stretch,
+        gradient_noise=_gradient_noise(settings, ratio),
+        epochs=regime.epochs,
+        learning_rate=regime.learning_rate[0][1],
+        l2=regime.l2[0][1],
+        clipnorm=regime.clipnorm,
+        # Once in the time of a small-batch epoch: all arms of a study as often.
+        eval_every=settings.eval_every or max(1, round(stretch)),
+    )
+    _check_machine(settings, replicas)
+    micro_batch_size = _micro_batch_size(settings, replicas)
+    plan = Plan(
+        settings, regime, examples, learning_rate, l2, replicas, micro_batch_size
+    )
+    if plan.epochs > _MOST_EPOCHS:
+        raise UsageError(
+            f"--epochs: got {regime.epochs}, which stretched {stretch:g} times are "
+            f"{plan.epochs:,}, wanted at most {_MOST_EPOCHS:,}. Lower it, or --stretch."
+        )
+    return dataclasses.replace(plan, profile=_profile(settings.profile, plan.updates))
+
+
+def model_name(settings: Settings) -> str:
+    """The network that the settings name, or the data set's own.
+
+    Raises:
+        UsageError: If there is none of that name.
+    """
+    model = settings.model or _DEFAULT_MODEL.get(settings.dataset)
+    if model is None:
+        raise UsageError(
+            f"--model: {settings.dataset} has no network of its own. Name one; "
+            "--help lists them."
+        )
+    try:
+        find_network(model)
+    except ValueError as error:
+        raise UsageError(f"--{error}") from error
+    return model
+
+
+def _regime(settings, regime):
+    """The network's regime with what the settings override."""
+    if settings.small_batch_size is not None:
+        size = integer("small_batch_size", settings.small_batch_size, 1)
+        regime = dataclasses.replace(regime, small_batch_size=size)
+    if settings.epochs is not None:
+        regime = regime.with_epochs(settings.epochs)
+    if settings.learning_rate is not None:
+        regime = regime.with_learning_rate(settings.learning_rate)
+    if settings.l2 is not None:
+        regime = regime.with_l2(settings.l2)
+    if settings.clipnorm is not None:
+        if settings.clipnorm != 0:
+            positive_number("clipnorm", settings.clipnorm)
+        regime = dataclasses.replace(regime, clipnorm=settings.clipnorm)
+    return regime
+
+
+def _gradient_noise(settings, ratio):
+    """The variance of the examples' weights."""
+    noise = _number(settings.gradient_noise)
+    noise = {"none": 0.0, "full": max(0.0, ratio - 1)}.get(noise, noise)
+    if isinstance(noise, str) or noise < 0:
+        raise UsageError(
+            f"--gradient_noise: got {settings.gradient_noise!r}, wanted none, full "
+            f"(here {max(0.0, ratio - 1):g}), or a variance of at least 0."
+        )
+    return positive_number("gradient_noise", noise) if noise else noise
+
+
+def _virtual_batch_size(settings, regime, batch):
+    size = settings.virtual_batch_size
+    if size is None:
+        return min(regime.small_batch_size, batch)
+    if integer("virtual_batch_size", size, 0) > batch:
+        raise UsageError(
+            f"--virtual_batch_size: got {size}, wanted 1 to the batch size, {batch}, "
+            "or 0 for plain batch normalization. Lower it, or raise --batch_size."
+        )
+    return size
+
+
+def _check_machine(settings, replicas):
+    """Refuses what would be a mistake on any machine."""
+    if replicas > 1 and not settings.virtual_batch_size and settings.jit == "on":
+        # Replicas cannot talk to each other in the middle of a compiled function.
+        raise UsageError(
+            f"--jit: got on, wanted auto or off: plain batch normalization over "
+            f"{replicas} replicas cannot be compiled."
+        )
+    if math.isnan(settings.memory_budget):
+        raise UsageError(
+            f"--memory_budget: got {settings.memory_budget}, wanted the GiB that an "
+            "update may take, or 0 for half of the device's memory."
+        )
+
+
+def _micro_batch_size(settings, replicas):
+    """The ghosts of the replica's share, if no other is asked for."""
+    batch, ghost = settings.batch_size, settings.virtual_batch_size
+    if replicas > 1 and batch % (replicas * (ghost or 1)):
+        # Without ghosts, of one example each.
+        raise UsageError(f"--batch_size: {cut_ghosts(batch, replicas, ghost or 1)}.")
+    share = batch // replicas
+    micro_batch_size = settings.micro_batch_size or share
+    if micro_batch_size >= share:
+        return share // (ghost or 1) * (ghost or 1)
+    if not ghost:
+        raise UsageError(
+            f"--micro_batch_size: got {micro_batch_size}, wanted 0 with "
+            "--virtual_batch_size=0: plain batch normalization needs all "
+            f"{share} examples at once. Leave it out, or normalize in ghosts."
+        )
+    if micro_batch_size % ghost:
+        raise UsageError(
+            f"--micro_batch_size: got {micro_batch_size}, wanted a multiple of the "
+            f"ghosts of {ghost}, or 0 for one that fits into memory."
+        )
+    return micro_batch_size
+
+
+def _profile(text, updates):
+    """The updates that are named, which the training must have."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)-(\d+)", text)
+    first, last = map(int, match.groups()) if match else (0, 0)
+    if not 1 <= first <= last <= updates:
+        raise UsageError(
+            f"--profile: got {text!r}, wanted FIRST-LAST, two of the updates from 1 to "
+            f"{updates:,}, as 1-{min(10, updates)}."
+        )
+    return range(first, last + 1)
+
+
+def _number(value):
+    """The number that a flag's text stands for, else the text."""
+    try:
+        number = float(value)
+    except ValueError:
+        return value
+    return number if math.isfinite(number) else value
