@@ -11,7 +11,16 @@ from gbn_keras.training.errors import UsageError
 _DIGITS_FOR_VALIDATION = 261
 
 
-def load_digits(train_examples, **choices):
+def load_digits(train_examples: int, **choices) -> ImageData:
+    """The data set.
+
+    Args:
+        train_examples: Only so many of the training examples, the first; 0: all.
+        **choices: Flags that choose among what other data sets have.
+
+    Raises:
+        UsageError: If a choice is made, or there are fewer examples.
+    """
     for flag, value in choices.items():
         if value:
             raise UsageError(

@@ -110,6 +110,7 @@ def number_of_classes(name, builder, label_key, labels):
 
 
 def check_labels(name, split, smallest):
+    """A UsageError if an example has no label, which is written as -1."""
     if smallest < 0:
         raise UsageError(
             f"--dataset: the {split} split of {name} has the label {smallest}, which "
