@@ -1,0 +1,59 @@
+"""What users have on their disks stays valid: names of runs, flags, classes in files."""
+
+import hashlib
+
+import keras
+import pytest
+
+import gbn_keras
+import gbn_keras.training.models
+from gbn_keras.training.planner import make_plan
+from gbn_keras.training.run.run_directory import digest
+
+
+@pytest.mark.parametrize(
+    "flags, name",
+    [
+        ([], "acef8210"),
+        (["--dataset=mnist", "--download", "--batch_size=4096"], "ca539066"),
+        (
+            ["--mode=tune", "--search=learning_rate:0.1,1", "--download"],
+            "187f17d5",
+        ),
+    ],
+)
+def test_a_run_directory_keeps_its_name(flags, name, make_settings):
+    assert digest(make_settings(*flags)) == name
+
+
+def test_a_flagfile_keeps_its_lines(make_settings):
+    settings = make_settings("--batch_size=512", "--run_dir=runs/one")
+    text = make_plan(settings, 1536).settings.flagfile()
+    assert text.splitlines()[:6] == [
+        "--mode=train",
+        "--run_dir=runs/one",
+        "--dataset=digits",
+        "--download=false",
+        "--train_examples=0",
+        "--image_size=224",
+    ]
+    found = hashlib.sha256(text.encode()).hexdigest()
+    assert found.startswith("bed951433ab293378382b42390658797")
+
+
+# As they stand in `.keras` files.
+REGISTERED = {
+    "AccuracyOfExamples",
+    "GhostBatchNormalization",
+    "L2SGD",
+    "LargeBatchModel",
+    "RegimeAdaptation",
+    "ShardingInvariantDropout",
+}
+
+
+def test_classes_keep_the_names_that_files_have_of_them():
+    registered = keras.saving.get_custom_objects()
+    ours = {name for name in registered if name.startswith("gbn_keras>")}
+    assert {f"gbn_keras>{name}" for name in REGISTERED} <= ours
+    assert registered["gbn_keras>L2SGD"] is gbn_keras.L2SGD
