@@ -1,4 +1,4 @@
-"""What users have on their disks stays valid: names of runs, flags, classes in files."""
+"""What users have on their disks stays valid: names of runs, flags and classes."""
 
 import hashlib
 
