@@ -4,11 +4,7 @@ import sys
 
 import keras
 
-# Where Keras files a layer's weights under the name of its class.
-_FILES = ("keras.src.saving.saving_lib", "keras.src.saving.file_editor")
-
-# Where it shows the name of a layer's class, the layer being the local `layer`.
-_SCREENS = ("keras.src.utils.summary_utils", "keras.src.utils.model_visualization")
+from gbn_keras._keras_internals import SHOWS_LAYERS, WRITES_WEIGHTS
 
 
 class FiledAsParent(type(keras.layers.BatchNormalization)):
@@ -29,10 +25,10 @@ class FiledAsParent(type(keras.layers.BatchNormalization)):
     def __name__(cls):
         name, reader = super().__name__, sys._getframe(1)
         module = reader.f_globals.get("__name__")
-        if module in _FILES:
+        if module in WRITES_WEIGHTS:
             # Derived classes add to it, and are filed under their own names.
             return vars(cls).get("filed_as", name)
-        if module in _SCREENS:
+        if module in SHOWS_LAYERS:
             layer = reader.f_locals.get("layer")
             if type(layer) is cls:
                 return f"{name}({layer.virtual_batch_size})"

@@ -4,6 +4,7 @@ import warnings
 
 import keras
 
+from gbn_keras._keras_internals import layers_of, replace_build
 from gbn_keras.arguments import integer
 from gbn_keras.ghost_batch_normalization import GhostBatchNormalization
 
@@ -120,7 +121,7 @@ def _batch_normalizations(model):
         raise ValueError(f"model must be a Keras 3 model. Received: model={model!r}.")
     found = [
         layer
-        for layer in model._flatten_layers()
+        for layer in layers_of(model)
         if isinstance(layer, keras.layers.BatchNormalization)
     ]
     if not found:
@@ -161,19 +162,14 @@ def _change_class(layer, to):
     """
     # The layer's own way of setting attributes is for what it should track.
     object.__setattr__(layer, "__class__", to)
-    # Keras gives every layer a `build` of its own, which wraps that of the first class.
-    wrapper, build = layer.build, to.build.__get__(layer)
-    for cell in wrapper.__closure__:
-        if cell.cell_contents is wrapper.__wrapped__:
-            cell.cell_contents = build
-    wrapper.__wrapped__ = build
+    replace_build(layer, to.build.__get__(layer))
 
 
 def _forget_traces(model, changed):
     """The functions that a model has compiled know the layers as they were."""
     if not changed:
         return
-    for layer in model._flatten_layers():
+    for layer in layers_of(model):
         if isinstance(layer, keras.Model):
             layer.train_function = None
             layer.test_function = None

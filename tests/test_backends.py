@@ -142,6 +142,7 @@ WITHOUT_TENSORFLOW = """
 import importlib, pkgutil, sys
 OF_TENSORFLOW = (
     "training",
+    "_tensorflow_internals",
     "tensorflow_compiled",
     "tensorflow_gradients",
     "tensorflow_kernels",

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from gbn_keras.kernels.tensorflow_gradients import record, registered
+from gbn_keras._tensorflow_internals import record_gradient
+from gbn_keras.kernels.tensorflow_gradients import registered
 
 # The functions of so many shapes are kept: more than a network has, and few enough for
 # a process that trains ever other networks. What is left out is traced again.
@@ -69,7 +70,7 @@ class Compiled:
         for output, traced in zip(operation.outputs, known, strict=True):
             output.set_shape(traced.shape)
         # For a tape, which knows no names.
-        record.record_operation(
+        record_gradient(
             "XlaLaunch",
             list(operation.outputs),
             list(operation.inputs),

@@ -13,8 +13,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-# No public name hands a `GradientTape` a gradient but `tf.custom_gradient`.
-from tensorflow.python.eager import record
+from gbn_keras._tensorflow_internals import record_gradient
 
 _numbers = itertools.count()
 
@@ -38,7 +37,7 @@ def with_gradient(rule, outputs, operands, saved=()):
         with outputs.graph.gradient_override_map({"IdentityN": registered(gradient)}):
             outputs = tf.identity_n(tensors)[0]
     # For a tape, which knows no names.
-    record.record_operation(
+    record_gradient(
         "GhostBatches", [outputs], tensors, functools.partial(gradient, tensors)
     )
     return outputs

@@ -11,10 +11,7 @@ import functools
 
 import tensorflow as tf
 
-# No public name says whether XLA is compiling the function that is being traced.
-from tensorflow.python.framework import ops as framework_ops
-from tensorflow.python.ops import control_flow_util
-
+from gbn_keras._tensorflow_internals import is_compiled_by_xla
 from gbn_keras.kernels.closed_form import ClosedForm
 from gbn_keras.kernels.tensorflow_compiled import Compiled
 from gbn_keras.kernels.tensorflow_gradients import with_gradient
@@ -31,8 +28,7 @@ _FUSED_DTYPES = ("float32", "bfloat16", "float16")
 def fastest_kernel(inputs, virtual_batch_size: int, axis: int, mask) -> str:
     """The name of the kernel to take, from what is known while tracing."""
     on_cpu = _only_cpus()
-    graph = framework_ops.get_default_graph()
-    if control_flow_util.GraphOrParentsInXlaContext(graph):
+    if is_compiled_by_xla():
         # Not the fused kernel: XLA would compute its variance as a difference of
         # squares, which cancels, and fuses better by itself.
         return "two_stages" if on_cpu else "closed_form"

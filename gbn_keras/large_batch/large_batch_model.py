@@ -6,6 +6,13 @@ import keras
 import tensorflow as tf
 
 from gbn_keras import shard
+from gbn_keras._keras_internals import (
+    build_by_trace,
+    compile_loss_of,
+    compile_metrics_of,
+    layers_of,
+    skip_reduction,
+)
 from gbn_keras.arguments import integer, nearest_multiples
 from gbn_keras.ghost_batch_normalization import GhostBatchNormalization
 from gbn_keras.large_batch.gradient_moments import GradientMoments
@@ -120,7 +127,8 @@ class LargeBatchModel(WrappedModel):
     def train_step(self, data):
         """One update from the whole batch, of which `data` is this replica's share."""
         gradients, logs = self._through_model(data, training=True)
-        _reduced_already(self.optimizer)
+        # They are sums already. Keras would clip those of each replica, then sum.
+        skip_reduction(_inner(self.optimizer))
         self.optimizer.apply(gradients, self.trainable_weights)
         return logs
 
@@ -178,7 +186,7 @@ class LargeBatchModel(WrappedModel):
             `(gradients, logs)`, both of the whole batch.
         """
         if not self._is_complete():
-            self._symbolic_build(data_batch=data)
+            build_by_trace(self, data)
         examples = number_of_examples(data)
         if training:
             for size in _ghost_sizes(self.model):
@@ -253,8 +261,8 @@ class LargeBatchModel(WrappedModel):
 
     def _is_complete(self):
         """Whether all variables are there."""
-        compiled = (self.optimizer, self._compile_loss, self._compile_metrics)
-        parts = (*compiled, *self._flatten_layers())
+        losses, metrics = compile_loss_of(self), compile_metrics_of(self)
+        parts = (self.optimizer, losses, metrics, *layers_of(self))
         return all(part is None or part.built for part in parts)
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
@@ -270,7 +278,7 @@ class LargeBatchModel(WrappedModel):
                 next(batches),
             )
         with strategy.scope():
-            self._symbolic_build(data_batch=data_batch)
+            build_by_trace(self, data_batch)
 
 
 def smallest_micro_batch(model: keras.Model) -> int:
@@ -279,17 +287,9 @@ def smallest_micro_batch(model: keras.Model) -> int:
 
 
 def _ghost_sizes(model):
-    layers = model._flatten_layers()
+    layers = layers_of(model)
     ghosts = (x for x in layers if isinstance(x, GhostBatchNormalization))
     return sorted({x.virtual_batch_size for x in ghosts} - {None})
-
-
-def _reduced_already(optimizer):
-    """Keeps Keras's optimizer from summing over the replicas what is a sum already.
-
-    Keras would clip each replica's gradients, then sum them.
-    """
-    _inner(optimizer)._all_reduce_sum_gradients = list
 
 
 def _inner(optimizer):

@@ -11,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from gbn_keras import shard
+from gbn_keras._keras_internals import losses_of_outputs, replace_losses_of_outputs
 
 _MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
 
@@ -139,17 +140,18 @@ def counted_losses(compile_loss) -> list:
     """The losses of a compiled, built model, from now on with `CountedLoss` as `loss`.
 
     Args:
-        compile_loss: A Keras model's `_compile_loss`; `None` gives no losses.
+        compile_loss: What `compile_loss_of` a model gives; `None` gives no losses.
     """
     if compile_loss is None:
         return []
-    compile_loss._flat_losses = [
+    losses = [
         one
         if isinstance(one.loss, CountedLoss)
         else one._replace(loss=CountedLoss(one.loss))
-        for one in compile_loss._flat_losses
+        for one in losses_of_outputs(compile_loss)
     ]
-    return compile_loss._flat_losses
+    replace_losses_of_outputs(compile_loss, losses)
+    return losses
 
 
 def refuse_reductions(losses) -> None:

@@ -2,6 +2,8 @@
 
 import keras
 
+from gbn_keras._keras_internals import compile_loss_of, loss_tracker_of
+
 
 class LossTrackers:
     """The metrics of a compiled model that only a whole batch can move.
@@ -16,9 +18,9 @@ class LossTrackers:
         self._weights = [
             1.0 if one.loss_weights is None else one.loss_weights for one in losses
         ]
-        self._total, self._variables = model._loss_tracker, variables
+        self._total, self._variables = loss_tracker_of(model), variables
         # Keras has none of them if there is one loss.
-        self._of_outputs = model._compile_loss.metrics if losses else []
+        self._of_outputs = compile_loss_of(model).metrics if losses else []
         metrics = (self._total, *self._of_outputs)
         self._own = {id(v) for metric in metrics for v in metric.variables}
 

@@ -7,6 +7,8 @@ import pathlib
 import keras
 import tensorflow as tf
 
+from gbn_keras._keras_internals import compile_loss_of
+from gbn_keras._tensorflow_internals import accelerators_memory
 from gbn_keras.large_batch.large_batch_model import (
     LargeBatchModel,
     smallest_micro_batch,
@@ -28,12 +30,7 @@ def half_of_the_device(replicas: int) -> float:
 
     Logical CPU devices share the memory of the machine, or of its container.
     """
-    # The only place where TensorFlow tells an accelerator's memory.
-    from tensorflow.python.client import device_lib
-
-    devices = device_lib.list_local_devices()
-    limits = [d.memory_limit for d in devices if d.device_type in ("GPU", "TPU")]
-    if limits:
+    if limits := accelerators_memory():
         return min(limits) / 2
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for file in map(pathlib.Path, _CONTAINER_LIMITS):
@@ -87,7 +84,7 @@ def peak_bytes(model: LargeBatchModel, examples: int) -> int:
     """
     inputs = tf.TensorSpec((examples, *model.model.input_shape[1:]))
     labels = tf.TensorSpec((examples,), tf.int32)
-    losses = model._compile_loss
+    losses = compile_loss_of(model)
     if not losses.built:
         losses.build(keras.KerasTensor((examples,), "int32"), model.model.output)
     share = Share(model, training=True, micro_batch_size=examples)

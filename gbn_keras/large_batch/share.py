@@ -7,6 +7,7 @@ import keras
 import tensorflow as tf
 
 from gbn_keras import shard
+from gbn_keras._keras_internals import compile_loss_of, layers_of
 from gbn_keras.ghost_batch_normalization import GhostBatchNormalization
 from gbn_keras.large_batch.loss_parts import BY_EXAMPLES, LossParts, counted_losses
 from gbn_keras.large_batch.loss_trackers import LossTrackers
@@ -72,9 +73,9 @@ class Share:
             seeds=[v for v in model.variables if id(v) not in known],
             metrics=model.metrics_variables,
         )
-        self._losses = counted_losses(model._compile_loss)
+        self._losses = counted_losses(compile_loss_of(model))
         self._trackers = LossTrackers(model, self._losses, self.variables.metrics)
-        layers = model._flatten_layers()
+        layers = layers_of(model)
         self._ghosts = [x for x in layers if isinstance(x, GhostBatchNormalization)]
         # Their masks know the place of an example: one seed for the whole batch.
         self._same_seed = {
@@ -300,7 +301,7 @@ class Share:
             losses = []
             if self._losses:
                 weights = model.weights_by_output(predictions, sample_weight)
-                losses.append(model._compile_loss(y, predictions, weights))
+                losses.append(compile_loss_of(model)(y, predictions, weights))
             added = [keras.ops.sum(loss) for loss in model.losses]
             if added:
                 losses.append(parts.take(keras.ops.sum(added)))

@@ -2,6 +2,11 @@
 
 import keras
 
+from gbn_keras._keras_internals import (
+    metrics_that_layers_track,
+    number_of_compiled_metrics,
+)
+
 # What `keras.Model` calls in training, and a model may have made its own.
 _OWN_TRAINING = ("train_step", "test_step", "compute_loss", "compute_metrics")
 
@@ -73,8 +78,12 @@ class WrappedModel(keras.Model):
         """Those of `compile`, of the model itself and of its layers."""
         own = super().metrics
         # Keras leaves out what it takes for a model inside another one.
-        inner = [metric for metric in self.model._metrics if metric not in own]
-        compiled = len(self._get_own_metrics())
+        inner = [
+            metric
+            for metric in metrics_that_layers_track(self.model)
+            if metric not in own
+        ]
+        compiled = number_of_compiled_metrics(self)
         return [*own[:compiled], *inner, *own[compiled:]]
 
     @property

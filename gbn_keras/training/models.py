@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from gbn_keras._keras_internals import build_by_trace
 from gbn_keras.ghost_batch_normalization import GhostBatchNormalization
 from gbn_keras.large_batch import memory
 from gbn_keras.large_batch.large_batch_model import LargeBatchModel
@@ -43,7 +44,7 @@ def build_model(plan: Plan, data: ImageData) -> tuple[LargeBatchModel, Plan]:
             compile_model(model, plan, optimizer)
         # The metrics' variables, too: a training that goes on gives them values.
         image, label = np.zeros((1, *data.image_shape), "float32"), np.zeros(1, "int32")
-        model._symbolic_build(data_batch=(image, label))
+        build_by_trace(model, (image, label))
     return model, plan
 
 

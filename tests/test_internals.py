@@ -1,0 +1,80 @@
+"""Which private names of Keras and TensorFlow a new version has dropped."""
+
+import importlib
+import inspect
+import pathlib
+import re
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import gbn_keras
+from gbn_keras import _keras_internals as internals
+from gbn_keras import _tensorflow_internals
+
+SOURCES = pathlib.Path(gbn_keras.__file__).parent.rglob("*.py")
+# What the two files wrap, and where Keras and TensorFlow keep what they do not publish.
+PRIVATE = re.compile(
+    r"keras\.src|tensorflow\.python|\._(?:flatten_layers|compile_loss|compile_metrics|"
+    r"loss_tracker|get_own_metrics|metrics|symbolic_build|flat_losses|"
+    r"all_reduce_sum_gradients)\b"
+)
+
+
+@pytest.fixture
+def model():
+    layers = [keras.Input((3,)), keras.layers.BatchNormalization()]
+    model = keras.Sequential(layers)
+    model.compile("sgd", "mse", metrics=["mae"])
+    return model
+
+
+def test_what_a_model_tells(model):
+    internals.build_by_trace(model, (np.ones((2, 3)), np.ones((2, 3))))
+    assert model.optimizer.built
+    assert internals.layers_of(model)[-1] is model.layers[-1]
+    compile_loss = internals.compile_loss_of(model)
+    (loss,) = internals.losses_of_outputs(compile_loss)
+    assert float(loss.loss(np.ones(3), np.zeros(3))) == 1
+    internals.replace_losses_of_outputs(compile_loss, [loss])
+    assert internals.losses_of_outputs(compile_loss) == [loss]
+    assert internals.compile_metrics_of(model).built
+    assert internals.loss_tracker_of(model).name == "loss"
+    assert internals.number_of_compiled_metrics(model) == 2
+    assert isinstance(internals.metrics_that_layers_track(model), list)
+
+
+def test_what_keras_calls_is_there():
+    method = keras.optimizers.SGD()._all_reduce_sum_gradients
+    assert list(inspect.signature(method).parameters) == ["grads_and_vars"]
+    for name in (*internals.WRITES_WEIGHTS, *internals.SHOWS_LAYERS):
+        assert "__class__.__name__" in inspect.getsource(importlib.import_module(name))
+
+
+def test_a_layer_is_built_by_what_replaces_its_build():
+    layer, built = keras.layers.Dense(2), []
+    internals.replace_build(layer, built.append)
+    layer.build((3, 4))
+    assert built == [(3, 4)] and layer.built
+
+
+def test_what_tensorflow_tells():
+    assert not _tensorflow_internals.is_compiled_by_xla()
+    assert isinstance(_tensorflow_internals.accelerators_memory(), list)
+    x = tf.constant(2.0)
+    with tf.GradientTape() as tape:
+        tape.watch(x)
+        y = tf.stop_gradient(x)
+        _tensorflow_internals.record_gradient("Test", [y], [x], lambda up: [3 * up])
+    assert float(tape.gradient(y, x)) == 3
+
+
+def test_private_names_stand_in_two_files_only():
+    assert not {
+        f"{file.name}: {match}"
+        for file in SOURCES
+        if not file.name.endswith("_internals.py")
+        for match in PRIVATE.findall(file.read_text())
+    }
