@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from backend import TENSORFLOW_ONLY
 
+pytestmark = pytest.mark.backends
+
 TESTS = pathlib.Path(__file__).parent
 OTHERS = ("jax", "torch")
 BACKENDS = ("tensorflow", *OTHERS)

@@ -54,6 +54,7 @@ def test_no_combination_matters(network, dtype, replicas, micro_batches, jit):
     check(network, dtype, replicas, micro_batches, jit)
 
 
+@pytest.mark.cluster
 @pytest.mark.parametrize("network", sameness.NETWORKS)
 def test_two_machines_give_the_result_of_one(network, tmp_path):
     result = tmp_path / "result.npz"

@@ -135,6 +135,7 @@ def test_kubernetes_tells_the_machines(monkeypatch):
     }
 
 
+@pytest.mark.cluster
 def test_the_program_on_two_machines(make_settings, tmp_path):
     one = trainer.train(make_settings(*SHORT), verbose=0)
     run_dir = tmp_path / "two"
@@ -153,6 +154,7 @@ def test_the_program_on_two_machines(make_settings, tmp_path):
     assert f"validation accuracy {100 * one['accuracy']:.2f} %" in first
 
 
+@pytest.mark.cluster
 def test_when_a_machine_is_lost_the_others_stop_and_all_go_on_when_restarted(tmp_path):
     flags = ("--strategy=multi_worker", "--batch_size=512", "--epochs=8")
     flags = (*flags, "--weight_distance", "--checkpoint_every=4")

@@ -11,6 +11,8 @@ from run_directories import write_search, write_study, write_training
 
 from gbn_keras.training.report import report
 
+pytestmark = pytest.mark.browser
+
 SCREENS = {"phone": (390, 844), "desktop": (1200, 900)}
 
 # Of each text its contrast with the ground behind it, by WCAG 2.

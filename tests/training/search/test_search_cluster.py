@@ -19,6 +19,8 @@ from gbn_keras.training.distribution import WorkerLost
 from gbn_keras.training.errors import UsageError
 from gbn_keras.training.search import search_cluster
 
+pytestmark = pytest.mark.cluster
+
 PROGRAM = pathlib.Path(gbn_train.__file__).with_name("train.py")
 VARIABLES = ("KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT", "KERASTUNER_TUNER_ID")
 SPACE = ("--search=batch_size:64,128", "--search=learning_rate:0.01..0.5")
