@@ -16,7 +16,7 @@ from gbn_keras.training import study, trainer
 from gbn_keras.training.errors import NotFinite
 from gbn_keras.training.planner import make_plan
 from gbn_keras.training.report import report
-from gbn_keras.training.search import tuning
+from gbn_keras.training.search import hypermodel, tuning
 
 HIGH = 1e6  # Pretended trainings diverge at such a rate.
 EXAMPLES = 60_000
@@ -51,7 +51,7 @@ def pretended(monkeypatch):
         file.write_text(json.dumps(record))
         raise NotFinite(12, "loss nan")
 
-    monkeypatch.setattr(tuning, "train", train)
+    monkeypatch.setattr(hypermodel, "train", train)
     monkeypatch.setattr(study, "train", train)
     return started
 
@@ -74,7 +74,7 @@ def test_a_search_goes_on_after_a_trial_that_diverges(tmp_path, capsys, monkeypa
     assert "diverged at update 2" in report.report_page([run_dir]).read_text()
 
     # Nor is it repeated.
-    monkeypatch.setattr(tuning, "train", None)
+    monkeypatch.setattr(hypermodel, "train", None)
     assert program(*flags, f"--run_dir={run_dir}") == 0
     pd.testing.assert_frame_equal(pd.read_csv(run_dir / "tune.csv"), table)
     # Its record is that of a file for any reader of JSON.

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import math
 import os
 import pathlib
 import time
@@ -12,112 +11,28 @@ import pandas as pd
 from keras_tuner import oracles
 from keras_tuner.engine.base_tuner import BaseTuner
 
-from gbn_keras.training import distribution, models
-from gbn_keras.training.errors import NotFinite, UsageError
+from gbn_keras.training import distribution
+from gbn_keras.training.errors import UsageError
 from gbn_keras.training.planner import make_plan, model_name
-from gbn_keras.training.progress import RunProgress, outcome_line
+from gbn_keras.training.progress import outcome_line
 from gbn_keras.training.run.run_directory import (
     PLAN,
-    digest,
     open_run_directory,
-    read_outcome,
     refuse_other_flags,
     with_run_dir,
     write_whole,
 )
 from gbn_keras.training.run.tables import TRIALS, best_first, trial_row
 from gbn_keras.training.search import search_cluster
+from gbn_keras.training.search.budget import (
+    HYPERBAND_FACTOR,
+    smallest_share,
+    within_budget,
+)
+from gbn_keras.training.search.hypermodel import TrainingHyperModel
 from gbn_keras.training.search.search_space import SearchSpace
 from gbn_keras.training.settings import Settings
-from gbn_keras.training.trainer import load_data, train
-
-# What keras-tuner is told of a trial that diverged: less than any other comes to. It
-# would run a trial without a number again, and end the search after three of them.
-_WORST = 0.0
-
-# Of Hyperband: how many times more epochs the best third gets in the next round.
-_FACTOR = 3
-
-
-class TrainingHyperModel(keras_tuner.HyperModel):
-    """The trainings of a search, for any keras-tuner tuner.
-
-    The objective is `val_accuracy`. Every training leaves a run directory, named after
-    its settings; a finished one is not run again.
-
-    Args:
-        settings: What all trainings share. With `trial_updates` or `trial_samples`, no
-            training makes more updates or sees more samples: a regime that is longer is
-            shortened as a whole, so that its rate falls as it should.
-        space: What they differ in.
-        data: The data set.
-        replicas: Who shares a batch.
-        verbose: Whether to show progress.
-    """
-
-    def __init__(
-        self, settings: Settings, space: SearchSpace, data, replicas=1, verbose=False
-    ):
-        super().__init__()
-        self._settings, self._space, self._data = settings, space, data
-        self._replicas, self._verbose = replicas, verbose
-
-    @property
-    def searched(self) -> tuple[str, ...]:
-        """The flags in which trainings differ."""
-        return tuple(self._space.flags)
-
-    def declare_hyperparameters(self, hp):
-        """Declares the space."""
-        self._space.declare(hp)
-
-    def settings(self, hp: keras_tuner.HyperParameters) -> Settings:
-        """The settings of one training.
-
-        Hyperband's epochs are those of the small batch, as `--epochs` is: stretch and
-        batch size are applied to them, and the budget is cut in proportion.
-        """
-        settings = self._space.settings(hp)
-        epochs = hp.values.get("tuner/epochs")
-        share = 1.0
-        if epochs:
-            plan = make_plan(settings, self._data.examples, self._replicas)
-            share = epochs / plan.regime.epochs
-            settings = dataclasses.replace(settings, epochs=epochs)
-        settings = within_budget(settings, self._data.examples, self._replicas, share)
-        settings = dataclasses.replace(
-            settings, mode="train", search=(), trial_updates=0, trial_samples=0
-        )
-        folder = pathlib.Path(self._settings.run_dir) / "trials" / digest(settings)
-        return dataclasses.replace(settings, run_dir=os.fspath(folder))
-
-    def build(self, hp):
-        """The network, compiled."""
-        self.declare_hyperparameters(hp)
-        plan = make_plan(self.settings(hp), self._data.examples, self._replicas)
-        return models.build_model(plan, self._data)[0]
-
-    def fit(self, hp, model=None, *args, **kwargs):
-        """Trains, and returns the validation accuracy and loss at the end.
-
-        The run makes a network of its own, from its seed. Of one that diverges, which
-        has neither, the accuracy counts as 0.
-        """
-        outcome = self.outcome(hp)
-        if outcome is None:
-            settings = self.settings(hp)
-            progress = RunProgress(settings.max_updates)
-            callbacks = (progress,) if self._verbose else ()
-            with contextlib.suppress(NotFinite), contextlib.closing(progress):
-                train(settings, self._data, callbacks, verbose=0)
-            outcome = self.outcome(hp)
-        if "diverged" in outcome:
-            return {"val_accuracy": _WORST}
-        return {"val_accuracy": outcome["accuracy"], "val_loss": outcome["loss"]}
-
-    def outcome(self, hp: keras_tuner.HyperParameters) -> dict | None:
-        """What the training came to, as of `read_outcome`."""
-        return read_outcome(pathlib.Path(self.settings(hp).run_dir))
+from gbn_keras.training.trainer import load_data
 
 
 def tune(settings: Settings) -> pathlib.Path | None:
@@ -149,7 +64,7 @@ def tune(settings: Settings) -> pathlib.Path | None:
     settings = with_run_dir(dataclasses.replace(settings, model=model_name(settings)))
     space = SearchSpace(settings.search or (), settings, data.examples, replicas)
     # A mistake is told before anything is written.
-    share = _smallest_share(settings, data.examples)
+    share = smallest_share(settings, data.examples)
     for size in space.batch_sizes:
         one = dataclasses.replace(settings, batch_size=size)
         within_budget(one, data.examples, replicas, share)
@@ -181,55 +96,6 @@ def tune(settings: Settings) -> pathlib.Path | None:
             raise error.__cause__ from None
         write_whole(run_dir / TRIALS, tuner.table().to_csv(index=False))
     return run_dir
-
-
-def within_budget(
-    settings: Settings, examples: int, replicas: int = 1, share: float = 1.0
-) -> Settings:
-    """The settings with a regime that is no longer than the budget of a trial.
-
-    It is shortened as a whole: first its stretch, then its epochs.
-
-    Args:
-        settings: With `trial_updates` or `trial_samples`; with neither, they are
-            returned as they are.
-        examples: Number of training examples.
-        replicas: Who shares a batch.
-        share: Which part of the budget to spend.
-
-    Raises:
-        UsageError: If the budget is not enough for one update, or given twice.
-    """
-    if settings.trial_updates and settings.trial_samples:
-        raise UsageError(
-            f"--trial_samples: got {settings.trial_samples} together with "
-            f"--trial_updates={settings.trial_updates}, wanted one of them. Choose "
-            "what all trials have the same of."
-        )
-    if not (settings.trial_updates or settings.trial_samples):
-        return settings
-    plan = make_plan(settings, examples, replicas)
-    batch_size = plan.settings.batch_size
-    updates = settings.trial_updates or settings.trial_samples / batch_size
-    updates = math.floor(updates * share)
-    if updates < 1:
-        name = "trial_updates" if settings.trial_updates else "trial_samples"
-        raise UsageError(
-            f"--{name}: got {getattr(settings, name)}, wanted more: with "
-            f"{100 * share:.3g} % of them batch {batch_size} makes no update."
-        )
-    if plan.updates <= updates:
-        return settings
-    epochs = math.ceil(updates / plan.updates_per_epoch)
-    ratio = batch_size / plan.settings.small_batch_size
-    # A batch below the small one has a stretch below 1.
-    stretch = max(min(1.0, ratio), epochs / plan.regime.epochs)
-    return dataclasses.replace(
-        settings,
-        stretch=stretch,
-        epochs=min(plan.regime.epochs, math.ceil(epochs / stretch)),
-        max_updates=updates,
-    )
 
 
 class _Tuner(BaseTuner):
@@ -295,16 +161,6 @@ class _Tuner(BaseTuner):
         return best_first(pd.DataFrame(rows))
 
 
-def _smallest_share(settings, examples):
-    """Which part of a whole training the search's shortest one is."""
-    if settings.tuner != "hyperband":
-        return 1.0
-    epochs = shortest = make_plan(settings, examples).regime.epochs
-    while shortest >= _FACTOR:
-        shortest /= _FACTOR
-    return math.ceil(shortest) / epochs
-
-
 def _oracle(settings, hyperparameters, examples):
     shared = {
         "objective": keras_tuner.Objective("val_accuracy", "max"),
@@ -317,7 +173,9 @@ def _oracle(settings, hyperparameters, examples):
     }
     if settings.tuner == "hyperband":
         epochs = make_plan(settings, examples).regime.epochs
-        return oracles.HyperbandOracle(max_epochs=epochs, factor=_FACTOR, **shared)
+        return oracles.HyperbandOracle(
+            max_epochs=epochs, factor=HYPERBAND_FACTOR, **shared
+        )
     oracle = {
         "random": oracles.RandomSearchOracle,
         "bayesian": oracles.BayesianOptimizationOracle,

@@ -17,7 +17,7 @@ from gbn_keras.training.errors import UsageError
 from gbn_keras.training.planner import make_plan
 from gbn_keras.training.report.search_report import report_search
 from gbn_keras.training.run.run_directory import read_result
-from gbn_keras.training.search import tuning
+from gbn_keras.training.search import budget, hypermodel, tuning
 from gbn_keras.training.search.search_space import SearchSpace
 from gbn_keras.training.settings import Settings
 
@@ -54,7 +54,7 @@ def pretended(monkeypatch):
         (run_dir / "result.json").write_text(json.dumps(result))
         return result
 
-    monkeypatch.setattr(tuning, "train", train)
+    monkeypatch.setattr(hypermodel, "train", train)
     return started
 
 
@@ -75,7 +75,7 @@ def test_no_trial_is_longer_than_its_budget(batch_size, stretch, budget, in_samp
         f"--trial_{'samples' if in_samples else 'updates'}={budget}",
     )
     whole = make_plan(settings, EXAMPLES)
-    plan = make_plan(tuning.within_budget(settings, EXAMPLES), EXAMPLES)
+    plan = make_plan(budget.within_budget(settings, EXAMPLES), EXAMPLES)
     allowed = budget // batch_size if in_samples else budget
     assert plan.updates == min(whole.updates, allowed)
     if whole.updates <= allowed:
@@ -87,7 +87,7 @@ def test_a_shortened_regime_ends_with_its_last_rate(make_settings):
     settings = make_settings(
         "--model=f1", "--batch_size=512", "--small_batch_size=32", "--trial_updates=300"
     )
-    plan = make_plan(tuning.within_budget(settings, EXAMPLES), EXAMPLES)
+    plan = make_plan(budget.within_budget(settings, EXAMPLES), EXAMPLES)
     assert plan.updates == 300
     rates = [rate for _, rate in plan.regime.learning_rate]
     assert len(rates) > 1
@@ -181,7 +181,7 @@ def test_an_interrupted_search_goes_on_where_it_was(
     trainings = len(pretended)
 
     again = dataclasses.replace(settings, run_dir=settings.run_dir + "_again")
-    train = tuning.train
+    train = hypermodel.train
     for until in (3, 5):
 
         def interrupt(*args, until=until, **kwargs):
@@ -190,7 +190,7 @@ def test_an_interrupted_search_goes_on_where_it_was(
             return train(*args, **kwargs)
 
         with monkeypatch.context() as patch:
-            patch.setattr(tuning, "train", interrupt)
+            patch.setattr(hypermodel, "train", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 tuning.tune(again)
         # What a kill may have left of keras-tuner's files.
@@ -239,7 +239,7 @@ def test_the_hypermodel_suits_any_tuner_of_keras_tuner(make_settings, tmp_path):
     data = load("digits")
     space = SearchSpace(("batch_size:128,256",), settings, data.examples)
     tuner = keras_tuner.RandomSearch(
-        tuning.TrainingHyperModel(settings, space, data),
+        hypermodel.TrainingHyperModel(settings, space, data),
         objective=keras_tuner.Objective("val_accuracy", "max"),
         max_trials=1,
         directory=tmp_path,
@@ -255,7 +255,7 @@ def test_a_failure_of_a_trial_is_not_swallowed(pretended, make_settings, monkeyp
     def fail(*_, **__):
         raise UsageError("--flag: no")
 
-    monkeypatch.setattr(tuning, "train", fail)
+    monkeypatch.setattr(hypermodel, "train", fail)
     with pytest.raises(UsageError, match="--flag: no"):
         tuning.tune(make_settings("--mode=tune", *SPACE))
 

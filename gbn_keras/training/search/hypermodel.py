@@ -1,0 +1,103 @@
+"""`TrainingHyperModel`: the trainings of a search, for any of keras-tuner's tuners."""
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+
+import keras_tuner
+
+from gbn_keras.training import models
+from gbn_keras.training.errors import NotFinite
+from gbn_keras.training.planner import make_plan
+from gbn_keras.training.progress import RunProgress
+from gbn_keras.training.run.run_directory import digest, read_outcome
+from gbn_keras.training.search.budget import within_budget
+from gbn_keras.training.search.search_space import SearchSpace
+from gbn_keras.training.settings import Settings
+from gbn_keras.training.trainer import train
+
+# What keras-tuner is told of a trial that diverged: less than any other comes to. It
+# would run a trial without a number again, and end the search after three of them.
+_WORST = 0.0
+
+
+class TrainingHyperModel(keras_tuner.HyperModel):
+    """The trainings of a search, for any keras-tuner tuner.
+
+    The objective is `val_accuracy`. Every training leaves a run directory, named after
+    its settings; a finished one is not run again.
+
+    Args:
+        settings: What all trainings share. With `trial_updates` or `trial_samples`, no
+            training makes more updates or sees more samples: a regime that is longer is
+            shortened as a whole, so that its rate falls as it should.
+        space: What they differ in.
+        data: The data set.
+        replicas: Who shares a batch.
+        verbose: Whether to show progress.
+    """
+
+    def __init__(
+        self, settings: Settings, space: SearchSpace, data, replicas=1, verbose=False
+    ):
+        super().__init__()
+        self._settings, self._space, self._data = settings, space, data
+        self._replicas, self._verbose = replicas, verbose
+
+    @property
+    def searched(self) -> tuple[str, ...]:
+        """The flags in which trainings differ."""
+        return tuple(self._space.flags)
+
+    def declare_hyperparameters(self, hp):
+        """Declares the space."""
+        self._space.declare(hp)
+
+    def settings(self, hp: keras_tuner.HyperParameters) -> Settings:
+        """The settings of one training.
+
+        Hyperband's epochs are those of the small batch, as `--epochs` is: stretch and
+        batch size are applied to them, and the budget is cut in proportion.
+        """
+        settings = self._space.settings(hp)
+        epochs = hp.values.get("tuner/epochs")
+        share = 1.0
+        if epochs:
+            plan = make_plan(settings, self._data.examples, self._replicas)
+            share = epochs / plan.regime.epochs
+            settings = dataclasses.replace(settings, epochs=epochs)
+        settings = within_budget(settings, self._data.examples, self._replicas, share)
+        settings = dataclasses.replace(
+            settings, mode="train", search=(), trial_updates=0, trial_samples=0
+        )
+        folder = pathlib.Path(self._settings.run_dir) / "trials" / digest(settings)
+        return dataclasses.replace(settings, run_dir=os.fspath(folder))
+
+    def build(self, hp):
+        """The network, compiled."""
+        self.declare_hyperparameters(hp)
+        plan = make_plan(self.settings(hp), self._data.examples, self._replicas)
+        return models.build_model(plan, self._data)[0]
+
+    def fit(self, hp, model=None, *args, **kwargs):
+        """Trains, and returns the validation accuracy and loss at the end.
+
+        The run makes a network of its own, from its seed. Of one that diverges, which
+        has neither, the accuracy counts as 0.
+        """
+        outcome = self.outcome(hp)
+        if outcome is None:
+            settings = self.settings(hp)
+            progress = RunProgress(settings.max_updates)
+            callbacks = (progress,) if self._verbose else ()
+            with contextlib.suppress(NotFinite), contextlib.closing(progress):
+                train(settings, self._data, callbacks, verbose=0)
+            outcome = self.outcome(hp)
+        if "diverged" in outcome:
+            return {"val_accuracy": _WORST}
+        return {"val_accuracy": outcome["accuracy"], "val_loss": outcome["loss"]}
+
+    def outcome(self, hp: keras_tuner.HyperParameters) -> dict | None:
+        """What the training came to, as of `read_outcome`."""
+        return read_outcome(pathlib.Path(self.settings(hp).run_dir))
