@@ -5,12 +5,12 @@ All are told apart in grey, too: by markers, dashes and lightness.
 
 import pathlib
 
-import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
+from gbn_keras.training.report.axes import logarithmic, mark_paper, percents, style_of
 from gbn_keras.whole_file import whole_file
 
 _ARM_STYLES = {
@@ -20,8 +20,6 @@ _ARM_STYLES = {
     "+GBN": {"color": "tab:green", "marker": "s", "linestyle": "--"},
     "+RA": {"color": "tab:blue", "marker": "D", "linestyle": "-"},
 }
-_MARKERS = "osD^vPX*<>"
-_DASHES = ("-", "--", "-.", ":")
 
 
 def training(metrics: pd.DataFrame) -> Figure:
@@ -63,7 +61,7 @@ def study(
         for axes, x in zip(panels, ("epochs", "updates"), strict=True):
             label = arm + (f" (paper {paper[arm]:.2f} %)" if arm in paper else "")
             _plot_range(axes, metrics, x, _accuracy, _ARM_STYLES[arm], label)
-            _logarithmic(axes, x)
+            logarithmic(axes, x)
     panels[0].set_ylabel("validation accuracy (%), mean and range over seeds")
     panels[1].legend(loc="lower right")
     figure.suptitle(
@@ -81,14 +79,14 @@ def error_by_epoch(
     panels = figure.subplots(1, 2, sharey=True)
     for axes, error in zip(panels, (_training_error, _error), strict=True):
         for place, (arm, metrics) in enumerate(curves.items()):
-            style = _style(place, len(curves))
+            style = style_of(place, len(curves))
             _plot_range(axes, metrics, "epochs", error, style, arm)
         axes.set(xlabel="epochs", yscale="log")
         axes.grid(alpha=0.3, which="both")
-    _percents(panels[0])
+    percents(panels[0])
     panels[0].set_ylabel("training error (%)")
     panels[1].set_ylabel("validation error (%)")
-    _mark_paper(panels[1], paper, ("SB", "LB"))
+    mark_paper(panels[1], paper, ("SB", "LB"))
     panels[1].legend(fontsize="small")
     figure.suptitle(f"{_title(settings)}: error by epoch (the paper's Figure 1)")
     return figure
@@ -101,12 +99,12 @@ def error_by_update(
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     for place, (arm, metrics) in enumerate(curves.items()):
-        style = _style(place, len(curves))
+        style = style_of(place, len(curves))
         _plot_range(axes, metrics, "updates", _error, style, arm)
-    _logarithmic(axes, "updates")
+    logarithmic(axes, "updates")
     axes.set(ylabel="validation error (%)", yscale="log")
-    _percents(axes)
-    _mark_paper(axes, paper, ("SB", "+RA"))
+    percents(axes)
+    mark_paper(axes, paper, ("SB", "+RA"))
     axes.legend(fontsize="small")
     figure.suptitle(f"{_title(settings)}: error by update (the paper's Figure 3)")
     return figure
@@ -122,7 +120,7 @@ def weight_distance(runs: dict[str, tuple]) -> Figure:
     figure = Figure(figsize=(11, 5), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True, sharex=True)
     for place, (name, (table, fits, high_rate)) in enumerate(runs.items()):
-        style = _style(place, len(runs))
+        style = style_of(place, len(runs))
         phase = np.geomspace(1, high_rate, 100)
         for number, axes in enumerate(panels):
             label = name
@@ -140,7 +138,7 @@ def weight_distance(runs: dict[str, tuple]) -> Figure:
     for axes, title in zip(
         panels, ("lines: a + b log t, the paper's claim", "lines: a t^b"), strict=True
     ):
-        _logarithmic(axes, "updates")
+        logarithmic(axes, "updates")
         axes.set_title(title, fontsize="medium")
         axes.set_ylim(bottom=0)
         axes.legend(fontsize="small", loc="upper left")
@@ -279,51 +277,6 @@ def _plot_range(axes, metrics, x, values, style, label):
     axes.fill_between(
         shown.index, shown["min"], shown["max"], color=style["color"], alpha=0.15, lw=0
     )
-
-
-def _style(place, number):
-    """Ever lighter for larger batches, with a marker and dashes of its own."""
-    lightness = 0.85 * place / max(1, number - 1)
-    return {
-        "color": matplotlib.colormaps["viridis"](min(lightness, 0.85)),
-        "marker": _MARKERS[place % len(_MARKERS)],
-        "linestyle": _DASHES[place % len(_DASHES)],
-        "markersize": 4,
-    }
-
-
-def _mark_paper(axes, paper, arms):
-    """The paper's final errors as horizontal lines."""
-    for arm in arms:
-        if arm in paper:
-            error = 100 - paper[arm]
-            axes.axhline(error, color="grey", linewidth=1)
-            axes.annotate(
-                f"paper, {arm}: {error:.2f} %",
-                (0.01, error),
-                xycoords=("axes fraction", "data"),
-                fontsize="small",
-                verticalalignment="bottom",
-                bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1},
-            )
-
-
-def _logarithmic(axes, label):
-    axes.set(xlabel=label, xscale="log")
-    first, last = axes.get_xlim()
-    # Between the powers of ten, too, where there are few of them.
-    subs = (1, 2, 5) if last < 100 * first else (1,)
-    axes.xaxis.set_major_locator(LogLocator(subs=subs))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
-    axes.xaxis.set_minor_formatter(lambda *_: "")
-    axes.grid(alpha=0.3, which="both")
-
-
-def _percents(axes):
-    """Figures rather than powers of ten, between the decades too."""
-    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-    axes.yaxis.set_minor_formatter(lambda *_: "")
 
 
 def _formula(fit):
