@@ -23,7 +23,10 @@ WALLS = {
         *("method", "analysis"),
         *("training.errors", "training.settings", "training.plan"),
     },
-    "training.report": {"method", "analysis", "training.errors", "training.run"},
+    "training.report": {
+        *("method", "analysis", "training.run"),
+        *("training.errors", "training.settings"),
+    },
     "training": {
         *("method", "networks", "optimizers", "analysis", "large_batch"),
         *("training.data", "training.run", "training.report"),

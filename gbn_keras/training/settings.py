@@ -2,6 +2,15 @@
 
 import dataclasses
 
+# What a field's metadata may say of it.
+_FREE = "free"  # Does not decide what a run computes; a run that goes on may change it.
+_AROUND = "around"  # Says how to search or where to write, not how one training goes.
+_COMPARED = "compared"  # One of those by which TensorBoard compares runs.
+
+
+def _is(*marks):
+    return dataclasses.field(metadata=dict.fromkeys(marks, True))
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -13,54 +22,54 @@ class Settings:
     """
 
     mode: str
-    run_dir: str | None
-    dataset: str
-    data_dir: str | None
-    download: bool
+    run_dir: str | None = _is(_FREE, _AROUND)
+    dataset: str = _is(_COMPARED)
+    data_dir: str | None = _is(_FREE)
+    download: bool = _is(_FREE)
     train_split: str | None
     validation_split: str | None
     train_examples: int
     image_key: str | None
     label_key: str | None
     image_size: int
-    model: str | None
-    batch_size: int | None
+    model: str | None = _is(_COMPARED)
+    batch_size: int | None = _is(_COMPARED)
     batch_sizes: tuple[int, ...] | None
-    small_batch_size: int | None
-    virtual_batch_size: int | None
-    lr_scaling: str | float
-    stretch: str | float
-    warmup_updates: int
-    gradient_noise: str | float
-    epochs: int | None
-    learning_rate: float | None
-    clipnorm: float | None
-    l2: float | None
+    small_batch_size: int | None = _is(_COMPARED)
+    virtual_batch_size: int | None = _is(_COMPARED)
+    lr_scaling: str | float = _is(_COMPARED)
+    stretch: str | float = _is(_COMPARED)
+    warmup_updates: int = _is(_COMPARED)
+    gradient_noise: str | float = _is(_COMPARED)
+    epochs: int | None = _is(_COMPARED)
+    learning_rate: float | None = _is(_COMPARED)
+    clipnorm: float | None = _is(_COMPARED)
+    l2: float | None = _is(_COMPARED)
     l2_kernels_only: bool
-    strategy: str
-    replicas: int
-    cluster: str
-    cluster_port: int
-    tpu: str | None
-    micro_batch_size: int
-    memory_budget: float
-    precision: str
+    strategy: str = _is(_FREE)
+    replicas: int = _is(_FREE)
+    cluster: str = _is(_FREE)
+    cluster_port: int = _is(_FREE)
+    tpu: str | None = _is(_FREE)
+    micro_batch_size: int = _is(_FREE)
+    memory_budget: float = _is(_FREE)
+    precision: str = _is(_COMPARED)
     jit: str
-    seed: int
-    seeds: int
+    seed: int = _is(_COMPARED)
+    seeds: int = _is(_FREE, _AROUND)
     max_updates: int
-    eval_every: int
-    checkpoint_every: int
+    eval_every: int = _is(_FREE)
+    checkpoint_every: int = _is(_FREE)
     weight_distance: bool
     noise_scale: bool
-    profile: str | None
+    profile: str | None = _is(_FREE)
     directions: int
-    tuner: str
-    search: tuple[str, ...]
-    trials: int
-    trial_updates: int
-    trial_samples: int
-    lost_after: int
+    tuner: str = _is(_AROUND)
+    search: tuple[str, ...] = _is(_AROUND)
+    trials: int = _is(_FREE, _AROUND)
+    trial_updates: int = _is(_AROUND)
+    trial_samples: int = _is(_AROUND)
+    lost_after: int = _is(_FREE, _AROUND)
 
     def flagfile(self) -> str:
         """These settings as the text of a flagfile that runs them again."""
@@ -71,6 +80,21 @@ class Settings:
             elif value is not None:
                 lines.append(f"--{name}={_flag_text(value)}")
         return "".join(f"{line}\n" for line in lines)
+
+
+def _names(mark):
+    return tuple(f.name for f in dataclasses.fields(Settings) if mark in f.metadata)
+
+
+# Flags that say where things are, which devices compute, what is written down when, and
+# how many trainings a study or a search has.
+FREE_TO_CHANGE = _names(_FREE)
+
+# Flags that no training of a study or a search has of its own.
+AROUND_A_TRAINING = _names(_AROUND)
+
+# Flags that TensorBoard's HParams tab shows.
+COMPARED = _names(_COMPARED)
 
 
 def _flag_text(value):

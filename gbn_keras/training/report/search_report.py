@@ -13,15 +13,11 @@ from gbn_keras.training.run.run_directory import (
     write_whole,
 )
 from gbn_keras.training.run.tables import TRIALS, best_first, trial_row
+from gbn_keras.training.settings import AROUND_A_TRAINING
 
 BEST = "best.cfg"
 PICTURE = "tune.png"
 
-# Flags that say how to search, or where the trial was.
-_NOT_OF_A_TRAINING = {
-    *("run_dir", "tuner", "search", "trials", "trial_updates", "trial_samples"),
-    *("lost_after", "seeds"),
-}
 _SHOWN = 20
 _MEASURED = (
     *("trial", "accuracy", "updates", "samples", "wall_seconds", "run_dir"),
@@ -54,7 +50,7 @@ def _write_best(run_dir, trials):
         + "".join(
             f"--{name}={value}\n"
             for name, value in flags.items()
-            if name not in _NOT_OF_A_TRAINING
+            if name not in AROUND_A_TRAINING
         ),
     )
 

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 
 from gbn_keras.training.errors import UsageError, first_line
-from gbn_keras.training.settings import Settings
+from gbn_keras.training.settings import FREE_TO_CHANGE, Settings
 from gbn_keras.whole_file import whole_file
 
 FLAGFILE = "flags.cfg"
@@ -22,15 +22,6 @@ DIVERGED = "diverged.json"
 MODEL_FILE = "model.keras"
 
 _LOCK = "lock"
-
-# Flags that say where things are, who computes and watches them, what is written down
-# when, and how many trainings a study or a search has: not what a training computes.
-_FREE_TO_CHANGE = {
-    *("run_dir", "data_dir", "download", "seeds", "trials", "lost_after"),
-    *("eval_every", "checkpoint_every"),
-    *("strategy", "replicas", "cluster", "cluster_port", "tpu"),
-    *("micro_batch_size", "memory_budget", "profile"),
-}
 
 
 def with_run_dir(settings: Settings) -> Settings:
@@ -181,7 +172,7 @@ def _decisive(flagfile):
     return {
         f"--{name}={value}"
         for name, value in _flags(flagfile)
-        if name not in _FREE_TO_CHANGE
+        if name not in FREE_TO_CHANGE
     }
 
 

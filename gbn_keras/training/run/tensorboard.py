@@ -17,16 +17,10 @@ from gbn_keras.training.plan import Plan
 from gbn_keras.training.run.events import EventLog, cut_events, read_events
 from gbn_keras.training.run.profiler import Profiler
 from gbn_keras.training.run.waiting import WaitingForData
+from gbn_keras.training.settings import COMPARED
 
 # What TensorBoard's curves show of a tag is a sample of 1,000.
 _POINTS = 500
-
-# The settings that the HParams tab compares runs by.
-_HPARAMS = (
-    *("dataset", "model", "batch_size", "virtual_batch_size", "small_batch_size"),
-    *("learning_rate", "lr_scaling", "stretch", "epochs", "warmup_updates"),
-    *("gradient_noise", "l2", "clipnorm", "precision", "seed"),
-)
 
 
 class TensorBoardLog(keras.callbacks.Callback):
@@ -166,13 +160,13 @@ class TensorBoardLog(keras.callbacks.Callback):
         self._start_interval(updates)
 
     def _write_hparams(self):
-        values = {name: getattr(self._plan.settings, name) for name in _HPARAMS}
+        values = {name: getattr(self._plan.settings, name) for name in COMPARED}
         # A name or a number, but TensorBoard wants one type.
         values["lr_scaling"] = str(values["lr_scaling"])
         events = self._run("")
         events.summary(
             api.hparams_config_pb(
-                [api.HParam(name) for name in _HPARAMS],
+                [api.HParam(name) for name in COMPARED],
                 [api.Metric(tag, "validation") for tag in ("accuracy", "loss")],
             )
         )
