@@ -15,7 +15,7 @@ import pytest
 from trainings import weights
 
 import gbn_train
-from gbn_keras.training import trainer
+from gbn_keras.training import driver, trainer
 from gbn_keras.training.data import datasets
 from gbn_keras.training.errors import UsageError
 from gbn_keras.training.run import checkpoint_file
@@ -118,7 +118,7 @@ def test_a_training_that_is_killed_after_its_last_update_only_reports(
         raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(trainer, "write_result", kill)
+        patch.setattr(driver, "write_result", kill)
         trainer.train(killed, digits, verbose=0)
     # No update is made again.
     result = trainer.train(killed, digits, (KillAfter(0),), verbose=0)
@@ -278,6 +278,7 @@ def test_a_signal_stops_after_the_update_and_a_checkpoint(
     assert_same_run(tmp_path / "run", tmp_path / "stopped")
 
 
+@pytest.mark.cluster
 def test_the_program_stops_at_sigterm_with_code_75_and_goes_on(tmp_path):
     flags = (*SHORT, "--epochs=1000", "--max_updates=400", f"--run_dir={tmp_path}/run")
     command = [sys.executable, str(ROOT / "train.py"), *flags]
@@ -302,6 +303,7 @@ def test_the_program_stops_at_sigterm_with_code_75_and_goes_on(tmp_path):
     assert "after 400 updates" in done.stdout
 
 
+@pytest.mark.cluster
 def test_kills_with_9_leave_no_trace():
     """The quick form of `benchmarks/kill_soak.py`."""
     soak = [sys.executable, str(ROOT / "benchmarks" / "kill_soak.py")]

@@ -17,7 +17,8 @@ from gbn_keras.training.errors import UsageError
 from gbn_keras.training.planner import make_plan
 from gbn_keras.training.report.search_report import report_search
 from gbn_keras.training.run.run_directory import read_result
-from gbn_keras.training.search import budget, hypermodel, tuning
+from gbn_keras.training.search import hypermodel, tuning
+from gbn_keras.training.search.budget import within_budget
 from gbn_keras.training.search.search_space import SearchSpace
 from gbn_keras.training.settings import Settings
 
@@ -75,7 +76,7 @@ def test_no_trial_is_longer_than_its_budget(batch_size, stretch, budget, in_samp
         f"--trial_{'samples' if in_samples else 'updates'}={budget}",
     )
     whole = make_plan(settings, EXAMPLES)
-    plan = make_plan(budget.within_budget(settings, EXAMPLES), EXAMPLES)
+    plan = make_plan(within_budget(settings, EXAMPLES), EXAMPLES)
     allowed = budget // batch_size if in_samples else budget
     assert plan.updates == min(whole.updates, allowed)
     if whole.updates <= allowed:
@@ -87,7 +88,7 @@ def test_a_shortened_regime_ends_with_its_last_rate(make_settings):
     settings = make_settings(
         "--model=f1", "--batch_size=512", "--small_batch_size=32", "--trial_updates=300"
     )
-    plan = make_plan(budget.within_budget(settings, EXAMPLES), EXAMPLES)
+    plan = make_plan(within_budget(settings, EXAMPLES), EXAMPLES)
     assert plan.updates == 300
     rates = [rate for _, rate in plan.regime.learning_rate]
     assert len(rates) > 1
