@@ -52,6 +52,8 @@ def within_budget(
     ratio = batch_size / plan.settings.small_batch_size
     # A batch below the small one has a stretch below 1.
     stretch = max(min(1.0, ratio), epochs / plan.regime.epochs)
+    # Whole epochs may be more than the regime's own stretch makes of them.
+    stretch = min(stretch, plan.settings.stretch)
     return dataclasses.replace(
         settings,
         stretch=stretch,

@@ -4,10 +4,11 @@ import dataclasses
 import json
 import pathlib
 
+import hypothesis
 import keras_tuner
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import gbn_train
@@ -68,6 +69,8 @@ SPACE = ("--search=batch_size:64..512", "--search=learning_rate:0.01..1")
     budget=st.integers(1, 400),
     in_samples=st.booleans(),
 )
+@example(batch_size=200, stretch="full", budget=260, in_samples=False)
+@hypothesis.settings(deadline=None, derandomize=True)
 def test_no_trial_is_longer_than_its_budget(batch_size, stretch, budget, in_samples):
     budget *= 1600 if in_samples else 1
     settings = settings_of(
