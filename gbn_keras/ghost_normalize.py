@@ -7,6 +7,8 @@ is the fastest wherever XLA compiles; `tensorflow_kernels` has what is faster wh
 TensorFlow runs op by op.
 """
 
+import math
+
 import keras
 from keras import backend, ops
 
@@ -139,14 +141,16 @@ def ghosts_with_values(inputs, virtual_batch_size: int, *, axis: int = -1, mask=
         Tensor of booleans, `(ghosts, channels)` or, the same for all channels,
         `(ghosts, 1)`; `None` if it is known that all ghosts have values.
     """
-    form = ClosedForm(virtual_batch_size, axis % len(inputs.shape), 0.0)
     if mask is not None:
-        valid = ops.cast(ops.expand_dims(mask, -1), "bool")
+        axis, valid = axis % len(inputs.shape), ops.expand_dims(mask, -1)
+        valid = ops.cast(valid, "bool")
     elif all(isinstance(size, int) and size for size in inputs.shape[1:]):
         return None
-    else:  # Of examples that have no values themselves, sequences of no steps say.
-        valid = ops.ones_like(inputs, "bool")
-    return form.number_valid(valid) > 0
+    else:  # All examples have values or none has: sequences of no steps, say.
+        batch, *sizes = ops.shape(inputs)
+        has_values = ops.convert_to_tensor(math.prod(sizes) > 0)
+        axis, valid = 1, ops.broadcast_to(has_values, (batch, 1))
+    return ClosedForm(virtual_batch_size, axis, 0.0).number_valid(valid) > 0
 
 
 def _fastest_kernel(inputs, virtual_batch_size, axis, mask):
