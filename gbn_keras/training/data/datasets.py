@@ -87,11 +87,9 @@ def load(
     )
     keys = image_and_label(name, builder.info, image_key, label_key)
     training, validation = (split.name for split in splits)
-    chosen = [f"training {training}, validation {validation}"]
-    if not (train_split or validation_split):
-        chosen = []
-    if keys.choice:
-        chosen.append(keys.choice)
+    chosen = [keys.choice] if keys.choice else []
+    if train_split or validation_split:
+        chosen.insert(0, f"training {training}, validation {validation}")
     with _one_line_if_damaged(name, lambda: _indices(name, builder, splits)):
         if examples.are_jpegs_of_many_sizes(builder, splits, keys.image):
             data = _open_jpegs(name, builder, splits, keys, image_size, fixed_scale)
@@ -128,7 +126,7 @@ def _open_jpegs(name, builder, splits, keys, image_size, fixed_scale):
         )
     parse = examples.jpeg_and_label(builder.info.features, keys.image, keys.label)
     indices = _indices(name, builder, splits)
-    if getattr(builder.info.features[keys.label], "num_classes", None):
+    if examples.told_number_of_classes(builder, keys.label):
         labels = [examples.first_labels(index, parse) for index in indices]
     else:
         labels = [examples.all_labels(builder, split, keys.label) for split in splits]

@@ -93,10 +93,14 @@ def all_labels(builder, split, label_key):
     return np.concatenate(list(labels.batch(_CHUNK).as_numpy_iterator()))
 
 
+def told_number_of_classes(builder, label_key):
+    """How many the data set says that there are; `None` of single integers."""
+    return getattr(builder.info.features[label_key], "num_classes", None)
+
+
 def number_of_classes(name, builder, label_key, labels):
     """How many: as the data set says, else one more than the largest of all labels."""
-    told = getattr(builder.info.features[label_key], "num_classes", None)
-    if told:
+    if told := told_number_of_classes(builder, label_key):
         return told
     found = int(max(of_split.max() for of_split in labels)) + 1
     examples = sum(map(len, labels))
