@@ -13,10 +13,10 @@ before the first update. A wrong flag ends in one line and exit code 2.
 import contextlib
 import io
 import os
-import pathlib
 import re
 import sys
 import unicodedata
+from typing import Any
 
 from absl import flags
 
@@ -329,87 +329,20 @@ def main(argv: list[str] = sys.argv) -> int:
     if values["strategy"] == "multi_worker" and _IS_QUIET:
         # Of a machine that is lost every part of TensorFlow tells; one line is ours.
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    # Not before the flags are known to be good: they take seconds to import.
+    # The flags are known to be good, and this import takes seconds.
     with quiet_start() if _IS_QUIET else contextlib.nullcontext():
         import tensorflow as tf
 
-        from gbn_keras.training import (
-            distribution,
-            evaluation,
-            loss_landscape,
-            study,
-            trainer,
-        )
-        from gbn_keras.training.errors import Stopped, UsageError
-        from gbn_keras.training.report import report
+        from gbn_keras.training import program
         from gbn_keras.training.settings import Settings
 
-        if values["strategy"] != "tpu":  # Whose devices are found by its address.
+        if values["strategy"] != "tpu":  # A TPU's devices are found by its address.
             tf.config.list_physical_devices()
 
-    settings = Settings(**values)
-    # Of a cluster's machines only the first one has something to report.
-    try:
-        if settings.mode == "evaluate":
-            scores = evaluation.evaluate(settings)
-            if scores:
-                print(f"validation accuracy {100 * scores['accuracy']:.2f} %")
-        elif settings.mode in ("study", "sweep"):
-            run_dir = study.run_study(settings)
-            if run_dir:
-                is_study = settings.mode == "study"
-                tell = report.report_study if is_study else report.report_sweep
-                print(f"\n{tell(run_dir)}\n\n{run_dir}", flush=True)
-                report.stop_if_all_diverged(run_dir)
-        elif settings.mode == "landscape":
-            print(loss_landscape.measure_landscape(settings))
-        elif settings.mode == "tune":
-            from gbn_keras.training.report import search_report
-            from gbn_keras.training.search import tuning
-
-            run_dir = tuning.tune(settings)
-            if run_dir:
-                told = search_report.report_search(run_dir)
-                print(f"\n{told}\n\n{run_dir}", flush=True)
-                report.stop_if_all_diverged(run_dir)
-        elif result := trainer.train(settings):
-            run_dir = pathlib.Path(result["settings"]["run_dir"])
-            report.report_run(run_dir)
-            if "noise_scale" in result:
-                print(result["noise_scale"]["advice"])
-            print(
-                f"validation accuracy {100 * result['accuracy']:.2f} % after "
-                f"{result['updates']:,} updates: {run_dir}"
-            )
-    except UsageError as error:
-        return _mistake(error)
-    except Stopped as error:
-        # On a line of its own, after whatever the progress bar had begun.
-        print(f"\nstopped: {error}", file=sys.stderr, flush=True)
-        sys.stdout.flush()
-        if isinstance(error, distribution.WorkerLost) or settings.strategy == (
-            "multi_worker"
-        ):
-            # TensorFlow would wait at the exit for the others.
-            os._exit(error.exit_code)
-        return error.exit_code
-    except OSError as error:
-        # A full disk, say.
-        place = f"{error.filename}: " if error.filename else ""
-        print(
-            f"\nstopped: {place}{error.strerror or error}. What is saved stays: mend "
-            "that, and run the same command again to resume.",
-            file=sys.stderr,
-            flush=True,
-        )
-        return Stopped.exit_code
-    except KeyboardInterrupt:
-        print("\nstopped: interrupted. The same command resumes.", file=sys.stderr)
-        return 130
-    return 0
+    return program.run(Settings(**values))
 
 
-def parse(argv: list[str]) -> dict[str, object]:
+def parse(argv: list[str]) -> dict[str, Any]:
     """The flags' values; of a run that is there, its own flagfile gives the defaults.
 
     Raises:
@@ -430,8 +363,9 @@ def parse(argv: list[str]) -> dict[str, object]:
         _read_flags([argv[0], f"--flagfile={flagfile}", *argv[1:]])
         _refuse_control_characters()
     own_flags = flags.FLAGS.get_flags_for_module(sys.modules[__name__])
-    values = {flag.name: flag.value for flag in own_flags}
-    values["batch_sizes"] = values["batch_sizes"] and tuple(values["batch_sizes"])
+    values: dict[str, Any] = {flag.name: flag.value for flag in own_flags}
+    if values["batch_sizes"] is not None:
+        values["batch_sizes"] = tuple(values["batch_sizes"])
     values["search"] = tuple(values["search"])
     _look_for_data(**values)
     return values

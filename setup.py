@@ -19,8 +19,13 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["gbn_keras", "gbn_keras.*"]),
-    py_modules=["gbn_quiet_start", "gbn_train"],
-    entry_points={"console_scripts": ["gbn-train = gbn_train:main"]},
+    py_modules=["gbn_quiet_start", "gbn_report", "gbn_train"],
+    entry_points={
+        "console_scripts": [
+            "gbn-report = gbn_report:main",
+            "gbn-train = gbn_train:main",
+        ]
+    },
     package_data={
         "gbn_keras": ["py.typed"],
         "gbn_keras.training.report": ["page.html"],
@@ -46,7 +51,9 @@ setup(
         "test": [
             "hypothesis",
             "jax",
+            "mypy",
             "playwright",
+            "pre-commit",
             "pydot",
             "pytest",
             "pytest-xdist",

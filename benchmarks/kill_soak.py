@@ -32,7 +32,7 @@ import numpy as np
 from side_by_side import write_json
 
 # With the classes that are in the models' files.
-import gbn_keras.training.models  # noqa: F401
+import gbn_keras.training.model  # noqa: F401
 from gbn_keras.training.run.checkpoint_file import decode
 from gbn_keras.training.run.events import read_events
 

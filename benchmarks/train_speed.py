@@ -41,9 +41,10 @@ import gbn_train as program
 from gbn_keras import GhostBatchNormalization
 from gbn_keras.analysis.weight_distance import WeightDistance
 from gbn_keras.networks import f1, resnet
-from gbn_keras.training import models, study
+from gbn_keras.training import study
 from gbn_keras.training.data import datasets
-from gbn_keras.training.planner import make_plan
+from gbn_keras.training.model import build_model
+from gbn_keras.training.planner import Planner
 from gbn_keras.training.run.tensorboard import TensorBoardLog
 from gbn_keras.training.run.update_log import UpdateLog
 from gbn_keras.training.settings import Settings
@@ -130,14 +131,14 @@ def measure_f1(arguments):
     config = pathlib.Path(program.__file__).parent / config
     flags = [f"--flagfile={config}", "--download", "--mode=train"]
     settings = Settings(**program.parse(["train.py", *flags]))
-    plan = make_plan(settings, data.examples)
+    plan = Planner(data.examples).plan(settings)
     print("F1 on MNIST, one epoch of fit, images a second")
     print(
         f"{'arm':8}{'batch':>6}{'program':>10}{'by hand':>10}{'ratio':>8}{'waits':>8}"
     )
     rows = []
     for arm, arm_settings in study.study_arms(plan.settings).items():
-        plan = make_plan(arm_settings, data.examples)
+        plan = Planner(data.examples).plan(arm_settings)
         epochs = {
             "program": program_epoch(plan, data),
             "by hand": hand_epoch(plan, data),
@@ -170,8 +171,8 @@ def measure_weight_distance(arguments):
     for batch, updates in ((128, 100), (128, 2000), (4096, 100), (4096, 500)):
         flags = ("--dataset=mnist", "--download", f"--batch_size={batch}")
         settings = Settings(**program.parse(["train.py", *flags]))
-        plan = make_plan(settings, data.examples)
-        model = models.build_model(plan, data)[0]
+        plan = Planner(data.examples).plan(settings)
+        model = build_model(plan, data)
         batches = data.training_batches(batch, seed=1)
         model.fit(batches, steps_per_epoch=1, shuffle=False, verbose=0)  # Traces.
         model.optimizer.iterations.assign(0)
@@ -208,8 +209,10 @@ def measure_tensorboard(arguments):
     print(f"{'batch':>6}{'updates':>9}{'clock':>9}{'processor':>11}")
     for batch, epochs in ((128, 1), (4096, 2)):
         flags = ("--dataset=mnist", "--download", f"--batch_size={batch}")
-        plan = make_plan(Settings(**program.parse(["train.py", *flags])), data.examples)
-        model = models.build_model(plan, data)[0]
+        plan = Planner(data.examples).plan(
+            Settings(**program.parse(["train.py", *flags]))
+        )
+        model = build_model(plan, data)
         batches = data.training_batches(batch, seed=1)
         callback = TensorBoardLog(tempfile.mkdtemp(), plan)
         contenders = {"with": [callback], "without": []}
@@ -270,8 +273,8 @@ def measure_noise_scale(arguments):
                 *(f"--micro_batch_size={micro_batch}", f"--noise_scale={measures}"),
             ]
             settings = Settings(**program.parse(["train.py", *flags]))
-            plan = make_plan(settings, data.examples)
-            model = models.build_model(plan, data)[0]
+            plan = Planner(data.examples).plan(settings)
+            model = build_model(plan, data)
             one = next(iter(data.training_batches(batch, seed=1)))
             updates[measures] = tf.function(
                 functools.partial(model.train_step, one), autograph=False
@@ -310,7 +313,7 @@ def random_pixels(name, shape, examples):
 
 def program_epoch(plan, data):
     """An epoch as `trainer.train` makes it, its log and TensorBoard included."""
-    model = models.build_model(plan, data)[0]
+    model = build_model(plan, data)
     folder = tempfile.mkdtemp()
 
     def epoch():
@@ -347,7 +350,7 @@ def hand_epoch(plan, data):
 
 def share_waiting(plan, data):
     """The share of an epoch's time in which the next batch is not there yet."""
-    model = models.build_model(plan, data)[0]
+    model = build_model(plan, data)
     batches = iter(data.training_batches(plan.settings.batch_size, seed=1))
     step = tf.function(model.train_step, autograph=False)
     step(next(batches))

@@ -7,7 +7,7 @@ import keras
 from gbn_keras._keras_internals import SHOWS_LAYERS, WRITES_WEIGHTS
 
 
-class FiledAsParent(type(keras.layers.BatchNormalization)):
+class FiledAsParent(type(keras.layers.BatchNormalization)):  # type: ignore[misc]
     """Of classes whose weights are to be exchanged with those of another class.
 
     Keras files a layer's weights under `type(layer).__name__`, in `.weights.h5` and

@@ -2,14 +2,15 @@
 
 import keras
 
-from gbn_keras import shard
 from gbn_keras.arguments import integer
+from gbn_keras.batch_part import BatchPart
 from gbn_keras.class_name import FiledAsParent
 from gbn_keras.ghost_normalize import (
     ghost_moving_average,
     ghost_normalize,
     ghosts_with_values,
 )
+from gbn_keras.replicas import joined, refuse_cut_shares
 
 # What is no array: of TensorFlow, and of JAX. PyTorch's tensors tell themselves.
 _SPARSE = ("SparseTensor", "RaggedTensor", "BCOO", "BCSR")
@@ -111,9 +112,9 @@ class GhostBatchNormalization(keras.layers.BatchNormalization, metaclass=FiledAs
         in_ghosts = training and self.trainable and self.virtual_batch_size is not None
         if not in_ghosts:
             return super().call(inputs, training=training, mask=mask)
-        if not shard.Shard.current():
+        if not BatchPart.current():
             examples = keras.ops.shape(inputs)[0]
-            shard.refuse_cut_ghosts(examples, self.virtual_batch_size)
+            refuse_cut_shares(examples, self.virtual_batch_size)
         outputs, mean, variance = ghost_normalize(
             inputs,
             self.gamma,
@@ -162,12 +163,12 @@ class GhostBatchNormalization(keras.layers.BatchNormalization, metaclass=FiledAs
             ghost_moving_average(average, statistics, self.momentum, valid)
             for average, statistics in zip(moving, (mean, variance), strict=True)
         ]
-        part = shard.Shard.current()
+        part = BatchPart.current()
         if part:  # Whoever cut the batch into parts joins them.
             part.keep(self, kept)
         else:
             before = [average.value for average in moving]
-            values = shard.joined(values, before, kept, ghosts)
+            values = joined(values, before, kept, ghosts)
         for average, value in zip(moving, values, strict=True):
             average.assign(value)
 

@@ -3,6 +3,7 @@
 import math
 
 from gbn_keras.arguments import integer, positive_number
+from gbn_keras.shares import WHOLE_BATCH, Shares
 
 
 class GradientNoise:
@@ -81,8 +82,7 @@ class GradientNoise:
         self,
         dataset,
         first_update: int = 0,
-        replicas: int = 1,
-        shares: range = range(1),
+        shares: Shares = WHOLE_BATCH,
     ):
         """The data set with a weight for each example.
 
@@ -91,8 +91,8 @@ class GradientNoise:
                 targets and weights of any rank and structure, examples first. A batch
                 may be smaller than `batch_size`.
             first_update: Number of the update that the data set starts with.
-            replicas: Into how many contiguous shares each batch is cut.
-            shares: Which of them the data set holds, one after the other.
+            shares: The shares of each batch that the data set holds, one after the
+                other.
 
         Raises:
             ValueError: If the elements are not pairs or triples, or hold targets or
@@ -112,8 +112,8 @@ class GradientNoise:
 
         def weigh(index, batch):
             x, y, given = batch if len(batch) == 3 else (*batch, None)
-            update = first_update + index // len(shares)
-            share = shares.start + index % len(shares)
+            update = first_update + index // shares.number
+            share = shares.first + index % shares.number
             noise = tf.random.stateless_normal(
                 [self.batch_size],
                 seed=tf.stack([tf.constant(self.seed, tf.int64), update]),
@@ -121,7 +121,7 @@ class GradientNoise:
                 stddev=math.sqrt(self.variance),
                 alg="philox",  # Elsewhere the default is another: the same there.
             )
-            noise = tf.reshape(noise, [replicas, -1])[share]
+            noise = tf.reshape(noise, [shares.replicas, -1])[share]
             first = next(part for part in tf.nest.flatten((y, x)) if part is not None)
             noise = noise[: tf.shape(first)[0]]
             return x, y, _weights(noise, y, given)

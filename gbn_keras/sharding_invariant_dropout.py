@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from gbn_keras.shard import first_example
+from gbn_keras.batch_part import first_example
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf

@@ -10,7 +10,7 @@ import pytest
 import gbn_train
 from gbn_keras.training import loss_landscape, study, trainer
 from gbn_keras.training.data import datasets
-from gbn_keras.training.planner import make_plan
+from gbn_keras.training.planner import Planner
 from gbn_keras.training.settings import Settings
 
 ROOT = pathlib.Path(gbn_train.__file__).parent
@@ -47,10 +47,12 @@ def read(config, *flags):
 def trainings(settings, data):
     """The settings of each training that the program would make of these."""
     if settings.mode == "study":
-        return list(study.prepare_study(settings, data.examples, 1)[1].values())
-    if settings.mode == "sweep":
-        return list(study.prepare_sweep(settings, data.examples, 1)[1].values())
-    return [settings]
+        _, plans = study.prepare_study(settings, Planner(data.examples))
+    elif settings.mode == "sweep":
+        _, plans = study.prepare_sweep(settings, Planner(data.examples))
+    else:
+        return [settings]
+    return [plan.settings for plan in plans.values()]
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=name_of)
@@ -73,7 +75,7 @@ def test_a_config_starts_and_makes_two_updates(config, tmp_path):
         return
     *others, last = trainings(settings, data)
     for other in others:
-        make_plan(other, data.examples)
+        Planner(data.examples).plan(other)
     last = dataclasses.replace(last, run_dir=str(tmp_path / "run"))
     result = trainer.train(last, data, verbose=0)
     assert result["updates"] == 2

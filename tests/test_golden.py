@@ -6,8 +6,8 @@ import keras
 import pytest
 
 import gbn_keras
-import gbn_keras.training.models
-from gbn_keras.training.planner import make_plan
+import gbn_keras.training.model
+from gbn_keras.training.planner import Planner
 from gbn_keras.training.run.run_directory import digest
 
 
@@ -28,7 +28,7 @@ def test_a_run_directory_keeps_its_name(flags, name, make_settings):
 
 def test_a_flagfile_keeps_its_lines(make_settings):
     settings = make_settings("--batch_size=512", "--run_dir=runs/one")
-    text = make_plan(settings, 1536).settings.flagfile()
+    text = Planner(1536).plan(settings).settings.flagfile()
     assert text.splitlines()[:6] == [
         "--mode=train",
         "--run_dir=runs/one",

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from keras import ops
 
 from gbn_keras import GradientNoise
+from gbn_keras.shares import Shares
 from gbn_keras.training.data import datasets
 
 
@@ -103,10 +104,8 @@ def test_shares_have_the_weights_of_the_whole_batch(replicas, per_machine):
     whole = weights_of(batches().apply(noise))
     size = 8 // replicas
     for first in range(0, replicas, per_machine):
-        shares = range(first, first + per_machine)
-        part = weights_of(
-            noise(batches(size, 4 * per_machine), replicas=replicas, shares=shares)
-        )
+        shares = Shares(replicas, first, per_machine)
+        part = weights_of(noise(batches(size, 4 * per_machine), shares=shares))
         expected = whole[:, first * size :][:, : per_machine * size]
         np.testing.assert_array_equal(part.reshape(4, -1), expected)
 

@@ -8,7 +8,7 @@ from keras import ops
 from keras.src.testing import TestCase
 
 from gbn_keras import ShardingInvariantDropout
-from gbn_keras.shard import Shard
+from gbn_keras.batch_part import BatchPart
 
 if IS_TENSORFLOW:
     import tensorflow as tf
@@ -22,7 +22,7 @@ def drop(layer, inputs=ONES):
 
 def masks(layer, inputs=ONES, first=0, **how):
     run = tf.function(lambda x: layer(x, training=True), **how)
-    with Shard(first):
+    with BatchPart(first):
         return run(inputs).numpy()
 
 

@@ -1,10 +1,9 @@
-"""Curves through what was measured; numpy alone, for who reads tables only."""
+"""Curves through measured distances, without Keras or TensorFlow."""
 
 import dataclasses
 import math
 
 import numpy as np
-from scipy.optimize import curve_fit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +54,9 @@ def fit_distance(updates, distances) -> tuple[Fit, Fit]:
             "updates must be at least 3 numbers from 1 on. Received: "
             f"updates={updates.tolist()}."
         )
+    # It takes half a second to import, and most report pages have no distances.
+    from scipy.optimize import curve_fit
+
     log = np.log(updates)
     slope, intercept = np.polyfit(log, distances, 1)
     # From where the logarithms of the distances say; they are no fit themselves, as

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Sequence
 
 import keras
 from keras import ops
@@ -40,7 +41,7 @@ class LogSpacedLog(keras.callbacks.Callback):
         """Names of a row's values, which the first, `updates`, comes before."""
         raise NotImplementedError
 
-    def row(self) -> list[float]:
+    def row(self) -> Sequence[float | str]:
         """The values after the update just made."""
         raise NotImplementedError
 

@@ -60,7 +60,7 @@ class NoiseScaleLog(LogSpacedLog):
         """Those after `updates`."""
         return ["gradient_square", "noise", "noise_scale"]
 
-    def row(self) -> list[float]:
+    def row(self) -> list[float | str]:
         """The estimate by now."""
         now = self._moments.estimate()
         if now is None:  # No batch was cut yet.

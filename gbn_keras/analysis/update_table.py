@@ -3,6 +3,7 @@
 import csv
 import os
 import pathlib
+from collections.abc import Sequence
 
 from gbn_keras.whole_file import naming, whole_file
 
@@ -24,10 +25,10 @@ class UpdateTable:
         self._file = pathlib.Path(file)
         self._file.parent.mkdir(parents=True, exist_ok=True)
         rows = [["updates", *columns], *self._rows_until(updates)]
-        with whole_file(self._file) as draft, draft.open("w", newline="") as file:
-            csv.writer(file).writerows(rows)
+        with whole_file(self._file) as draft, draft.open("w", newline="") as table:
+            csv.writer(table).writerows(rows)
 
-    def append(self, updates: int, values: list) -> None:
+    def append(self, updates: int, values: Sequence) -> None:
         """Adds the row of an update."""
         size = self._file.stat().st_size
         try:

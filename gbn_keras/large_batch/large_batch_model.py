@@ -1,11 +1,8 @@
 """`LargeBatchModel`: a batch of any size, on any number of replicas, in any memory."""
 
-import math
-
 import keras
 import tensorflow as tf
 
-from gbn_keras import shard
 from gbn_keras._keras_internals import (
     build_by_trace,
     compile_loss_of,
@@ -13,14 +10,17 @@ from gbn_keras._keras_internals import (
     layers_of,
     skip_reduction,
 )
-from gbn_keras.arguments import integer, nearest_multiples
-from gbn_keras.ghost_batch_normalization import GhostBatchNormalization
+from gbn_keras.arguments import integer
+from gbn_keras.large_batch.ghost_sizes import ghost_sizes, refuse_cut_ghosts
 from gbn_keras.large_batch.gradient_moments import GradientMoments
 from gbn_keras.large_batch.gradient_norm import GradientNorm
+from gbn_keras.large_batch.joined_update import joined_update
 from gbn_keras.large_batch.loss_parts import refuse_reductions
 from gbn_keras.large_batch.micro_batches import number_of_examples
-from gbn_keras.large_batch.share import SeveralCounts, Share
+from gbn_keras.large_batch.replica_step import ReplicaStep
+from gbn_keras.large_batch.sums import SeveralCounts
 from gbn_keras.large_batch.wrapped_model import WrappedModel
+from gbn_keras.replicas import refuse_cut_shares, sum_over_replicas, this_replica
 
 
 @keras.saving.register_keras_serializable("gbn_keras")
@@ -100,8 +100,8 @@ class LargeBatchModel(WrappedModel):
         super().__init__(model, **kwargs)
         self._is_distributed = tf.distribute.has_strategy()
         self.micro_batch_size = integer("micro_batch_size", micro_batch_size, 1)
-        for size in _ghost_sizes(model):
-            _refuse_cut_ghosts(self.micro_batch_size, size)
+        for size in ghost_sizes(model):
+            refuse_cut_ghosts(self.micro_batch_size, size)
         self.gradient_norm = GradientNorm()
         self.gradient_moments = GradientMoments() if noise_scale else None
 
@@ -189,11 +189,11 @@ class LargeBatchModel(WrappedModel):
             build_by_trace(self, data)
         examples = number_of_examples(data)
         if training:
-            for size in _ghost_sizes(self.model):
+            for size in ghost_sizes(self.model):
                 # The model may have been converted to ghosts since.
-                _refuse_cut_ghosts(self.micro_batch_size, size)
-                shard.refuse_cut_ghosts(examples, size)
-        share = Share(self, training, self.micro_batch_size)
+                refuse_cut_ghosts(self.micro_batch_size, size)
+                refuse_cut_shares(examples, size)
+        step = ReplicaStep(self, training, self.micro_batch_size)
 
         def compiled(function):
             # Not for the last batch of a data set, of which a replica may get nothing.
@@ -201,16 +201,16 @@ class LargeBatchModel(WrappedModel):
                 return tf.function(function, autograph=False, jit_compile=True)
             return function
 
-        before, (replica, _) = share.values(), shard.this_replica()
+        before, (replica, _) = step.values(), this_replica()
         first_example = replica * examples
         loss_scale = self.optimizer.scale_loss(tf.constant(1.0))
 
         def sums_and_totals():
             totals = None
             if training and self._counts_losses_first:
-                counts = compiled(share.count)(data, before, first_example)
-                totals = shard.sum_over_replicas(counts)
-            through_model = compiled(share.through_model)
+                counts = compiled(step.count)(data, before, first_example)
+                totals = sum_over_replicas(counts)
+            through_model = compiled(step.through_model)
             return through_model(
                 data, before, first_example, loss_scale, totals
             ), totals
@@ -220,11 +220,11 @@ class LargeBatchModel(WrappedModel):
         except SeveralCounts:
             self._counts_losses_first = True
             sums, totals = sums_and_totals()
-        gradients, after, metrics = share.join(
-            sums, before, examples, loss_scale, totals
+        gradients, after, metrics = joined_update(
+            step, sums, before, examples, loss_scale, totals
         )
-        share.assign(after)
-        mapping = zip(share.variables.metrics, metrics, strict=True)
+        step.assign(after)
+        mapping = zip(step.variables.metrics, metrics, strict=True)
         with keras.StatelessScope(list(mapping)):
             return gradients, self.get_metrics_result()
 
@@ -281,26 +281,6 @@ class LargeBatchModel(WrappedModel):
             build_by_trace(self, data_batch)
 
 
-def smallest_micro_batch(model: keras.Model) -> int:
-    """The number of examples that every virtual batch size in the model divides."""
-    return math.lcm(*_ghost_sizes(model))
-
-
-def _ghost_sizes(model):
-    layers = layers_of(model)
-    ghosts = (x for x in layers if isinstance(x, GhostBatchNormalization))
-    return sorted({x.virtual_batch_size for x in ghosts} - {None})
-
-
 def _inner(optimizer):
     """The optimizer that a `LossScaleOptimizer` wraps; itself, if it is none."""
     return getattr(optimizer, "inner_optimizer", optimizer)
-
-
-def _refuse_cut_ghosts(micro_batch_size, virtual_batch_size):
-    if micro_batch_size % virtual_batch_size:
-        raise ValueError(
-            "micro_batch_size must be made of whole ghosts. Received: "
-            f"micro_batch_size={micro_batch_size} with ghosts of {virtual_batch_size}. "
-            f"Choose {nearest_multiples(micro_batch_size, virtual_batch_size)}."
-        )

@@ -10,8 +10,8 @@ import threading
 import keras
 import tensorflow as tf
 
-from gbn_keras import shard
 from gbn_keras._keras_internals import losses_of_outputs, replace_losses_of_outputs
+from gbn_keras.replicas import this_replica
 
 _MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
 
@@ -76,7 +76,7 @@ class LossParts:
         count, kind = self._count(loss, y_true, y_pred, sample_weight)
         mean = loss(y_true, y_pred, sample_weight)
         # Keras has divided by the number of replicas.
-        _, replicas = shard.this_replica()
+        _, replicas = this_replica()
         return self.take(mean * tf.cast(replicas, mean.dtype), count, kind)
 
     def _count(self, loss, y_true, y_pred, sample_weight):

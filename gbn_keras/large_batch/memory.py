@@ -9,11 +9,9 @@ import tensorflow as tf
 
 from gbn_keras._keras_internals import compile_loss_of
 from gbn_keras._tensorflow_internals import accelerators_memory
-from gbn_keras.large_batch.large_batch_model import (
-    LargeBatchModel,
-    smallest_micro_batch,
-)
-from gbn_keras.large_batch.share import Share
+from gbn_keras.large_batch.ghost_sizes import smallest_micro_batch
+from gbn_keras.large_batch.large_batch_model import LargeBatchModel
+from gbn_keras.large_batch.replica_step import ReplicaStep
 
 # Operations whose output is their input's memory.
 _ALIASES = {"Identity", "Reshape", "Squeeze", "ExpandDims", "StopGradient"}
@@ -87,12 +85,12 @@ def peak_bytes(model: LargeBatchModel, examples: int) -> int:
     losses = compile_loss_of(model)
     if not losses.built:
         losses.build(keras.KerasTensor((examples,), "int32"), model.model.output)
-    share = Share(model, training=True, micro_batch_size=examples)
+    step = ReplicaStep(model, training=True, micro_batch_size=examples)
 
     @tf.function(autograph=False)
     def update(images, labels):
         scale = tf.constant(1.0)
-        return share.through_model((images, labels), share.values(), 0, scale)
+        return step.through_model((images, labels), step.values(), 0, scale)
 
     graph = update.get_concrete_function(inputs, labels).graph
     variables = model.variables + model.optimizer.variables

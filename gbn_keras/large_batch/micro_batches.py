@@ -16,6 +16,16 @@ class MicroBatches:
     def __init__(self, data, size):
         self._data, self._size = data, size
 
+    def equal_parts(self) -> int | None:
+        """The number of micro-batches, if all have as many examples; else `None`."""
+        size, examples = self._size, number_of_examples(self._data)
+        if isinstance(examples, int):
+            if examples < 2 * size:  # What remains joins the only one.
+                return 1
+            if examples % size == 0:
+                return examples // size
+        return None
+
     def reduce(self, function, state):
         """`function(state, start, micro_batch)` over all of them, one after the other.
 

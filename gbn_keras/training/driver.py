@@ -11,8 +11,9 @@ import keras
 from gbn_keras.analysis.noise_scale import NoiseScaleLog, noise_scale_advice
 from gbn_keras.analysis.weight_distance import WeightDistance
 from gbn_keras.gradient_noise import GradientNoise
-from gbn_keras.training import distribution, models
+from gbn_keras.shares import WHOLE_BATCH
 from gbn_keras.training.errors import NotFinite
+from gbn_keras.training.model import build_model, compile_model
 from gbn_keras.training.not_finite import StopIfNotFinite
 from gbn_keras.training.run.checkpoint import Checkpointing, Checkpoints, State
 from gbn_keras.training.run.circumstances import circumstances, versions
@@ -26,6 +27,12 @@ from gbn_keras.training.run.run_directory import (
 )
 from gbn_keras.training.run.tensorboard import TensorBoardLog
 from gbn_keras.training.run.update_log import UpdateLog
+from gbn_keras.training.strategy import (
+    distribute,
+    from_chief,
+    is_chief,
+    wait_for_all,
+)
 from gbn_keras.whole_file import whole_file
 
 
@@ -46,7 +53,7 @@ class Driver:
     Only the chief writes files and prints.
 
     Args:
-        plan: What to train. The model decides its micro-batch size.
+        plan: What to train.
         strategy: The `tf.distribute` strategy.
         data: Where the batches come from.
         signals: What SIGTERM and SIGINT ask for.
@@ -55,7 +62,7 @@ class Driver:
     def __init__(self, plan, strategy, data, signals):
         self._plan, self._strategy, self._data = plan, strategy, data
         self._signals = signals
-        self._is_chief = distribution.is_chief(strategy)
+        self._is_chief = is_chief(strategy)
         self._run_dir = pathlib.Path(plan.settings.run_dir)
 
     def train(self, callbacks, verbose) -> dict | None:
@@ -76,10 +83,11 @@ class Driver:
         keras.backend.clear_session()
         keras.utils.set_random_seed(self._plan.settings.seed)
         with self._strategy.scope():
-            self._model, self._plan = models.build_model(self._plan, self._data)
-        self._tell(self._plan.describe())
+            self._model = build_model(self._plan, self._data)
+        told = self._plan.describe(self._model.micro_batch_size)
+        self._tell(told)
         if self._is_chief:
-            write_whole(self._run_dir / PLAN, self._plan.describe() + "\n")
+            write_whole(self._run_dir / PLAN, told + "\n")
 
     def _resume(self):
         """Takes over what an interrupted training has done; see the class."""
@@ -91,7 +99,7 @@ class Driver:
         if self._is_chief:
             self._checkpoints = Checkpoints(settings, versions())
             newest = self._checkpoints.newest()
-        saved = distribution.from_chief(self._strategy, newest)
+        saved = from_chief(self._strategy, newest)
         self._resumed = State.decode(saved)[0] if saved else None
         self._done = self._resumed.updates if self._resumed else 0
         if self._resumed:
@@ -128,7 +136,7 @@ class Driver:
             self._reporters,
         )
         self._validation = {
-            "x": distribution.distribute(self._strategy, self._data.validation_batches),
+            "x": distribute(self._strategy, self._data.validation_batches),
             "steps": self._data.validation_steps(self._strategy.num_replicas_in_sync),
         }
 
@@ -138,7 +146,7 @@ class Driver:
             return
         batches = functools.partial(training_batches, self._data, plan.settings, done)
         self._model.fit(
-            distribution.distribute(self._strategy, batches),
+            distribute(self._strategy, batches),
             initial_epoch=done // plan.updates_per_epoch,
             epochs=plan.epochs,
             steps_per_epoch=plan.updates_per_epoch,
@@ -185,7 +193,7 @@ class Driver:
         if plan.settings.noise_scale:
             result["noise_scale"] = _noise_scale(model.gradient_moments, plan, updates)
         with self._strategy.scope():  # On all machines, which make variables together.
-            models.compile_model(model.model, plan, model.optimizer)
+            compile_model(model.model, plan, model.optimizer)
         if self._is_chief:
             with whole_file(self._run_dir / MODEL_FILE) as draft:
                 model.model.save(draft)
@@ -196,7 +204,7 @@ class Driver:
                 f"{plan.updates - updates} updates were skipped: their gradients "
                 "overflowed float16 at the loss scale of that time"
             )
-        distribution.wait_for_all(self._strategy)
+        wait_for_all(self._strategy)
         return result if self._is_chief else None
 
     @contextlib.contextmanager
@@ -235,10 +243,10 @@ class StopAfter(keras.callbacks.Callback):
             self.model.stop_training = True
 
 
-def training_batches(data, settings, start_update, replicas=1, shares=range(1)):
+def training_batches(data, settings, start_update, shares=WHOLE_BATCH):
     """The batches from an update on, with the weights of the gradient noise."""
     batches = data.training_batches(
-        settings.batch_size, settings.seed, start_update, replicas, shares
+        settings.batch_size, settings.seed, start_update, shares
     )
     if not settings.gradient_noise:
         return batches
@@ -248,7 +256,7 @@ def training_batches(data, settings, start_update, replicas=1, shares=range(1)):
         settings.gradient_noise,
         settings.seed,
     )
-    return noise(batches, start_update, replicas, shares)
+    return noise(batches, start_update, shares)
 
 
 def _noise_scale(moments, plan, updates):

@@ -5,15 +5,19 @@ import pathlib
 
 import keras
 
-from gbn_keras.large_batch.large_batch_model import (
-    LargeBatchModel,
-    smallest_micro_batch,
-)
-from gbn_keras.training import distribution, models
+from gbn_keras.large_batch.ghost_sizes import smallest_micro_batch
+from gbn_keras.large_batch.large_batch_model import LargeBatchModel
 from gbn_keras.training.data import datasets
 from gbn_keras.training.errors import UsageError, first_line
+from gbn_keras.training.model import loss_and_metrics
 from gbn_keras.training.run.run_directory import MODEL_FILE
 from gbn_keras.training.settings import Settings
+from gbn_keras.training.strategy import (
+    distribute,
+    is_chief,
+    one_line_if_a_worker_is_lost,
+    strategy_of,
+)
 from gbn_keras.training.trainer import load_data
 
 # More examples than a validation batch has: it is taken at once.
@@ -35,13 +39,13 @@ def evaluate(settings: Settings) -> dict | None:
             f"--run_dir: got {settings.run_dir!r}, wanted a folder that holds "
             f"{MODEL_FILE}. Name the folder of a finished training."
         )
-    strategy = distribution.strategy_of(settings)
+    strategy = strategy_of(settings)
     data = load_data(settings)
     with strategy.scope():
         network = load_network(settings, data)
     replicas = strategy.num_replicas_in_sync
     with (
-        distribution.one_line_if_a_worker_is_lost(),
+        one_line_if_a_worker_is_lost(),
         datasets.one_line_if_damaged(data),
         strategy.scope(),
     ):
@@ -50,15 +54,14 @@ def evaluate(settings: Settings) -> dict | None:
             model = LargeBatchModel(network, size)
         except ValueError as error:  # A micro-batch that would cut ghosts.
             raise UsageError(f"--{error}") from error
-        model.compile(**models.loss_and_metrics(), jit_compile=False)
-        is_chief = distribution.is_chief(strategy)
+        model.compile(**loss_and_metrics(), jit_compile=False)
         scores = model.evaluate(
-            distribution.distribute(strategy, data.validation_batches),
+            distribute(strategy, data.validation_batches),
             steps=data.validation_steps(replicas),
-            verbose="auto" if is_chief else 0,
+            verbose="auto" if is_chief(strategy) else 0,
             return_dict=True,
         )
-    return scores if is_chief else None
+    return scores if is_chief(strategy) else None
 
 
 def load_network(settings: Settings, data) -> keras.Model:

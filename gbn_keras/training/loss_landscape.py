@@ -11,16 +11,15 @@ import numpy as np
 import pandas as pd
 
 from gbn_keras.analysis.landscape import loss_deviation
-from gbn_keras.training import models
 from gbn_keras.training.data import datasets
 from gbn_keras.training.errors import UsageError
 from gbn_keras.training.evaluation import load_network
-from gbn_keras.training.planner import make_plan
+from gbn_keras.training.model import build_model, loss_and_metrics
+from gbn_keras.training.planner import Planner
 from gbn_keras.training.report import pictures
 from gbn_keras.training.run.run_directory import (
     MODEL_FILE,
     open_run_directory,
-    with_run_dir,
     write_whole,
 )
 from gbn_keras.training.settings import Settings
@@ -58,8 +57,8 @@ def measure_landscape(settings: Settings, data=None) -> str:
         )
     # Data and plan.
     data = data or load_data(settings)
-    plan = make_plan(settings, data.examples)
-    settings = with_run_dir(plan.settings)
+    plan = Planner(data.examples).plan(settings)
+    settings = plan.settings
     run_dir = pathlib.Path(settings.run_dir)
 
     # Network.
@@ -70,7 +69,7 @@ def measure_landscape(settings: Settings, data=None) -> str:
             stack.enter_context(open_run_directory(settings))
             keras.utils.set_random_seed(settings.seed)
             state = "at initialization"
-            network = models.build_model(plan, data)[0].model
+            network = build_model(plan, data).model
         return _measure(settings, data, network, state)
 
 
@@ -84,7 +83,7 @@ def _measure(settings, data, network, state):
         )
     result = loss_deviation(
         network,
-        models.loss_and_metrics()["loss"],
+        loss_and_metrics()["loss"],
         images,
         labels,
         _DISTANCES,

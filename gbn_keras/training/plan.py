@@ -1,10 +1,10 @@
-"""`Plan`: everything that follows from the settings and the data, derived once."""
+"""`Plan`: one training, with everything derived that the settings leave open."""
 
 import dataclasses
 import math
 
 from gbn_keras.regime_adaptation import Regime, RegimeAdaptation
-from gbn_keras.training.settings import Settings
+from gbn_keras.training.settings import ResolvedSettings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,14 +17,15 @@ class Plan:
         examples: Number of training examples.
         learning_rate: The rate by update.
         l2: The L2 coefficient by update.
-        replicas: Who shares the batch.
-        micro_batch_size: Examples that a replica takes at once, whole ghosts; by
-            default its share. What remains is taken with the last ones.
+        replicas: Number of replicas that share the batch.
+        micro_batch_size: The most examples that a replica takes at once, in whole
+            ghosts: those that were asked for, else its share. The model may take fewer,
+            if its memory is short.
         profile: The updates to profile, counted from 1; `None` for none.
-        data: Which examples and features were taken, where there was a choice.
+        data: The examples and features that were chosen, where there was a choice.
     """
 
-    settings: Settings
+    settings: ResolvedSettings
     regime: Regime
     examples: int
     learning_rate: RegimeAdaptation
@@ -76,19 +77,24 @@ class Plan:
     def evaluation_epochs(self) -> list[int]:
         """The epochs (from 1) after which to evaluate.
 
-        Besides every `eval_every`th the last, and the first, from whose values Keras's
-        CSVLogger takes its columns.
+        Every `eval_every`th, the last, and the first: the first row of `metrics.csv`
+        then has all of its columns, and a curve begins at the beginning.
         """
         every = self.settings.eval_every
         return sorted({1, *range(every, self.epochs, every), self.epochs})
 
-    def describe(self) -> str:
-        """In lines: the data, where there was a choice; batch, rate and length."""
+    def describe(self, micro_batch_size: int | None = None) -> str:
+        """In lines: the data, where there was a choice; batch, rate and length.
+
+        Args:
+            micro_batch_size: What the model takes at once, if it is known.
+        """
         lines = [f"data: {self.data}"] if self.data else []
-        lines += [self._batch_line(), self._rate_line(), self._length_line()]
+        lines.append(self._batch_line(micro_batch_size or self.micro_batch_size))
+        lines += [self._rate_line(), self._length_line()]
         return "\n".join(lines)
 
-    def _batch_line(self):
+    def _batch_line(self, micro_batch_size):
         batch, ghost = self.settings.batch_size, self.settings.virtual_batch_size
         line = f"batch {batch}"
         if ghost:
@@ -96,9 +102,9 @@ class Plan:
         else:
             line += ", plain batch normalization"
             line += " over all replicas" * (self.replicas > 1)
-        if self.replicas > 1 or self.share >= 2 * self.micro_batch_size:
+        if self.replicas > 1 or self.share >= 2 * micro_batch_size:
             line += f"; {self.replicas} replica{'s' * (self.replicas > 1)} x "
-            line += _parts(self.share, self.micro_batch_size, "micro-batch", "es")
+            line += _parts(self.share, micro_batch_size, "micro-batch", "es")
         return line
 
     def _rate_line(self):

@@ -1,16 +1,18 @@
-"""`make_plan`: everything that the settings and the data leave open, derived."""
+"""`Planner`: derives all that the settings leave open, once for each training."""
 
+import contextlib
 import dataclasses
 import math
 import re
 
 from gbn_keras.arguments import integer, positive_number
 from gbn_keras.networks import find_network
-from gbn_keras.regime_adaptation import REGIMES, RegimeAdaptation
-from gbn_keras.shard import cut_ghosts
+from gbn_keras.regime_adaptation import REGIMES, Regime, RegimeAdaptation
+from gbn_keras.replicas import cut_ghosts
 from gbn_keras.training.errors import UsageError
 from gbn_keras.training.plan import Plan
-from gbn_keras.training.settings import Settings
+from gbn_keras.training.run.run_directory import with_run_dir
+from gbn_keras.training.settings import ResolvedSettings, Settings
 
 # The network that is meant where none is named.
 _DEFAULT_MODEL = {
@@ -26,29 +28,59 @@ _DEFAULT_MODEL = {
 _MOST_EPOCHS = 1_000_000
 
 
-def make_plan(settings: Settings, examples: int, replicas: int = 1) -> Plan:
-    """Derives what the settings leave open.
+@dataclasses.dataclass(frozen=True)
+class Planner:
+    """Plans trainings that use the same examples and the same devices.
 
     Args:
-        settings: What the user asked for.
         examples: Number of training examples.
-        replicas: Who shares the batch.
-
-    Raises:
-        UsageError: If the settings contradict each other or the data.
+        replicas: Number of replicas that share each batch.
+        data: The examples and features that were chosen, where there was a choice.
     """
+
+    examples: int
+    replicas: int = 1
+    data: str = ""
+
+    @classmethod
+    def of(cls, data, strategy) -> "Planner":
+        """The planner for a loaded data set and a `tf.distribute` strategy."""
+        return cls(data.examples, strategy.num_replicas_in_sync, data.choice)
+
+    def plan(self, settings: Settings) -> Plan:
+        """The whole plan of one training, its run directory included.
+
+        Raises:
+            UsageError: If the settings contradict each other, the data or the devices.
+        """
+        with _names_of_flags():
+            return _make_plan(settings, self)
+
+    def regime(self, settings: Settings) -> Regime:
+        """The small batch's recipe: the network's, with what the settings override.
+
+        Raises:
+            UsageError: If the settings name no network, or an impossible recipe.
+        """
+        with _names_of_flags():
+            return _regime(settings)
+
+
+@contextlib.contextmanager
+def _names_of_flags():
+    """Turns the method's own errors into the program's."""
     try:
-        return _make_plan(settings, examples, replicas)
+        yield
     except UsageError:
         raise
     except ValueError as error:
-        # The method's own checks; its arguments have the names of the flags.
+        # The method's arguments have the names of the flags.
         raise UsageError(f"--{error}") from error
 
 
-def _make_plan(settings, examples, replicas):
-    model = model_name(settings)
-    regime = _regime(settings, REGIMES[find_network(model)[1]])
+def _make_plan(settings, planner):
+    examples, replicas = planner.examples, planner.replicas
+    regime = _regime(settings)
     batch = settings.batch_size
     batch = (
         regime.small_batch_size if batch is None else integer("batch_size", batch, 1)
@@ -84,7 +116,7 @@ def _make_plan(settings, examples, replicas):
         l2 = RegimeAdaptation(l2, lr_scaling="none", **adaptation)
     settings = dataclasses.replace(
         settings,
-        model=model,
+        model=model_name(settings),
         batch_size=batch,
         small_batch_size=regime.small_batch_size,
         virtual_batch_size=_virtual_batch_size(settings, regime, batch),
@@ -99,9 +131,15 @@ def _make_plan(settings, examples, replicas):
         eval_every=settings.eval_every or max(1, round(stretch)),
     )
     _check_machine(settings, replicas)
-    micro_batch_size = _micro_batch_size(settings, replicas)
     plan = Plan(
-        settings, regime, examples, learning_rate, l2, replicas, micro_batch_size
+        settings=ResolvedSettings(**vars(with_run_dir(settings))),
+        regime=regime,
+        examples=examples,
+        learning_rate=learning_rate,
+        l2=l2,
+        replicas=replicas,
+        micro_batch_size=_micro_batch_size(settings, replicas),
+        data=planner.data,
     )
     if plan.epochs > _MOST_EPOCHS:
         raise UsageError(
@@ -130,8 +168,8 @@ def model_name(settings: Settings) -> str:
     return model
 
 
-def _regime(settings, regime):
-    """The network's regime with what the settings override."""
+def _regime(settings):
+    regime = REGIMES[find_network(model_name(settings))[1]]
     if settings.small_batch_size is not None:
         size = integer("small_batch_size", settings.small_batch_size, 1)
         regime = dataclasses.replace(regime, small_batch_size=size)

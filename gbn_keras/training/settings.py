@@ -18,7 +18,7 @@ class Settings:
 
     `train.py` defines the flags of the same names, their defaults and their meaning.
     `None` stands for a value that follows from the data set or the network; a `Plan`
-    holds settings in which none is left.
+    holds `ResolvedSettings`, in which none is left.
     """
 
     mode: str
@@ -80,6 +80,26 @@ class Settings:
             elif value is not None:
                 lines.append(f"--{name}={_flag_text(value)}")
         return "".join(f"{line}\n" for line in lines)
+
+
+class ResolvedSettings(Settings):
+    """Settings with nothing left to derive, as a `Plan` holds them.
+
+    They have the same fields. Those that a user may leave out, or give as a word, have
+    a value here.
+    """
+
+    run_dir: str
+    model: str
+    batch_size: int
+    small_batch_size: int
+    virtual_batch_size: int
+    stretch: float
+    gradient_noise: float
+    epochs: int
+    learning_rate: float
+    clipnorm: float
+    l2: float
 
 
 def _names(mark):

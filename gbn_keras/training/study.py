@@ -6,9 +6,8 @@ import os
 import pathlib
 import time
 
-from gbn_keras.training import distribution
 from gbn_keras.training.errors import NotFinite, UsageError
-from gbn_keras.training.planner import make_plan, model_name
+from gbn_keras.training.planner import Planner, model_name
 from gbn_keras.training.progress import Pace, RunProgress, outcome_line
 from gbn_keras.training.run.run_directory import (
     open_run_directory,
@@ -16,7 +15,8 @@ from gbn_keras.training.run.run_directory import (
     with_run_dir,
 )
 from gbn_keras.training.run.tables import ARMS, arm_directory
-from gbn_keras.training.settings import Settings
+from gbn_keras.training.settings import ResolvedSettings, Settings
+from gbn_keras.training.strategy import chief_says, is_chief, strategy_of
 from gbn_keras.training.trainer import load_data, train
 
 # Techniques that an arm leaves out: the columns are cumulative.
@@ -25,7 +25,7 @@ _NO_GBN = {"virtual_batch_size": 0, **_NO_RA}
 _NO_LR = {"lr_scaling": "none", "warmup_updates": 0, "gradient_noise": 0.0, **_NO_GBN}
 
 
-def study_arms(settings: Settings) -> dict[str, Settings]:
+def study_arms(settings: ResolvedSettings) -> dict[str, Settings]:
     """The settings of the five arms, from settings with nothing left to derive.
 
     `SB` is the small batch's own training, `LB` the large batch with the same epochs
@@ -73,48 +73,46 @@ def run_study(settings: Settings) -> pathlib.Path | None:
     Raises:
         UsageError: If the settings do not fit each other, the data or the directory.
     """
-    strategy = distribution.strategy_of(settings)
-    is_chief = distribution.is_chief(strategy)
+    strategy = strategy_of(settings)
+    is_first = is_chief(strategy)
     data = load_data(settings)
+    planner = Planner.of(data, strategy)
     prepare = prepare_sweep if settings.mode == "sweep" else prepare_study
-    settings, arms = prepare(settings, data.examples, strategy.num_replicas_in_sync)
-    settings = with_run_dir(settings)
+    settings, plans = prepare(settings, planner)
     run_dir = pathlib.Path(settings.run_dir)
     seeds = range(settings.seed, settings.seed + settings.seeds)
-    replicas = strategy.num_replicas_in_sync
-    plans = {arm: make_plan(one, data.examples, replicas) for arm, one in arms.items()}
     pace = Pace()
-    with open_run_directory(settings) if is_chief else contextlib.nullcontext():
+    with open_run_directory(settings) if is_first else contextlib.nullcontext():
         to_do = [
             (arm, seed, arm_dir)
             for seed in seeds
-            for arm in arms
+            for arm in plans
             if (arm_dir := arm_directory(run_dir, arm, seed))
-            and not distribution.chief_says(strategy, bool(read_outcome(arm_dir)))
+            and not chief_says(strategy, bool(read_outcome(arm_dir)))
         ]
         for number, (arm, seed, arm_dir) in enumerate(to_do, 1):
-            if is_chief:
+            if is_first:
                 print(f"\n{arm}, seed {seed}", flush=True)
             arm_settings = dataclasses.replace(
-                arms[arm], run_dir=os.fspath(arm_dir), seed=seed
+                plans[arm].settings, run_dir=os.fspath(arm_dir), seed=seed
             )
             progress, began = RunProgress(settings.max_updates), time.monotonic()
             with contextlib.suppress(NotFinite), contextlib.closing(progress):
-                callbacks = (progress,) if is_chief else ()
+                callbacks = (progress,) if is_first else ()
                 train(arm_settings, data, callbacks, verbose=0)
-            if is_chief:
+            if is_first:
                 outcome, plan = read_outcome(arm_dir), plans[arm]
                 if "diverged" not in outcome:
                     seconds = time.monotonic() - began
                     pace.add(plan, seconds, progress.seconds_per_update)
                 left = pace.left([plans[one] for one, *_ in to_do[number:]])
                 print(f"{arm}, seed {seed}: {outcome_line(outcome)}{left}", flush=True)
-    return run_dir if is_chief else None
+    return run_dir if is_first else None
 
 
-def prepare_study(settings, examples, replicas):
-    """Settings with nothing left to derive, and the five arms."""
-    plan = make_plan(settings, examples, replicas)
+def prepare_study(settings, planner):
+    """Settings with nothing left to derive, and the plans of the five arms."""
+    plan = planner.plan(settings)
     # How often to evaluate follows from an arm's own epochs, where it is left open.
     settings = dataclasses.replace(plan.settings, eval_every=settings.eval_every)
     if settings.batch_size <= settings.small_batch_size:
@@ -129,13 +127,11 @@ def prepare_study(settings, examples, replicas):
             "are trained with ghost batches. Leave the flag out for the small batch's "
             "size."
         )
-    arms = study_arms(settings)
-    _check_all(arms, examples, replicas)
-    return settings, arms
+    return settings, _plans(study_arms(settings), planner)
 
 
-def prepare_sweep(settings, examples, replicas):
-    """The settings with their network, and an arm for each batch size."""
+def prepare_sweep(settings, planner):
+    """The settings with their network, and a plan for each batch size."""
     texts = settings.batch_sizes or ()
     try:
         sizes = tuple(map(int, texts))
@@ -149,12 +145,10 @@ def prepare_sweep(settings, examples, replicas):
     settings = dataclasses.replace(
         settings, batch_sizes=sizes, model=model_name(settings)
     )
-    arms = sweep_arms(settings)
-    _check_all(arms, examples, replicas)
-    return settings, arms
+    settings = with_run_dir(settings)
+    return settings, _plans(sweep_arms(settings), planner)
 
 
-def _check_all(arms, examples, replicas):
-    """Tells a mistake in one of the arms before the first is trained."""
-    for arm in arms.values():
-        make_plan(arm, examples, replicas)
+def _plans(arms, planner):
+    """Plans all arms, so that a mistake in any is told before the first is trained."""
+    return {arm: planner.plan(settings) for arm, settings in arms.items()}

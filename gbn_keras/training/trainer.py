@@ -1,21 +1,22 @@
 """`train()`: a training of the program, from its settings to its result."""
 
 import contextlib
-import dataclasses
 
 import keras
 
-from gbn_keras.training import distribution, models
 from gbn_keras.training.data import datasets
 from gbn_keras.training.driver import Driver
-from gbn_keras.training.planner import make_plan, model_name
-from gbn_keras.training.run.run_directory import (
-    open_run_directory,
-    read_result,
-    with_run_dir,
-)
+from gbn_keras.training.model import check_image_shape
+from gbn_keras.training.planner import Planner, model_name
+from gbn_keras.training.run.run_directory import open_run_directory, read_result
 from gbn_keras.training.run.signals import Signals
 from gbn_keras.training.settings import Settings
+from gbn_keras.training.strategy import (
+    chief_says,
+    is_chief,
+    one_line_if_a_worker_is_lost,
+    strategy_of,
+)
 
 
 def train(
@@ -45,36 +46,31 @@ def train(
             a file of the data is damaged or gone.
         Stopped: If it cannot go on, or a signal asks it to stop.
     """
-    # Who computes. TensorFlow must have computed nothing before.
-    strategy = distribution.strategy_of(settings)
+    # Devices. They cannot be divided after TensorFlow has computed anything.
+    strategy = strategy_of(settings)
 
     # Data.
     if data is None:
         data = load_data(settings)
 
     with (
-        distribution.one_line_if_a_worker_is_lost(),
+        one_line_if_a_worker_is_lost(),
         datasets.one_line_if_damaged(data),
     ):
         return _train(settings, strategy, data, callbacks, verbose)
 
 
 def _train(settings, strategy, data, callbacks, verbose):
-    replicas = strategy.num_replicas_in_sync
-    is_chief = distribution.is_chief(strategy)  # It writes and talks.
-
     # Plan.
-    plan = make_plan(settings, data.examples, replicas)
-    plan = dataclasses.replace(
-        plan, settings=with_run_dir(plan.settings), data=data.choice
-    )
+    plan = Planner.of(data, strategy).plan(settings)
+
     with contextlib.ExitStack() as stack:
         finished = None
-        if is_chief:
+        if is_chief(strategy):  # Only the chief writes files and prints.
             run_dir = stack.enter_context(open_run_directory(plan.settings))
             finished = read_result(run_dir)
-        if distribution.chief_says(strategy, finished is not None):
-            if is_chief:
+        if chief_says(strategy, finished is not None):
+            if is_chief(strategy):
                 print(plan.describe())
                 print(f"finished before: {run_dir} (delete it to run it again)")
             return finished
@@ -105,5 +101,5 @@ def load_data(settings: Settings):
         fixed_scale=model == "alexnet",
     )
     # And before anything is written.
-    models.check_image_shape(model, data)
+    check_image_shape(model, data)
     return data

@@ -9,13 +9,14 @@ from keras import ops
 
 from gbn_keras.analysis.noise_scale import NoiseScaleLog, noise_scale_advice
 from gbn_keras.large_batch.gradient_moments import GradientMoments, NoiseScale
+from gbn_keras.shares import WHOLE_BATCH
 
 if IS_TENSORFLOW:
     import tensorflow as tf
     from replicas import replicas_of
 
     from gbn_keras.large_batch.large_batch_model import LargeBatchModel
-    from gbn_keras.training import distribution
+    from gbn_keras.training.strategy import distribute
 
 # A loss of |w - x|^2 / 2 has the gradient w - x: |G|^2 is the square of the distance to
 # the mean of x, tr(Sigma) is the variance of x, all entries together.
@@ -39,11 +40,12 @@ def quadratic(y, outputs):
     return ops.sum(ops.square(outputs), axis=-1) / 2
 
 
-def batches(size, replicas=1, shares=range(1)):
+def batches(size, shares=WHOLE_BATCH):
     x = tf.random.stateless_normal([400 * size, ENTRIES], [1, 2]) * DEVIATION + OFFSET
-    share = size // replicas
-    cut = tf.reshape(x, [400, replicas, share, ENTRIES])
-    cut = tf.reshape(cut[:, shares.start : shares.stop], [-1, share, ENTRIES])
+    share = size // shares.replicas
+    cut = tf.reshape(x, [400, shares.replicas, share, ENTRIES])
+    cut = cut[:, shares.first : shares.first + shares.number]
+    cut = tf.reshape(cut, [-1, share, ENTRIES])
     return tf.data.Dataset.from_tensor_slices((cut, cut[..., 0]))
 
 
@@ -58,7 +60,7 @@ def fit(micro_batch_size, size=64, strategy=None, rate=0.0, callbacks=(), **comp
     def data(**shares):
         return batches(size, **shares)
 
-    stream = distribution.distribute(strategy, data)
+    stream = distribute(strategy, data)
     callbacks = [make(model) for make in callbacks]
     model.fit(
         stream, steps_per_epoch=400, shuffle=False, verbose=0, callbacks=callbacks

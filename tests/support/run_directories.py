@@ -8,7 +8,7 @@ import pandas as pd
 from conftest import settings_of
 
 from gbn_keras.training import study
-from gbn_keras.training.planner import make_plan
+from gbn_keras.training.planner import Planner
 from gbn_keras.training.report import paper, search_report
 
 EXAMPLES = 60_000
@@ -17,7 +17,7 @@ STUDY = ("--mode=study", "--dataset=mnist", "--download", "--batch_size=4096")
 
 def write_training(settings, accuracy, finished=True):
     """Leaves what a training does, without training."""
-    plan = make_plan(settings, EXAMPLES)
+    plan = Planner(EXAMPLES).plan(settings)
     run_dir = pathlib.Path(settings.run_dir)
     run_dir.mkdir(parents=True)
     (run_dir / "flags.cfg").write_text(plan.settings.flagfile())
@@ -54,15 +54,15 @@ def write_study(run_dir, *flags, finished=10):
     The arms have 5, 4, ... percent less than the paper's, the seeds one more or less.
     """
     settings = settings_of(*STUDY, "--seeds=2", f"--run_dir={run_dir}", *flags)
-    settings, arms = study.prepare_study(settings, EXAMPLES, 1)
+    settings, plans = study.prepare_study(settings, Planner(EXAMPLES))
     run_dir.mkdir(parents=True)
     (run_dir / "flags.cfg").write_text(settings.flagfile())
     wanted = paper.arms(dataclasses.asdict(settings))
-    trainings = [(seed, arm) for seed in (1, 2) for arm in arms]
+    trainings = [(seed, arm) for seed in (1, 2) for arm in plans]
     for number, (seed, arm) in enumerate(trainings):
         accuracy = wanted.get(arm, 90) - (5 - study.ARMS.index(arm)) + (2 * seed - 3)
         folder = study.arm_directory(run_dir, arm, seed)
-        own = dataclasses.replace(arms[arm], run_dir=str(folder), seed=seed)
+        own = dataclasses.replace(plans[arm].settings, run_dir=str(folder), seed=seed)
         if number <= finished:
             write_training(own, accuracy / 100, finished=number < finished)
     return run_dir
@@ -72,12 +72,13 @@ def write_sweep(run_dir, sizes):
     """Leaves a sweep, where 50 examples more in a batch bring a percent more."""
     flags = ("--mode=sweep", f"--batch_sizes={sizes}", "--dataset=mnist", "--download")
     settings = settings_of(*flags, f"--run_dir={run_dir}")
-    settings, arms = study.prepare_sweep(settings, EXAMPLES, 1)
+    settings, plans = study.prepare_sweep(settings, Planner(EXAMPLES))
     run_dir.mkdir(parents=True)
     (run_dir / "flags.cfg").write_text(settings.flagfile())
-    for arm, own in arms.items():
+    for arm, plan in plans.items():
         folder = str(study.arm_directory(run_dir, arm, 1))
-        write_training(dataclasses.replace(own, run_dir=folder), own.batch_size / 5000)
+        own = dataclasses.replace(plan.settings, run_dir=folder)
+        write_training(own, own.batch_size / 5000)
     return run_dir
 
 

@@ -23,9 +23,9 @@ from gbn_keras import (
 from gbn_keras.large_batch.large_batch_model import LargeBatchModel
 from gbn_keras.networks import f1_digits
 from gbn_keras.optimizers.l2_sgd import L2SGD
-from gbn_keras.training import distribution
 from gbn_keras.training.data import datasets
 from gbn_keras.training.data.augmentation import ShiftAndFlip
+from gbn_keras.training.strategy import distribute, is_chief, wait_for_all
 
 BATCH, GHOST, UPDATES = 512, 32, 20
 
@@ -88,14 +88,14 @@ def trained(network, dtype, strategy=None, micro_batches=1, jit=False, wrapped=T
         )
     batches = functools.partial(data.training_batches, BATCH, seed=5)
     history = model.fit(
-        distribution.distribute(strategy, batches),
+        distribute(strategy, batches),
         steps_per_epoch=UPDATES // 2,
         epochs=2,
         shuffle=False,
         verbose=0,
     ).history
     scores = model.evaluate(
-        distribution.distribute(strategy, data.validation_batches),
+        distribute(strategy, data.validation_batches),
         steps=data.validation_steps(replicas),
         verbose=0,
         return_dict=True,
@@ -123,6 +123,6 @@ def distance(one, other):
 if __name__ == "__main__":
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     result = trained(sys.argv[1], "float32", strategy, micro_batches=2)
-    if distribution.is_chief(strategy):
+    if is_chief(strategy):
         np.savez(sys.argv[2], *result)
-    distribution.wait_for_all(strategy)
+    wait_for_all(strategy)

@@ -14,7 +14,7 @@ from run_directories import write_training
 import gbn_train
 from gbn_keras.training import study, trainer
 from gbn_keras.training.errors import NotFinite
-from gbn_keras.training.planner import make_plan
+from gbn_keras.training.planner import Planner
 from gbn_keras.training.report import report
 from gbn_keras.training.search import hypermodel, tuning
 
@@ -30,7 +30,7 @@ def pretended(monkeypatch):
 
     def train(settings, *_, **__):
         started.append(settings.run_dir)
-        plan = make_plan(settings, EXAMPLES)
+        plan = Planner(EXAMPLES).plan(settings)
         rate = plan.regime.learning_rate[0][1] * plan.learning_rate.scale
         is_good = rate < HIGH
         write_training(settings, 0.9 / (1 + rate), finished=is_good)

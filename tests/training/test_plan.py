@@ -4,13 +4,15 @@ import pytest
 
 from gbn_keras import REGIMES
 from gbn_keras.training.errors import UsageError
-from gbn_keras.training.planner import make_plan
+from gbn_keras.training.planner import Planner
 
 MNIST = ("--dataset=mnist", "--download")  # Allowed, so that no folder is looked for.
 
 
 def test_the_design_documents_example(make_settings):
-    plan = make_plan(make_settings(*MNIST, "--batch_size=4096", "--epochs=10"), 60_000)
+    plan = Planner(60_000).plan(
+        make_settings(*MNIST, "--batch_size=4096", "--epochs=10")
+    )
     assert plan.describe().splitlines() == [
         "batch 4096 = 32 ghosts of 128",
         "learning rate 0.1 x sqrt(32) = 0.566",
@@ -51,7 +53,7 @@ def test_the_design_documents_example(make_settings):
     ],
 )
 def test_the_plan_says_what_it_derived(make_settings, flags, expected):
-    plan = make_plan(make_settings(*MNIST, *flags), 60_000)
+    plan = Planner(60_000).plan(make_settings(*MNIST, *flags))
     assert expected in plan.describe().splitlines()
 
 
@@ -71,7 +73,7 @@ def test_the_plan_says_what_it_derived(make_settings, flags, expected):
 )
 def test_the_plan_says_who_takes_what(make_settings, flags, replicas, expected):
     settings = make_settings(*MNIST, "--batch_size=4096", *flags)
-    first_line = make_plan(settings, 60_000, replicas).describe().splitlines()[0]
+    first_line = Planner(60_000, replicas).plan(settings).describe().splitlines()[0]
     assert first_line == f"batch 4096 = 32 ghosts of 128{expected}"
 
 
@@ -104,13 +106,13 @@ def test_the_plan_says_who_takes_what(make_settings, flags, replicas, expected):
 )
 def test_what_cannot_be_shared_is_refused(make_settings, flags, replicas, message):
     with pytest.raises(UsageError) as error:
-        make_plan(make_settings(*MNIST, *flags), 60_000, replicas)
+        Planner(60_000, replicas).plan(make_settings(*MNIST, *flags))
     assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
 
 
 def test_the_flagfile_has_nothing_left_to_derive(make_settings):
-    settings = make_plan(make_settings("--batch_size=512"), 1536).settings
+    settings = Planner(1536).plan(make_settings("--batch_size=512")).settings
     assert settings.stretch == 16
     assert settings.model == "f1_digits"
     assert settings.virtual_batch_size == settings.small_batch_size == 32
@@ -118,12 +120,12 @@ def test_the_flagfile_has_nothing_left_to_derive(make_settings):
     assert not unset
     # A plan made of it is the same plan.
     again = make_settings(*settings.flagfile().splitlines())
-    assert make_plan(again, 1536).settings == settings
+    assert Planner(1536).plan(again).settings == settings
 
 
 def test_other_epochs_and_rates_keep_the_regimes_shape(make_settings):
     settings = make_settings(*MNIST, "--epochs=10", "--learning_rate=0.5")
-    plan = make_plan(settings, 60_000)
+    plan = Planner(60_000).plan(settings)
     rates = [float(plan.learning_rate(468 * epoch)) for epoch in (0, 2, 4, 6)]
     assert rates == pytest.approx([0.5, 0.05, 0.005, 0.0005])
 
@@ -139,7 +141,7 @@ def test_other_epochs_and_rates_keep_the_regimes_shape(make_settings):
 def test_evaluation_comes_once_a_small_batch_epoch_and_at_the_end(
     make_settings, flags, epochs
 ):
-    plan = make_plan(make_settings(*MNIST, "--epochs=6", *flags), 60_000)
+    plan = Planner(60_000).plan(make_settings(*MNIST, "--epochs=6", *flags))
     assert plan.evaluation_epochs == epochs
 
 
@@ -166,7 +168,7 @@ def test_evaluation_comes_once_a_small_batch_epoch_and_at_the_end(
 )
 def test_settings_that_make_no_sense_are_refused(make_settings, flags, names, received):
     with pytest.raises(UsageError) as error:
-        make_plan(make_settings(*MNIST, *flags), 60_000)
+        Planner(60_000).plan(make_settings(*MNIST, *flags))
     message = str(error.value)
     assert message.startswith(f"--{names}")
     assert received in message
@@ -176,7 +178,7 @@ def test_settings_that_make_no_sense_are_refused(make_settings, flags, names, re
 def test_a_data_set_without_a_network_of_its_own_wants_one_named(make_settings):
     settings = make_settings("--dataset=svhn_cropped", "--download")
     with pytest.raises(UsageError, match="--model: svhn_cropped has no network"):
-        make_plan(settings, 60_000)
+        Planner(60_000).plan(settings)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +195,7 @@ def test_a_data_set_without_a_network_of_its_own_wants_one_named(make_settings):
     ],
 )
 def test_the_high_rate_phase_ends_where_the_rate_falls(make_settings, flags, updates):
-    plan = make_plan(make_settings(*MNIST, *flags), 60_000)
+    plan = Planner(60_000).plan(make_settings(*MNIST, *flags))
     assert plan.high_rate_updates == updates
     rates = [float(plan.learning_rate(u)) for u in (0, updates - 1, updates)]
     assert rates[0] == rates[1]
@@ -202,5 +204,5 @@ def test_the_high_rate_phase_ends_where_the_rate_falls(make_settings, flags, upd
 
 def test_networks_of_other_sizes_have_the_regime_of_their_relative(make_settings):
     for name, relative in (("resnet20", "resnet44"), ("wresnet10_2", "wresnet16_4")):
-        plan = make_plan(make_settings(*MNIST, f"--model={name}"), 60_000)
+        plan = Planner(60_000).plan(make_settings(*MNIST, f"--model={name}"))
         assert plan.regime == REGIMES[relative]

@@ -10,7 +10,7 @@ import pytest
 from conftest import settings_of
 
 from gbn_keras.training import progress, study
-from gbn_keras.training.planner import make_plan
+from gbn_keras.training.planner import Planner
 
 SWEEP = ("--mode=sweep", "--batch_sizes=512,768", "--small_batch_size=256")
 
@@ -96,7 +96,7 @@ def test_a_training_that_ends_in_its_middle_leaves_a_whole_line(monkeypatch):
 
 def plan_of(batch_size, updates):
     settings = settings_of(f"--batch_size={batch_size}", f"--max_updates={updates}")
-    return make_plan(dataclasses.replace(settings, model="f1_digits"), 1536)
+    return Planner(1536).plan(dataclasses.replace(settings, model="f1_digits"))
 
 
 def test_what_is_left_goes_by_the_updates_of_trainings_with_the_same_batch():

@@ -10,7 +10,7 @@ import gbn_train
 from gbn_keras.training import study, trainer
 from gbn_keras.training.data import datasets
 from gbn_keras.training.errors import UsageError
-from gbn_keras.training.planner import make_plan
+from gbn_keras.training.planner import Planner
 from gbn_keras.training.report import comparison, report
 from gbn_keras.training.settings import Settings
 
@@ -19,9 +19,9 @@ TINY = ("--mode=study", "--batch_size=768", "--small_batch_size=256", "--epochs=
 
 
 def plans(settings):
-    plan = make_plan(settings, 1536)
+    plan = Planner(1536).plan(settings)
     arms = study.study_arms(plan.settings)
-    return {arm: make_plan(settings, 1536) for arm, settings in arms.items()}
+    return {arm: Planner(1536).plan(settings) for arm, settings in arms.items()}
 
 
 def test_each_arm_adds_one_technique(make_settings):
@@ -201,7 +201,7 @@ def test_a_study_of_nothing_is_refused(make_settings, flags, received, tmp_path)
 def test_a_study_with_other_flags_is_refused(make_settings):
     settings = make_settings(*TINY)
     data = datasets.load("digits")
-    plan = make_plan(settings, data.examples)
+    plan = Planner(data.examples).plan(settings)
     with study.open_run_directory(plan.settings):
         pass
     other = dataclasses.replace(settings, epochs=3)

@@ -12,10 +12,11 @@ from trainings import SHORT, weights
 
 import gbn_train as program
 from gbn_keras import GhostBatchNormalization
-from gbn_keras.training import evaluation, models, trainer
+from gbn_keras.training import evaluation, trainer
 from gbn_keras.training.data import datasets
 from gbn_keras.training.errors import UsageError
-from gbn_keras.training.planner import make_plan
+from gbn_keras.training.model import build_model
+from gbn_keras.training.planner import Planner
 from gbn_keras.training.report import report
 from gbn_keras.training.settings import Settings
 
@@ -165,8 +166,8 @@ def test_machine_flags_may_change_for_a_run(make_settings, digits):
 
 def test_xla_is_off_on_a_cpu_unless_asked(make_settings, digits):
     def compiled(*flags):
-        plan = make_plan(make_settings(*SHORT, *flags), 1536)
-        return models.build_model(plan, digits)[0].jit_compile
+        plan = Planner(1536).plan(make_settings(*SHORT, *flags))
+        return build_model(plan, digits).jit_compile
 
     on_cpu = not tf.config.list_logical_devices("GPU")
     assert compiled() is not on_cpu
@@ -177,11 +178,11 @@ def test_xla_is_off_on_a_cpu_unless_asked(make_settings, digits):
 def test_an_update_is_the_papers(make_settings, digits):
     """Two updates by hand: ghosts, clipping, L2 on all variables, momentum, rate."""
     flags = ("--batch_size=128", "--clipnorm=0.5")
-    plan = make_plan(make_settings(*flags), 1536)
+    plan = Planner(1536).plan(make_settings(*flags))
     keras.utils.set_random_seed(0)
-    model = models.build_model(plan, digits)[0]
+    model = build_model(plan, digits)
     keras.utils.set_random_seed(0)
-    reference = models.build_model(plan, digits)[0]
+    reference = build_model(plan, digits)
     weights = [w.numpy() for w in reference.trainable_variables]
     velocities = [0.0] * len(weights)
     batches = digits.training_batches(128, seed=1)

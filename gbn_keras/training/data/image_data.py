@@ -6,6 +6,7 @@ import functools
 import numpy as np
 import tensorflow as tf
 
+from gbn_keras.shares import WHOLE_BATCH, Shares
 from gbn_keras.training.data import order
 from gbn_keras.training.data.augmentation import ShiftAndFlip
 
@@ -61,8 +62,7 @@ class ImageData:
         batch_size: int,
         seed: int,
         start_update: int = 0,
-        replicas: int = 1,
-        shares: range = range(1),
+        shares: Shares = WHOLE_BATCH,
     ) -> tf.data.Dataset:
         """The endless stream of batches `(images, labels)` from an update on.
 
@@ -80,7 +80,6 @@ class ImageData:
                 batch_size,
                 seed,
                 start_update,
-                replicas,
                 shares,
                 draw=self.augmentation and self.augmentation.draw,
             )
@@ -88,18 +87,14 @@ class ImageData:
             .prefetch(tf.data.AUTOTUNE)
         )
 
-    def validation_batches(
-        self, replicas: int = 1, shares: range = range(1)
-    ) -> tf.data.Dataset:
+    def validation_batches(self, shares: Shares = WHOLE_BATCH) -> tf.data.Dataset:
         """All validation batches `(images, labels, weights)`.
 
         Order, weights and arguments are those of `order.validation_shares`.
         """
         batch = self._gather(self.validation_images, self.validation_labels)
         return (
-            order.validation_shares(
-                len(self.validation_labels), _CHUNK, replicas, shares
-            )
+            order.validation_shares(len(self.validation_labels), _CHUNK, shares)
             .map(
                 lambda indices, weights: (*batch(indices), weights),
                 num_parallel_calls=tf.data.AUTOTUNE,

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
+from gbn_keras.shares import WHOLE_BATCH, Shares
 from gbn_keras.training.data import order
 from gbn_keras.training.data.jpeg_crops import FixedScaleCrop, RandomResizedCrop
 from gbn_keras.training.data.record_index import RecordIndex
@@ -64,8 +65,7 @@ class JpegImages:
         batch_size: int,
         seed: int,
         start_update: int = 0,
-        replicas: int = 1,
-        shares: range = range(1),
+        shares: Shares = WHOLE_BATCH,
     ) -> tf.data.Dataset:
         """The endless stream of batches `(images, labels)` from an update on.
 
@@ -87,15 +87,12 @@ class JpegImages:
                 batch_size,
                 seed,
                 start_update,
-                replicas,
                 shares,
                 draw=crop.draw,
             ),
         )
 
-    def validation_batches(
-        self, replicas: int = 1, shares: range = range(1)
-    ) -> tf.data.Dataset:
+    def validation_batches(self, shares: Shares = WHOLE_BATCH) -> tf.data.Dataset:
         """All validation batches `(images, labels, weights)`.
 
         Order, weights and arguments are those of `order.validation_shares`.
@@ -109,7 +106,7 @@ class JpegImages:
 
         return _batches_of(
             example,
-            order.validation_shares(len(self.validation), _CHUNK, replicas, shares),
+            order.validation_shares(len(self.validation), _CHUNK, shares),
         )
 
     def validation_steps(self, replicas: int = 1) -> int:

@@ -9,14 +9,15 @@ from collections.abc import Callable
 import numpy as np
 import tensorflow as tf
 
+from gbn_keras.shares import WHOLE_BATCH, Shares
+
 
 def training_shares(
     examples: int,
     batch_size: int,
     seed: int,
     start_update: int = 0,
-    replicas: int = 1,
-    shares: range = range(1),
+    shares: Shares = WHOLE_BATCH,
     draw: Callable | None = None,
 ) -> tf.data.Dataset:
     """The endless stream of the training examples' indices from an update on.
@@ -30,8 +31,7 @@ def training_shares(
         batch_size: Number of examples of an update.
         seed: Of the order and the numbers.
         start_update: The update to start with.
-        replicas: Into how many contiguous shares a batch is cut.
-        shares: Which of them to give, one after the other, of each batch.
+        shares: The shares of each batch to give, one after the other.
         draw: Function of `(examples, seed, epoch)` that draws the random numbers of all
             examples, `(examples, count)`, for their augmentation.
 
@@ -40,7 +40,7 @@ def training_shares(
         `(indices, numbers)` if there are numbers to draw.
     """
     updates_per_epoch = examples // batch_size
-    sizes = [updates_per_epoch, replicas, batch_size // replicas]
+    sizes = [updates_per_epoch, shares.replicas, batch_size // shares.replicas]
 
     def shares_of_epoch(epoch):
         keys = tf.random.stateless_uniform(
@@ -62,12 +62,12 @@ def training_shares(
     return (
         tf.data.Dataset.range(first_epoch, tf.int64.max)
         .flat_map(shares_of_epoch)
-        .skip(done_in_it * len(shares))
+        .skip(done_in_it * shares.number)
     )
 
 
 def validation_shares(
-    examples: int, largest: int, replicas: int = 1, shares: range = range(1)
+    examples: int, largest: int, shares: Shares = WHOLE_BATCH
 ) -> tf.data.Dataset:
     """The validation examples' indices, in order, with weights.
 
@@ -80,12 +80,12 @@ def validation_shares(
     Args:
         examples: Number of validation examples.
         largest: The largest batch.
-        replicas: Into how many contiguous shares a batch is cut.
-        shares: Which of them to give, one after the other, of each batch.
+        shares: The shares of each batch to give, one after the other.
 
     Returns:
         Elements `(indices, weights)`, int32 and float32 of one shape `(share,)`.
     """
+    replicas = shares.replicas
     steps = validation_steps(examples, largest, replicas)
     sizes = [steps, replicas, _validation_share(examples, largest, replicas)]
     weight = np.prod(sizes) / examples
@@ -109,5 +109,5 @@ def _validation_share(examples, largest, replicas):
 
 def _cut(places, sizes, shares):
     """Cuts places by `sizes`: batches, replicas, examples; gives some replicas'."""
-    cut = tf.reshape(places, sizes)[:, shares.start : shares.stop]
+    cut = tf.reshape(places, sizes)[:, shares.first : shares.first + shares.number]
     return tf.reshape(cut, [-1, sizes[-1]])

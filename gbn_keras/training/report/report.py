@@ -1,6 +1,6 @@
 """Reports of run directories: tables, pictures, and a page that holds all of them.
 
-    python -m gbn_keras.training.report RUN_OR_STUDY...
+    gbn-report RUN_OR_STUDY...
 
 writes the page, one file of HTML that needs nothing else.
 """
@@ -108,7 +108,7 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: list[str] | None = None) -> int:
     """Writes the page that the command line asks for; returns the exit code."""
     parser = _Parser(
-        prog="python -m gbn_keras.training.report",
+        prog="gbn-report",
         description="Writes one self-contained HTML page on run directories.",
     )
     parser.add_argument(

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from gbn_keras import shard
+from gbn_keras.replicas import this_replica
 from gbn_keras.training.errors import UsageError
 from gbn_keras.training.run import checkpoint_file
 from gbn_keras.training.run.run_directory import digest
@@ -116,10 +116,10 @@ def _name(kind, place):
 
 
 def _assign_metrics(strategy, variables, values):
-    """On several replicas the first one gets the values: see `Share.join`."""
+    """On several replicas the first one gets the values: see `joined_update`."""
 
     def on_replica():
-        replica, _ = shard.this_replica()
+        replica, _ = this_replica()
         for variable, value in zip(variables, values, strict=True):
             is_first = tf.equal(replica, 0)
             variable.assign(tf.where(is_first, value, tf.zeros_like(value)))

@@ -4,16 +4,14 @@ import dataclasses
 import math
 
 from gbn_keras.training.errors import UsageError
-from gbn_keras.training.planner import make_plan
+from gbn_keras.training.planner import Planner
 from gbn_keras.training.settings import Settings
 
 # Of Hyperband: how many times more epochs the best third gets in the next round.
 HYPERBAND_FACTOR = 3
 
 
-def within_budget(
-    settings: Settings, examples: int, replicas: int = 1, share: float = 1.0
-) -> Settings:
+def within_budget(settings: Settings, planner: Planner, share: float = 1.0) -> Settings:
     """The settings with a regime that is no longer than the budget of a trial.
 
     It is shortened as a whole: first its stretch, then its epochs.
@@ -21,8 +19,7 @@ def within_budget(
     Args:
         settings: With `trial_updates` or `trial_samples`; with neither, they are
             returned as they are.
-        examples: Number of training examples.
-        replicas: Who shares a batch.
+        planner: Of the trials.
         share: Which part of the budget to spend.
 
     Raises:
@@ -36,7 +33,7 @@ def within_budget(
         )
     if not (settings.trial_updates or settings.trial_samples):
         return settings
-    plan = make_plan(settings, examples, replicas)
+    plan = planner.plan(settings)
     batch_size = plan.settings.batch_size
     updates = settings.trial_updates or settings.trial_samples / batch_size
     updates = math.floor(updates * share)
@@ -62,11 +59,11 @@ def within_budget(
     )
 
 
-def smallest_share(settings: Settings, examples: int) -> float:
+def smallest_share(settings: Settings, planner: Planner) -> float:
     """Which part of a whole training the search's shortest one is."""
     if settings.tuner != "hyperband":
         return 1.0
-    epochs = shortest = make_plan(settings, examples).regime.epochs
+    epochs = shortest = planner.regime(settings).epochs
     while shortest >= HYPERBAND_FACTOR:
         shortest /= HYPERBAND_FACTOR
     return math.ceil(shortest) / epochs

@@ -7,9 +7,9 @@ import pathlib
 
 import keras_tuner
 
-from gbn_keras.training import models
 from gbn_keras.training.errors import NotFinite
-from gbn_keras.training.planner import make_plan
+from gbn_keras.training.model import build_model
+from gbn_keras.training.planner import Planner
 from gbn_keras.training.progress import RunProgress
 from gbn_keras.training.run.run_directory import digest, read_outcome
 from gbn_keras.training.search.budget import within_budget
@@ -34,16 +34,21 @@ class TrainingHyperModel(keras_tuner.HyperModel):
             shortened as a whole, so that its rate falls as it should.
         space: What they differ in.
         data: The data set.
-        replicas: Who shares a batch.
+        planner: Of the trainings.
         verbose: Whether to show progress.
     """
 
     def __init__(
-        self, settings: Settings, space: SearchSpace, data, replicas=1, verbose=False
+        self,
+        settings: Settings,
+        space: SearchSpace,
+        data,
+        planner: Planner,
+        verbose: bool = False,
     ):
         super().__init__()
         self._settings, self._space, self._data = settings, space, data
-        self._replicas, self._verbose = replicas, verbose
+        self._planner, self._verbose = planner, verbose
 
     @property
     def searched(self) -> tuple[str, ...]:
@@ -64,10 +69,9 @@ class TrainingHyperModel(keras_tuner.HyperModel):
         epochs = hp.values.get("tuner/epochs")
         share = 1.0
         if epochs:
-            plan = make_plan(settings, self._data.examples, self._replicas)
-            share = epochs / plan.regime.epochs
+            share = epochs / self._planner.regime(settings).epochs
             settings = dataclasses.replace(settings, epochs=epochs)
-        settings = within_budget(settings, self._data.examples, self._replicas, share)
+        settings = within_budget(settings, self._planner, share)
         settings = dataclasses.replace(
             settings, mode="train", search=(), trial_updates=0, trial_samples=0
         )
@@ -77,8 +81,8 @@ class TrainingHyperModel(keras_tuner.HyperModel):
     def build(self, hp):
         """The network, compiled."""
         self.declare_hyperparameters(hp)
-        plan = make_plan(self.settings(hp), self._data.examples, self._replicas)
-        return models.build_model(plan, self._data)[0]
+        plan = self._planner.plan(self.settings(hp))
+        return build_model(plan, self._data)
 
     def fit(self, hp, model=None, *args, **kwargs):
         """Trains, and returns the validation accuracy and loss at the end.

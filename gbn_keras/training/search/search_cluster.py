@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 
 import keras_tuner
 
-from gbn_keras.training.distribution import WorkerLost
 from gbn_keras.training.errors import UsageError
+from gbn_keras.training.strategy import WorkerLost
 
 _IP, _PORT = "KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT"
 _ID = "KERASTUNER_TUNER_ID"

@@ -5,7 +5,7 @@ import dataclasses
 import keras_tuner
 
 from gbn_keras.training.errors import UsageError
-from gbn_keras.training.planner import make_plan
+from gbn_keras.training.planner import Planner
 from gbn_keras.training.settings import Settings
 
 # How a flag's values are written, and how a range of them is searched.
@@ -38,8 +38,7 @@ class SearchSpace:
     Args:
         declarations: One for each flag.
         settings: What all trainings share.
-        examples: Number of training examples.
-        replicas: Who shares a batch.
+        planner: Of the trials.
 
     Attributes:
         batch_sizes: Those that are tried; the settings' own, if none is declared.
@@ -53,8 +52,7 @@ class SearchSpace:
         self,
         declarations: tuple[str, ...],
         settings: Settings,
-        examples: int,
-        replicas: int = 1,
+        planner: Planner,
     ):
         self.flags = dict(map(_parse, declarations))
         if not self.flags or len(self.flags) < len(declarations):
@@ -65,8 +63,7 @@ class SearchSpace:
         # First, as the others' values depend on it.
         sizes = self.flags.pop("batch_size", None)
         self.flags = {"batch_size": sizes, **self.flags} if sizes else self.flags
-        self._settings = settings
-        self._examples, self._replicas = examples, replicas
+        self._settings, self._planner = settings, planner
         self.batch_sizes = sizes or (settings.batch_size,)
         self._by_batch_size = {
             name: self._suitable(name, values)
@@ -136,9 +133,7 @@ class SearchSpace:
         if "virtual_batch_size" in self.flags:
             # What it is does not matter to the others.
             settings = dataclasses.replace(settings, virtual_batch_size=None)
-        make_plan(
-            dataclasses.replace(settings, **values), self._examples, self._replicas
-        )
+        self._planner.plan(dataclasses.replace(settings, **values))
 
 
 def _name_at(name, batch_size):

@@ -11,9 +11,8 @@ import pandas as pd
 from keras_tuner import oracles
 from keras_tuner.engine.base_tuner import BaseTuner
 
-from gbn_keras.training import distribution
 from gbn_keras.training.errors import UsageError
-from gbn_keras.training.planner import make_plan, model_name
+from gbn_keras.training.planner import Planner, model_name
 from gbn_keras.training.progress import outcome_line
 from gbn_keras.training.run.run_directory import (
     PLAN,
@@ -32,6 +31,7 @@ from gbn_keras.training.search.budget import (
 from gbn_keras.training.search.hypermodel import TrainingHyperModel
 from gbn_keras.training.search.search_space import SearchSpace
 from gbn_keras.training.settings import Settings
+from gbn_keras.training.strategy import strategy_of
 from gbn_keras.training.trainer import load_data
 
 
@@ -58,24 +58,24 @@ def tune(settings: Settings) -> pathlib.Path | None:
             "--strategy: got multi_worker, wanted one, mirrored or tpu: of a search "
             "each machine runs its own trials, as keras-tuner's workers."
         )
-    strategy = distribution.strategy_of(settings)
-    replicas = strategy.num_replicas_in_sync
+    strategy = strategy_of(settings)
     data = load_data(settings)
+    planner = Planner.of(data, strategy)
     settings = with_run_dir(dataclasses.replace(settings, model=model_name(settings)))
-    space = SearchSpace(settings.search or (), settings, data.examples, replicas)
+    space = SearchSpace(settings.search or (), settings, planner)
     # A mistake is told before anything is written.
-    share = smallest_share(settings, data.examples)
+    share = smallest_share(settings, planner)
     for size in space.batch_sizes:
         one = dataclasses.replace(settings, batch_size=size)
-        within_budget(one, data.examples, replicas, share)
-    hypermodel = TrainingHyperModel(settings, space, data, replicas, verbose=True)
+        within_budget(one, planner, share)
+    hypermodel = TrainingHyperModel(settings, space, data, planner, verbose=True)
     run_dir = pathlib.Path(settings.run_dir)
     with contextlib.ExitStack() as stack:
         if role != "worker":
             stack.enter_context(open_run_directory(settings))
             print(_describe(settings, data), flush=True)
             write_whole(run_dir / PLAN, _describe(settings, data) + "\n")
-        tuner = _Tuner(hypermodel, settings, data.examples)
+        tuner = _Tuner(hypermodel, settings, planner)
         try:
             if role == "worker":
 
@@ -101,10 +101,10 @@ def tune(settings: Settings) -> pathlib.Path | None:
 class _Tuner(BaseTuner):
     """Runs the trials that keras-tuner's oracles propose."""
 
-    def __init__(self, hypermodel, settings, examples):
+    def __init__(self, hypermodel, settings, planner):
         hyperparameters = keras_tuner.HyperParameters()
         hypermodel.declare_hyperparameters(hyperparameters)
-        oracle = _oracle(settings, hyperparameters, examples)
+        oracle = _oracle(settings, hyperparameters, planner)
         oracle.verbose = 0
         # The hyperparameters are declared: without its hypermodel keras-tuner does not
         # build a network to find them. Its own files, which a kill can leave half
@@ -161,7 +161,7 @@ class _Tuner(BaseTuner):
         return best_first(pd.DataFrame(rows))
 
 
-def _oracle(settings, hyperparameters, examples):
+def _oracle(settings, hyperparameters, planner):
     shared = {
         "objective": keras_tuner.Objective("val_accuracy", "max"),
         "hyperparameters": hyperparameters,
@@ -172,7 +172,7 @@ def _oracle(settings, hyperparameters, examples):
         "max_retries_per_trial": 100,
     }
     if settings.tuner == "hyperband":
-        epochs = make_plan(settings, examples).regime.epochs
+        epochs = planner.regime(settings).epochs
         return oracles.HyperbandOracle(
             max_epochs=epochs, factor=HYPERBAND_FACTOR, **shared
         )

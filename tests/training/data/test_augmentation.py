@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from gbn_keras.shares import Shares
 from gbn_keras.training.data import datasets
 from gbn_keras.training.data.augmentation import ShiftAndFlip
 
@@ -48,9 +49,7 @@ def test_an_example_looks_the_same_on_any_replica_and_after_a_resume(replicas):
     (first, _), *_ = plain.training_batches(64, 3, 20).take(1)
     assert (whole[0] != first.numpy()).any()
     for replica in range(replicas):
-        shares = data.training_batches(
-            64, 3, 20, replicas=replicas, shares=range(replica, replica + 1)
-        )
+        shares = data.training_batches(64, 3, 20, Shares(replicas, replica))
         size = 64 // replicas
         for batch, (share, _) in zip(whole, shares, strict=False):
             np.testing.assert_array_equal(batch[replica * size :][:size], share)

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from gbn_keras.shares import Shares
 from gbn_keras.training.data import datasets
 from gbn_keras.training.data.augmentation import ShiftAndFlip
 from gbn_keras.training.errors import UsageError
@@ -97,7 +98,7 @@ def test_validation_takes_every_example_once(digits, replicas):
         validation_labels=digits.train_labels,
     )
     for data in (larger, digits):
-        batches = data.validation_batches(replicas, range(replicas))
+        batches = data.validation_batches(Shares(replicas, 0, replicas))
         assert len({images.shape for images, _, _ in batches}) == 1
         assert len(batches) == replicas * data.validation_steps(replicas)
         labels = np.concatenate([labels for _, labels, _ in batches])
@@ -113,7 +114,7 @@ def test_a_mean_over_all_places_is_the_mean_over_the_examples(digits, replicas):
         validation_images=digits.train_images,
         validation_labels=digits.train_labels,
     )
-    batches = larger.validation_batches(replicas, range(replicas))
+    batches = larger.validation_batches(Shares(replicas, 0, replicas))
     weighted = np.stack([y.numpy() * weight for _, y, weight in batches])
     assert weighted.size == 2048
     np.testing.assert_allclose(weighted.mean(), digits.train_labels.mean(), rtol=1e-6)
@@ -123,11 +124,11 @@ def test_a_mean_over_all_places_is_the_mean_over_the_examples(digits, replicas):
 def test_replicas_get_contiguous_shares(digits, replicas):
     expected = labels_of(digits.training_batches(512, 5, 4), 7)
     middle = replicas // 2
-    for shares in (range(replicas), range(middle), range(middle, replicas)):
-        parts = digits.training_batches(512, 5, 4, replicas=replicas, shares=shares)
-        found = np.reshape(labels_of(parts, 7 * len(shares)), (7, len(shares), -1))
+    for first, number in ((0, replicas), (0, middle), (middle, replicas - middle)):
+        parts = digits.training_batches(512, 5, 4, Shares(replicas, first, number))
+        found = np.reshape(labels_of(parts, 7 * number), (7, number, -1))
         whole = np.reshape(expected, (7, replicas, -1))
-        np.testing.assert_array_equal(found, whole[:, shares.start : shares.stop])
+        np.testing.assert_array_equal(found, whole[:, first : first + number])
 
 
 def test_a_prepared_data_set_is_read(write_dataset):

@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from gbn_keras.shares import Shares
 from gbn_keras.training import evaluation, trainer
 from gbn_keras.training.data import datasets, jpeg_images
 from gbn_keras.training.data.jpeg_crops import FixedScaleCrop, RandomResizedCrop
@@ -145,13 +146,13 @@ def test_any_update_can_be_reached_directly(photos, fixed_scale):
 @pytest.mark.parametrize("replicas", [2, 4])
 def test_shares_join_to_the_whole_batch(photos, replicas):
     expected = list(photos.training_batches(12, 5, 2).take(2))
-    for shares in (range(replicas), range(1), range(replicas // 2, replicas)):
-        parts = photos.training_batches(12, 5, 2, replicas, shares)
-        parts = list(parts.take(2 * len(shares)))
-        size = 12 // replicas
+    half, size = replicas // 2, 12 // replicas
+    for first, number in ((0, replicas), (0, 1), (half, replicas - half)):
+        parts = photos.training_batches(12, 5, 2, Shares(replicas, first, number))
+        parts = list(parts.take(2 * number))
         for update, (images, labels) in enumerate(expected):
-            of_update = parts[update * len(shares) :][: len(shares)]
-            window = slice(shares.start * size, shares.stop * size)
+            of_update = parts[update * number :][:number]
+            window = slice(first * size, (first + number) * size)
             for whole, pieces in zip(
                 (images, labels), zip(*of_update, strict=True), strict=True
             ):
@@ -169,7 +170,7 @@ def test_an_example_looks_different_in_every_epoch(photos):
 @pytest.mark.parametrize("replicas", [1, 2, 3])
 def test_validation_is_in_order_and_filled_up(photos, data_dir, replicas, monkeypatch):
     monkeypatch.setattr(jpeg_images, "_CHUNK", 6)
-    batches = list(photos.validation_batches(replicas, range(replicas)))
+    batches = list(photos.validation_batches(Shares(replicas, 0, replicas)))
     assert len({images.shape for images, *_ in batches}) == 1
     assert len(batches) == replicas * photos.validation_steps(replicas) == 2 * replicas
     labels, weights = (np.concatenate([b[k] for b in batches]) for k in (1, 2))
@@ -196,7 +197,7 @@ def test_validation_shows_the_standardized_center(photos):
 
 
 def test_batches_have_static_shapes(photos):
-    images, labels = photos.training_batches(12, 0, replicas=2).element_spec
+    images, labels = photos.training_batches(12, 0, shares=Shares(2)).element_spec
     assert images == tf.TensorSpec([6, SIZE, SIZE, 3], tf.float32)
     assert labels == tf.TensorSpec([6], tf.int32)
     assert photos.validation_batches().element_spec == (
@@ -341,8 +342,7 @@ def test_damaged_bytes_elsewhere_are_not_trained_with(shards, photos):
     data = datasets.load("photos", str(shards[0].parents[2]), image_size=SIZE)
     damage(shards[data.training.file[place]], data.training.offset[place] + 1000)
     first, second = (
-        data.training_batches(TRAIN, 0, replicas=2, shares=range(share, share + 1))
-        for share in (0, 1)
+        data.training_batches(TRAIN, 0, shares=Shares(2, share)) for share in (0, 1)
     )
     np.testing.assert_array_equal(next(iter(first))[0], whole[0][: TRAIN // 2])
     with pytest.raises(tf.errors.DataLossError):

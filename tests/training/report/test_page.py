@@ -283,7 +283,7 @@ def test_a_mistake_is_one_line(
 
 def test_the_command_prints_where_the_page_is(training, tmp_path):
     file = tmp_path / "page.html"
-    command = [sys.executable, "-m", "gbn_keras.training.report", str(training)]
+    command = [sys.executable, str(ROOT / "gbn_report.py"), str(training)]
     done = subprocess.run(
         [*command, f"--output={file}"],
         capture_output=True,
@@ -294,3 +294,15 @@ def test_the_command_prints_where_the_page_is(training, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{file}\n" and file.exists()
     assert "Warning" not in done.stderr and "Traceback" not in done.stderr
+
+
+def test_the_command_imports_nothing_that_computes(training, tmp_path):
+    code = (
+        "import sys, gbn_report; code = gbn_report.main(sys.argv[1:]); "
+        "print({'keras', 'tensorflow', 'keras_tuner'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", code, str(training), f"--output={tmp_path / 'x'}"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=120, cwd=ROOT
+    )
+    assert done.stdout.splitlines()[-1] == "set()", done.stderr

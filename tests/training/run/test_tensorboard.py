@@ -17,10 +17,11 @@ from tensorboard.data.provider import RunTagFilter
 from tensorboard.plugins.base_plugin import TBContext
 from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 
-from gbn_keras.training import models, trainer
+from gbn_keras.training import trainer
 from gbn_keras.training.data import datasets
 from gbn_keras.training.errors import UsageError
-from gbn_keras.training.planner import make_plan
+from gbn_keras.training.model import build_model
+from gbn_keras.training.planner import Planner
 from gbn_keras.training.run import events, tensorboard
 from gbn_keras.training.run.waiting import WaitingForData
 
@@ -191,7 +192,7 @@ class Kill(keras.callbacks.Callback):
 def fit(plan, data, callbacks, variables=None, start=0):
     """A training of three epochs, or the rest of it; the model."""
     keras.utils.set_random_seed(1)
-    model, _ = models.build_model(plan, data)
+    model = build_model(plan, data)
     if variables is not None:
         own = [*model.variables, *model.optimizer.variables]
         for variable, value in zip(own, variables, strict=True):
@@ -213,7 +214,7 @@ def fit(plan, data, callbacks, variables=None, start=0):
 def test_a_killed_training_goes_on_with_every_point_once(
     make_settings, digits, tmp_path
 ):
-    plan = make_plan(make_settings(*SHORT), digits.examples)
+    plan = Planner(digits.examples).plan(make_settings(*SHORT))
     fit(plan, digits, [tensorboard.TensorBoardLog(tmp_path / "whole", plan)])
 
     log = tensorboard.TensorBoardLog(tmp_path / "killed", plan)
@@ -276,7 +277,7 @@ def test_events_are_cut_at_an_update(tmp_path):
 
 
 def test_looking_on_changes_nothing(make_settings, digits, tmp_path):
-    plan = make_plan(make_settings(*SHORT, "--profile=2-3"), digits.examples)
+    plan = Planner(digits.examples).plan(make_settings(*SHORT, "--profile=2-3"))
     log = tensorboard.TensorBoardLog(tmp_path / "tensorboard", plan)
     watched, plain = fit(plan, digits, [log]), fit(plan, digits, [])
     for one, other in zip(watched.variables, plain.variables, strict=True):
@@ -297,9 +298,9 @@ def test_an_update_that_float16_could_not_make_has_no_point(
     make_settings, digits, tmp_path
 ):
     flags = (*SHORT, "--precision=mixed_float16")
-    plan = make_plan(make_settings(*flags), digits.examples)
+    plan = Planner(digits.examples).plan(make_settings(*flags))
     keras.utils.set_random_seed(1)
-    model, _ = models.build_model(plan, digits)
+    model = build_model(plan, digits)
     model.optimizer.dynamic_scale.assign(2.0**26)
     log = tensorboard.TensorBoardLog(tmp_path, plan)
     batches = digits.training_batches(256, seed=1)
@@ -343,4 +344,4 @@ def test_waiting_is_the_time_until_the_batch_is_there():
 @pytest.mark.parametrize("text", ["5", "0-3", "7-5", "5-19", "-5", "1-2-3", "a-b", ""])
 def test_a_profile_of_other_updates_is_refused(make_settings, text):
     with pytest.raises(UsageError, match=f"--profile: got '{text}', .* from 1 to 18"):
-        make_plan(make_settings(*SHORT, f"--profile={text}"), 1536)
+        Planner(1536).plan(make_settings(*SHORT, f"--profile={text}"))

@@ -15,9 +15,9 @@ import pytest
 from cluster import free_ports
 
 import gbn_train
-from gbn_keras.training.distribution import WorkerLost
 from gbn_keras.training.errors import UsageError
 from gbn_keras.training.search import search_cluster
+from gbn_keras.training.strategy import WorkerLost
 
 pytestmark = pytest.mark.cluster
 

@@ -4,6 +4,7 @@ import keras_tuner
 import pytest
 
 from gbn_keras.training.errors import UsageError
+from gbn_keras.training.planner import Planner
 from gbn_keras.training.search.search_space import SearchSpace
 
 EXAMPLES = 1536
@@ -15,7 +16,7 @@ def declared(make_settings):
 
     def declare(*declarations, flags=()):
         settings = make_settings("--mode=tune", "--model=f1_digits", *flags)
-        space = SearchSpace(declarations, settings, EXAMPLES)
+        space = SearchSpace(declarations, settings, Planner(EXAMPLES))
         hp = keras_tuner.HyperParameters()
         space.declare(hp)
         return space, hp

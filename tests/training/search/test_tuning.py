@@ -15,7 +15,7 @@ import gbn_train
 from gbn_keras.training import trainer
 from gbn_keras.training.data.datasets import load
 from gbn_keras.training.errors import UsageError
-from gbn_keras.training.planner import make_plan
+from gbn_keras.training.planner import Planner
 from gbn_keras.training.report.search_report import report_search
 from gbn_keras.training.run.run_directory import read_result
 from gbn_keras.training.search import hypermodel, tuning
@@ -37,7 +37,7 @@ def pretended(monkeypatch):
 
     def train(settings, *_, **__):
         started.append(settings)
-        settings = make_plan(settings, EXAMPLES).settings
+        settings = Planner(EXAMPLES).plan(settings).settings
         run_dir = pathlib.Path(settings.run_dir)
         run_dir.mkdir(parents=True)
         (run_dir / "flags.cfg").write_text(settings.flagfile())
@@ -48,8 +48,8 @@ def pretended(monkeypatch):
         result = {
             "accuracy": accuracy,
             "loss": 1 - accuracy,
-            "updates": make_plan(settings, EXAMPLES).updates,
-            "samples": make_plan(settings, EXAMPLES).updates * settings.batch_size,
+            "updates": Planner(EXAMPLES).plan(settings).updates,
+            "samples": Planner(EXAMPLES).plan(settings).updates * settings.batch_size,
             "wall_seconds": 1.0,
             "settings": dataclasses.asdict(settings),
         }
@@ -78,8 +78,8 @@ def test_no_trial_is_longer_than_its_budget(batch_size, stretch, budget, in_samp
         f"--stretch={stretch}",
         f"--trial_{'samples' if in_samples else 'updates'}={budget}",
     )
-    whole = make_plan(settings, EXAMPLES)
-    plan = make_plan(within_budget(settings, EXAMPLES), EXAMPLES)
+    whole = Planner(EXAMPLES).plan(settings)
+    plan = Planner(EXAMPLES).plan(within_budget(settings, Planner(EXAMPLES)))
     allowed = budget // batch_size if in_samples else budget
     assert plan.updates == min(whole.updates, allowed)
     if whole.updates <= allowed:
@@ -91,7 +91,7 @@ def test_a_shortened_regime_ends_with_its_last_rate(make_settings):
     settings = make_settings(
         "--model=f1", "--batch_size=512", "--small_batch_size=32", "--trial_updates=300"
     )
-    plan = make_plan(within_budget(settings, EXAMPLES), EXAMPLES)
+    plan = Planner(EXAMPLES).plan(within_budget(settings, Planner(EXAMPLES)))
     assert plan.updates == 300
     rates = [rate for _, rate in plan.regime.learning_rate]
     assert len(rates) > 1
@@ -142,7 +142,7 @@ def test_hyperbands_epochs_are_the_small_batchs(pretended, make_settings):
     table = pd.read_csv(tuning.tune(settings) / "tune.csv")
     assert set(table["epochs"]) == {1, 3, 9}
     for settings in pretended:
-        plan = make_plan(settings, EXAMPLES)
+        plan = Planner(EXAMPLES).plan(settings)
         # With the full stretch, the default: as many updates for any batch.
         assert plan.epochs == settings.epochs * settings.batch_size // 32
         assert plan.updates == settings.epochs * EXAMPLES // 32
@@ -241,9 +241,9 @@ def test_the_flagfile_of_the_best_trains_it_again(make_settings, tmp_path, capsy
 def test_the_hypermodel_suits_any_tuner_of_keras_tuner(make_settings, tmp_path):
     settings = make_settings("--mode=tune", "--model=f1_digits", "--trial_updates=3")
     data = load("digits")
-    space = SearchSpace(("batch_size:128,256",), settings, data.examples)
+    space = SearchSpace(("batch_size:128,256",), settings, Planner(data.examples))
     tuner = keras_tuner.RandomSearch(
-        hypermodel.TrainingHyperModel(settings, space, data),
+        hypermodel.TrainingHyperModel(settings, space, data, Planner(data.examples)),
         objective=keras_tuner.Objective("val_accuracy", "max"),
         max_trials=1,
         directory=tmp_path,

@@ -1,7 +1,6 @@
-"""The plan's model: the network, compiled, in micro-batches that fit."""
+"""`build_model`: the plan's network, compiled, in micro-batches that fit."""
 
 import contextlib
-import dataclasses
 import functools
 
 import keras
@@ -24,13 +23,11 @@ from gbn_keras.training.plan import Plan
 _NORMALIZATION = {"momentum": 0.9, "epsilon": 1e-5}
 
 
-def build_model(plan: Plan, data: ImageData) -> tuple[LargeBatchModel, Plan]:
+def build_model(plan: Plan, data: ImageData) -> LargeBatchModel:
     """The plan's network, compiled for training.
 
-    To be called in the scope of the strategy.
-
-    Returns:
-        The model, and the plan with the micro-batch that fits into memory.
+    Call it in the scope of the strategy. The model's `micro_batch_size` is the plan's,
+    or a smaller one that fits into memory.
     """
     with _dtype_policy(plan.settings.precision):
         network = _network(plan, data)
@@ -39,13 +36,12 @@ def build_model(plan: Plan, data: ImageData) -> tuple[LargeBatchModel, Plan]:
         compile_model(model, plan)
         size = _fitting_micro_batch(model, plan)
         if size < plan.micro_batch_size:
-            plan = dataclasses.replace(plan, micro_batch_size=size)
             optimizer, model = model.optimizer, LargeBatchModel(network, size, measures)
             compile_model(model, plan, optimizer)
         # The metrics' variables, too: a training that goes on gives them values.
         image, label = np.zeros((1, *data.image_shape), "float32"), np.zeros(1, "int32")
         build_by_trace(model, (image, label))
-    return model, plan
+    return model
 
 
 def check_image_shape(model: str, data: ImageData) -> None:

@@ -13,6 +13,7 @@ import socket
 import numpy as np
 import tensorflow as tf
 
+from gbn_keras.shares import Shares
 from gbn_keras.training.errors import Stopped, UsageError, first_line
 from gbn_keras.training.settings import Settings
 
@@ -126,7 +127,7 @@ def distribute(strategy: tf.distribute.Strategy, batches):
 
     Args:
         strategy: The strategy.
-        batches: A function of `replicas` and `shares`, as of `ImageData`.
+        batches: A function from `Shares` to a data set, as `validation_batches`.
     """
     replicas = strategy.num_replicas_in_sync
     if replicas == 1:
@@ -135,7 +136,7 @@ def distribute(strategy: tf.distribute.Strategy, batches):
     def pipeline(context):
         number = replicas // context.num_input_pipelines
         first = context.input_pipeline_id * number
-        return batches(replicas=replicas, shares=range(first, first + number))
+        return batches(shares=Shares(replicas, first, number))
 
     return strategy.distribute_datasets_from_function(pipeline)
 

@@ -14,34 +14,35 @@ from cluster import run_workers, workers
 from trainings import SHORT, weights
 
 import gbn_train as program
-from gbn_keras.training import distribution, evaluation, trainer
+from gbn_keras.training import evaluation, trainer
+from gbn_keras.training import strategy as strategies
 from gbn_keras.training.errors import UsageError
 
 PROGRAM = pathlib.Path(program.__file__).with_name("train.py")
 
 
 def test_one_device_is_the_default(make_settings):
-    strategy = distribution.strategy_of(make_settings())
+    strategy = strategies.strategy_of(make_settings())
     assert strategy is tf.distribute.get_strategy()
-    assert distribution.is_chief(strategy)
-    assert distribution.chief_says(strategy, True) and not distribution.chief_says(
+    assert strategies.is_chief(strategy)
+    assert strategies.chief_says(strategy, True) and not strategies.chief_says(
         strategy, False
     )
 
 
 def test_the_processor_is_divided_into_replicas(make_settings):
     flags = ("--strategy=mirrored", "--replicas=2")
-    strategy = distribution.strategy_of(make_settings(*flags))
+    strategy = strategies.strategy_of(make_settings(*flags))
     assert strategy.num_replicas_in_sync == 2
-    assert distribution.strategy_of(make_settings(*flags)) is strategy
-    assert distribution.chief_says(strategy, True) and not distribution.chief_says(
+    assert strategies.strategy_of(make_settings(*flags)) is strategy
+    assert strategies.chief_says(strategy, True) and not strategies.chief_says(
         strategy, False
     )
     # The tests' own process has four devices.
     with pytest.raises(UsageError, match="--replicas: got 5.*Start a new one"):
-        distribution.strategy_of(make_settings("--strategy=mirrored", "--replicas=5"))
+        strategies.strategy_of(make_settings("--strategy=mirrored", "--replicas=5"))
     with pytest.raises(UsageError, match="--replicas: got 0"):
-        distribution.strategy_of(make_settings("--strategy=mirrored"))
+        strategies.strategy_of(make_settings("--strategy=mirrored"))
 
 
 @pytest.mark.parametrize("ghost", ["32", "0"])
@@ -83,7 +84,7 @@ def test_plain_batch_normalization_on_replicas_cannot_be_compiled(make_settings)
 def test_a_wrong_tf_config_is_told(make_settings, monkeypatch, text, problem):
     monkeypatch.setenv("TF_CONFIG", text)
     with pytest.raises(UsageError, match=f"(?s)TF_CONFIG: got .*{problem}"):
-        distribution.strategy_of(make_settings("--strategy=multi_worker"))
+        strategies.strategy_of(make_settings("--strategy=multi_worker"))
 
 
 def test_slurm_tells_the_machines(monkeypatch):
@@ -94,7 +95,7 @@ def test_slurm_tells_the_machines(monkeypatch):
         "STEP_TASKS_PER_NODE": "2,1",
     }.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    config = distribution._cluster_config("auto", 700)
+    config = strategies._cluster_config("auto", 700)
     assert config == {
         "cluster": {"worker": ["node1:700", "node1:701", "node2:700"]},
         "task": {"type": "worker", "index": 2},
@@ -128,7 +129,7 @@ def test_kubernetes_tells_the_machines(monkeypatch):
         monkeypatch.setitem(sys.modules, f"kubernetes{name}", module)
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     monkeypatch.setenv("NODE_IP", "10.0.0.7")
-    found = distribution._cluster_config("auto", 8888)
+    found = strategies._cluster_config("auto", 8888)
     assert found == {
         "cluster": {"worker": ["10.0.0.9:8888", "10.0.0.7:8888"]},
         "task": {"type": "worker", "index": 1},

@@ -1,12 +1,9 @@
-"""Which part of an update's batch goes through a layer, and what layers do about it.
+"""The replicas that share a batch: which one this is, and what they sum up.
 
-A large batch goes through the network in parts: every replica takes its share, and each
-share may be cut into micro-batches. What a layer computes must not depend on that. Two
-things would: running statistics, of which every part knows its own ghosts only, and
-random masks, which would repeat in every part.
+Each replica of a `tf.distribute` strategy takes an equal, contiguous share of the
+batch, in their order. Running statistics take one step for each ghost of the whole
+batch, so the replicas join their steps here.
 """
-
-import threading
 
 import keras
 from keras import ops
@@ -20,54 +17,6 @@ _REMEDY = (
     "Leave out what remains of the data: "
     "dataset.batch(batch_size, drop_remainder=True)."
 )
-
-_entered = threading.local()  # A thread each for the replicas of one machine.
-
-
-class Shard:
-    """One part of the batch, as a context around the model's call on it.
-
-    Whoever calls a model on a batch in parts enters one for each part, and joins what
-    the parts give: gradients, and running statistics by `weigh_for_join`.
-
-    Attributes:
-        first_example: The place in the batch of the part's first example.
-        kept: For each layer with running statistics that was called, by its `id`, the
-            share of the old statistics that the new ones still hold.
-        called_again: The names of layers that were called more than once.
-    """
-
-    def __init__(self, first_example):
-        self.first_example = first_example
-        self.kept, self.called_again = {}, set()
-
-    def __enter__(self):
-        self._outer = Shard.current()
-        _entered.shard = self
-        return self
-
-    def __exit__(self, *exception):
-        _entered.shard = self._outer
-
-    @staticmethod
-    def current() -> "Shard | None":
-        """The shard that this thread has entered last."""
-        return getattr(_entered, "shard", None)
-
-    def keep(self, layer, share):
-        """Tells that `layer` moved its statistics, keeping a share of the old."""
-        if id(layer) in self.kept:
-            self.called_again.add(layer.name)
-        self.kept[id(layer)] = self.kept.get(id(layer), 1.0) * share
-
-
-def first_example(examples):
-    """The place in the batch of the first of the `examples` that a layer is given."""
-    shard = Shard.current()
-    if shard:
-        return shard.first_example
-    replica, _ = this_replica()
-    return replica * examples
 
 
 def this_replica() -> tuple:
@@ -170,7 +119,7 @@ def sum_over_replicas(values):
     return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
 
 
-def refuse_cut_ghosts(examples, virtual_batch_size: int):
+def refuse_cut_shares(examples, virtual_batch_size: int):
     """Raises if the replicas' shares of `examples` each are not whole ghosts."""
     _, count = this_replica()
     if count == 1:

@@ -9,8 +9,9 @@ import tensorflow as tf
 from replicas import replicas_of
 
 from gbn_keras import GhostBatchNormalization, ShardingInvariantDropout
+from gbn_keras.batch_part import BatchPart
 from gbn_keras.large_batch.large_batch_model import LargeBatchModel
-from gbn_keras.shard import Shard, cut_ghosts, this_replica
+from gbn_keras.replicas import cut_ghosts, this_replica
 
 INPUTS = np.random.default_rng(0).normal(3, 2, (256, 5)).astype("float32")
 
@@ -224,9 +225,9 @@ def test_masks_do_not_repeat_on_replicas_and_are_those_of_one_device():
 
 
 def test_a_shard_is_entered_and_left():
-    assert Shard.current() is None
-    with Shard(3) as outer:
-        with Shard(5) as inner:
-            assert Shard.current() is inner
-        assert Shard.current() is outer
-    assert Shard.current() is None
+    assert BatchPart.current() is None
+    with BatchPart(3) as outer:
+        with BatchPart(5) as inner:
+            assert BatchPart.current() is inner
+        assert BatchPart.current() is outer
+    assert BatchPart.current() is None

@@ -1,0 +1,121 @@
+"""`joined_update`: the update of the whole batch, from what each replica has summed."""
+
+import tensorflow as tf
+
+from gbn_keras.large_batch.gradient_norm import squared_norm
+from gbn_keras.large_batch.sums import Sums, Values
+from gbn_keras.replicas import (
+    in_order,
+    refuse_uneven_shares,
+    row_of,
+    step_of,
+    sum_over_replicas,
+    this_replica,
+    weigh_for_join,
+)
+
+
+def joined_update(
+    step, sums: Sums, before: Values, examples, loss_scale, totals=None
+) -> tuple[list, Values, list]:
+    """What the replicas agree on, in one all-reduce.
+
+    Args:
+        step: The `ReplicaStep` that made the sums.
+        sums: Of this replica's share.
+        before: The variables' values before the update.
+        examples: Number of examples of the share.
+        loss_scale: The factor that the gradients have.
+        totals: What `ReplicaStep.count` gives, summed over the replicas.
+
+    Returns:
+        `(gradients, after, metrics)`: the gradients of the mean loss over the whole
+        batch; the values to assign; the metrics' values over all replicas. Keras sums
+        the metrics' variables over the replicas, so the first replica keeps all of
+        them: the sum then does not depend on how it came about, which a training that
+        resumes could not know.
+    """
+    found, model = step.found, step.model
+    used = [
+        gradient
+        for index, gradient in enumerate(sums.gradients)
+        if index not in found.without_gradient
+    ]
+    moved = {
+        index: _addend(step, index, sums, before)
+        for index in sorted(found.moved)
+        if sums.statistics[index].dtype.is_floating
+    }
+    kept = {number: row_of(sums.kept[number]) for number in found.skipping}
+    examples = tf.cast(examples, tf.float32)
+    addends = (
+        *(used, list(moved.values()), kept, sums.metrics),
+        *(sums.losses, sums.counts, examples, sums.moments),
+    )
+    used, joined, kept, metrics, losses, counts, total, moments = sum_over_replicas(
+        addends
+    )
+    if step.training:
+        refuse_uneven_shares(examples, total)
+
+    gradients = _means(step, sums, used, counts, totals)
+
+    statistics = list(sums.statistics)
+    for index, value in zip(moved, joined, strict=True):
+        number = step.ghost_layer_of(index)
+        if number in kept:
+            value = in_order(before.statistics[index], kept[number], value)
+        statistics[index] = value
+
+    losses = tf.math.divide_no_nan(losses, counts)
+    # Where batches are filled up, their sizes tell nothing.
+    size = counts[0] if found.counts_by_weight else total
+    metrics = step.trackers.updated(metrics, losses, size)
+    is_first = tf.equal(this_replica()[0], 0)
+    held = [tf.where(is_first, value, tf.zeros_like(value)) for value in metrics]
+
+    if step.training:
+        model.gradient_norm.update(gradients, loss_scale)
+    if step.measures_noise():
+        small_square, small_inverse, number = tf.unstack(moments)
+        model.gradient_moments.update(
+            small_square / number,
+            small_inverse / number,
+            squared_norm(gradients, loss_scale),
+            1 / total,
+        )
+    return gradients, Values([], statistics, sums.seeds, held), metrics
+
+
+def _means(step, sums, used, counts, totals):
+    """The gradients of the mean loss, `None` where a weight has none."""
+    found = step.found
+    if totals is not None:
+        weight = 1
+    elif found.equal_parts:
+        weight = found.equal_parts * this_replica()[1]
+    else:
+        weight = counts[0] / step.micro_batch_size
+    used = iter(used)
+    return [
+        None if index in found.without_gradient else _divide(next(used), weight)
+        for index in range(len(sums.gradients))
+    ]
+
+
+def _divide(gradient, weight):
+    if isinstance(weight, int) and weight == 1:
+        return gradient
+    return gradient / tf.cast(weight, gradient.dtype)
+
+
+def _addend(step, index, sums, before):
+    """What this replica adds to a joined running statistic."""
+    value, old = sums.statistics[index], before.statistics[index]
+    number = step.ghost_layer_of(index)
+    if number is None:
+        _, replicas = this_replica()
+        return value / replicas
+    if number in step.found.skipping:
+        return row_of(step_of(value, old, sums.kept[number]))
+    return weigh_for_join(value, old, sums.kept[number])
