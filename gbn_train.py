@@ -1,13 +1,13 @@
-"""Trains with ghost batches, a scaled learning rate and an adapted regime.
+"""Trains networks with large batches and keeps the accuracy of small ones.
 
     python train.py --flagfile=configs/quickstart.cfg
 
-What the flags leave open follows from the data set and the network, and is printed
-before the first update. A wrong flag ends in one line and exit code 2.
+The data set and the network decide what you leave out. The program prints its plan
+before the first update. An invalid flag prints one line and exits with code 2.
 """
 
-# This file defines the flags and nothing else: the work is in gbn_keras.training. It is
-# not in that package, whose import would take seconds and start TensorFlow before the
+# This file only defines the flags; gbn_keras.training does the work. It is outside that
+# package, because importing the package takes seconds and starts TensorFlow before the
 # environment variables below are set.
 
 import contextlib
@@ -22,169 +22,176 @@ from absl import flags
 
 from gbn_quiet_start import quiet_start
 
-# Whoever sets it wants to read what TensorFlow writes.
+# Users who set it want to read what TensorFlow writes.
 _IS_QUIET = "TF_CPP_MIN_LOG_LEVEL" not in os.environ
-# TensorFlow's notices of which instructions it was built for.
+# Hides TensorFlow's notices about the instructions that it was built for.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# TensorFlow turns oneDNN's kernels on by itself on the newest processors only; without
-# them convolutions take up to twice as long on the others.
+# TensorFlow turns oneDNN's kernels on by itself only on the newest processors. On the
+# others, convolutions take up to twice as long without them.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
     ["train", "evaluate", "study", "sweep", "landscape", "tune"],
-    "train a network; evaluate the model of --run_dir; study: train the paper's five "
-    "arms (SB, LB, +LR, +GBN, +RA) with several seeds and compare them; sweep: train "
-    "with each of --batch_sizes (Figures 1 to 3); landscape: how the loss changes with "
-    "the distance from a network's weights, those of --run_dir's model if it has one; "
-    "tune: find the best values of the flags in --search, with keras-tuner.",
+    "train: train one network. evaluate: evaluate the model in --run_dir. study: train "
+    "the paper's five arms (SB, LB, +LR, +GBN, +RA) with --seeds seeds and compare "
+    "them. sweep: train once with each of --batch_sizes (the paper's Figures 1 to 3). "
+    "landscape: measure how the loss changes with the distance from the weights of the "
+    "model in --run_dir, or of a new network. tune: search for the best values of the "
+    "flags in --search with keras-tuner.",
 )
 flags.DEFINE_string(
     "run_dir",
     None,
-    "Folder of the run: flags, metrics, TensorBoard events, checkpoints, model, "
-    "result, plots. An interrupted run goes on, a finished one is not run again. "
-    "Default: one in runs/ named after the flags.",
+    "Folder for the run's flags, metrics, TensorBoard events, checkpoints, model, "
+    "result and plots. The same command resumes an interrupted run and does not repeat "
+    "a finished one. Default: a folder in runs/, named after the flags.",
 )
 
 # What.
 flags.DEFINE_string(
     "dataset",
     "digits",
-    "digits (scikit-learn's, embedded), or the name of a tensorflow-datasets data set.",
+    "digits (included with scikit-learn), or the name of a data set of "
+    "tensorflow-datasets.",
 )
 flags.DEFINE_string(
     "data_dir",
     None,
-    "Where tensorflow-datasets' prepared data lies. Default: the environment's "
-    "TFDS_DATA_DIR, else ~/tensorflow_datasets.",
+    "Folder that holds the data sets that tensorflow-datasets has prepared. Default: "
+    "the environment variable TFDS_DATA_DIR, or else ~/tensorflow_datasets.",
 )
 flags.DEFINE_bool(
-    "download", False, "Download and prepare the data set if it is not there."
+    "download", False, "Download and prepare the data set if it is missing."
 )
 flags.DEFINE_string(
     "train_split",
     None,
-    "Training examples, as tensorflow-datasets writes them: train[:90%], "
-    "train+validation. Default: train.",
+    "Training examples in tensorflow-datasets' split language, for example train[:90%] "
+    "or train+validation. Default: train.",
 )
 flags.DEFINE_string(
     "validation_split",
     None,
-    "Validation examples, as train[90%:], none of them for training. Default: "
-    "validation, else test, on which no search should choose.",
+    "Validation examples, for example train[90%:]. None of them may be a training "
+    "example. Default: validation, or else test; do not tune on test.",
 )
 flags.DEFINE_integer(
     "train_examples",
     0,
-    "Train on the first so many of the training examples; 0: on all.",
+    "Number of training examples to use, from the first on. 0: all.",
     lower_bound=0,
 )
 flags.DEFINE_string(
     "image_key",
     None,
-    "Which feature is the image. Default: as the data set says, else image.",
+    "Feature that holds the image. Default: the one that the data set names, or else "
+    "image.",
 )
 flags.DEFINE_string(
     "label_key",
     None,
-    "Which feature is the label. Default: as the data set says, else label.",
+    "Feature that holds the label. Default: the one that the data set names, or else "
+    "label.",
 )
 flags.DEFINE_integer(
     "image_size",
     224,
-    "Height and width of images that are cut out of JPEG files, as ImageNet's are.",
+    "Height and width of the crops from JPEG files of many sizes, such as ImageNet's.",
     lower_bound=1,
 )
 flags.DEFINE_string(
     "model",
     None,
     "The network: f1, f1_digits, c1, c3, resnet44 (any 6n+2), wresnet16_4 (any depth "
-    "6n+4 and width), vgg11 to vgg19, alexnet, resnet18, resnet50. Default: the data "
-    "set's own.",
+    "6n+4 and any width), vgg11 to vgg19, alexnet, resnet18 or resnet50. Default: the "
+    "usual one for the data set.",
 )
 
 # Regime.
 flags.DEFINE_integer(
-    "batch_size", None, "Examples of one update. Default: the small batch."
+    "batch_size", None, "Examples per update. Default: --small_batch_size."
 )
 flags.DEFINE_list(
-    "batch_sizes", None, "sweep: the batch sizes to train with, as 128,1024,4096."
+    "batch_sizes", None, "sweep: the batch sizes, for example 128,1024,4096."
 )
 flags.DEFINE_integer(
     "small_batch_size",
     None,
-    "The batch size that the regime was tuned for. Default: the network's.",
+    "Batch size that the learning rate and the epochs were tuned for. Default: the "
+    "network's.",
 )
 flags.DEFINE_integer(
     "virtual_batch_size",
     None,
-    "Examples of a ghost batch; 0: plain batch normalization. Default: the small "
-    "batch.",
+    "Examples per ghost batch. 0: plain batch normalization. Default: "
+    "--small_batch_size.",
 )
 flags.DEFINE_string(
     "lr_scaling",
     "sqrt",
-    "How the rate grows with M = batch_size / small_batch_size: none, sqrt, linear, or "
-    "the factor itself.",
+    "How the learning rate grows with M = batch_size / small_batch_size: none, sqrt, "
+    "linear, or the factor itself as a number.",
 )
 flags.DEFINE_string(
     "stretch",
     "full",
-    "How many times more epochs than the small batch: 1 keeps the epochs; full, which "
-    "is M, the updates; numbers between trade.",
+    "Epochs, as a multiple of the small batch's. 1 keeps the number of epochs; full, "
+    "which is M, keeps the number of updates. Values between them trade accuracy for "
+    "time.",
 )
 flags.DEFINE_integer(
-    "warmup_updates", 0, "Updates over which the rate grows to its scaled value."
+    "warmup_updates", 0, "Updates in which the rate grows linearly to its scaled value."
 )
 flags.DEFINE_string(
     "gradient_noise",
     "none",
-    "Variance of the random weight of each example, which makes a large batch's "
-    "gradient as noisy as a small one's: none; full, which is M - 1; or a number.",
+    "Variance of a random weight for each example, which makes the gradient of a large "
+    "batch as noisy as that of a small one: none, full (M - 1), or a number.",
 )
 flags.DEFINE_integer(
     "epochs",
     None,
-    "Epochs of the small batch's regime; its rate boundaries move in proportion. "
-    "Default: the network's.",
+    "Epochs of the small batch's regime. The epochs at which its rate changes move in "
+    "proportion. Default: the network's.",
 )
 flags.DEFINE_float(
     "learning_rate",
     None,
-    "First rate of the small batch's regime; later ones in proportion. Default: the "
-    "network's.",
+    "First learning rate of the small batch's regime. Later rates change in "
+    "proportion. Default: the network's.",
 )
 flags.DEFINE_float(
     "clipnorm",
     None,
-    "Largest global norm of the gradient; 0: no clipping. Default: the network's.",
+    "Largest global norm of the gradient. 0: no clipping. Default: the network's.",
 )
 flags.DEFINE_float(
     "l2",
     None,
-    "First L2 coefficient of the small batch's regime, later ones in proportion; 0: no "
-    "penalty. Default: the network's.",
+    "First L2 coefficient of the small batch's regime. Later coefficients change in "
+    "proportion. 0: no penalty. Default: the network's.",
 )
 flags.DEFINE_bool(
     "l2_kernels_only",
     False,
-    "Leave gamma, beta and biases out of the L2 penalty, which the paper does not.",
+    "Exclude gamma, beta and biases from the L2 penalty. The paper includes them.",
 )
 
-# Machine. None of these changes the result.
+# Devices. These flags do not change the result.
 flags.DEFINE_enum(
     "strategy",
     "one",
     ["one", "mirrored", "multi_worker", "tpu"],
-    "Who shares the batch: one device; the GPUs of this machine; several machines, on "
-    "each of which this command runs; a TPU.",
+    "Devices that share the batch. one: one device. mirrored: the GPUs of one machine. "
+    "multi_worker: several machines; run the same command on each. tpu: a TPU.",
 )
 flags.DEFINE_integer(
     "replicas",
     0,
-    "mirrored: how many GPUs, 0: all; without a GPU, how many logical CPU devices.",
+    "mirrored: number of GPUs, 0 for all. Without a GPU: number of logical CPU "
+    "devices.",
     lower_bound=0,
     upper_bound=1024,
 )
@@ -192,91 +199,102 @@ flags.DEFINE_enum(
     "cluster",
     "auto",
     ["auto", "slurm", "kubernetes"],
-    "multi_worker: who knows the machines, where TF_CONFIG is not set; auto: whichever "
-    "this process runs in.",
+    "multi_worker: where to look up the machines if TF_CONFIG is not set. auto: the "
+    "scheduler that this process runs under.",
 )
 flags.DEFINE_integer(
     "cluster_port",
     8888,
-    "multi_worker: the port on each machine, with slurm or kubernetes.",
+    "multi_worker with slurm or kubernetes: the port to use on each machine.",
     lower_bound=1,
     upper_bound=65535,
 )
 flags.DEFINE_string(
     "tpu",
     None,
-    "tpu: its name or address; local on a TPU machine. Default: TensorFlow's.",
+    "tpu: name or address of the TPU; local on a TPU machine. Default: the TPU that "
+    "TensorFlow finds.",
 )
 flags.DEFINE_integer(
     "micro_batch_size",
     0,
-    "Examples that go through the network at once, a multiple of --virtual_batch_size; "
-    "0: as many as --memory_budget allows.",
+    "Examples that each device sends through the network at once, a multiple of "
+    "--virtual_batch_size. 0: as many as --memory_budget allows.",
     lower_bound=0,
 )
 flags.DEFINE_float(
     "memory_budget",
     0,
-    "GiB of each device that an update may take, as estimated; 0: half of its memory.",
+    "Estimated GiB that an update may use on each device. 0: half of its memory.",
     lower_bound=0,
 )
 flags.DEFINE_enum(
     "precision",
     "float32",
     ["float32", "mixed_bfloat16", "mixed_float16"],
-    "Of the layers; variables and statistics stay float32.",
+    "Precision of the layers. Variables and statistics stay float32.",
 )
 flags.DEFINE_enum(
-    "jit", "auto", ["auto", "on", "off"], "XLA; auto: on GPU and TPU, not on CPU."
+    "jit",
+    "auto",
+    ["auto", "on", "off"],
+    "Compile with XLA. auto: on GPU and TPU, not on CPU.",
 )
 
 # Run.
 flags.DEFINE_integer(
     "seed",
     1,
-    "Of the initial weights and the order of the data.",
+    "Seed of the initial weights, the order of the examples and all random layers.",
     lower_bound=0,
     upper_bound=2**31 - 1,
 )
 flags.DEFINE_integer(
-    "seeds", 1, "study: how many seeds, the first being --seed.", lower_bound=1
+    "seeds",
+    1,
+    "study, sweep: number of seeds, counted up from --seed.",
+    lower_bound=1,
 )
 flags.DEFINE_integer(
-    "max_updates", 0, "Stop after so many updates; 0: at the end.", lower_bound=0
+    "max_updates",
+    0,
+    "Stop after this number of updates. 0: at the end of the regime.",
+    lower_bound=0,
 )
 flags.DEFINE_integer(
     "eval_every",
     0,
-    "Epochs from one evaluation to the next; 0: as many as --stretch.",
+    "Epochs between evaluations. 0: as many as --stretch.",
     lower_bound=0,
 )
 flags.DEFINE_integer(
     "checkpoint_every",
     500,
-    "Updates from one checkpoint to the next, besides those at the ends of epochs; 0: "
-    "only there. The same command goes on from the last one.",
+    "Updates between checkpoints, in addition to the checkpoint after each epoch. 0: "
+    "only after epochs. The same command resumes from the last checkpoint.",
     lower_bound=0,
 )
 flags.DEFINE_bool(
     "weight_distance",
     False,
-    "Log the distance of the weights from where they started (Figure 2).",
+    "Log the distance of the weights from their initial values (the paper's Figure 2).",
 )
 flags.DEFINE_bool(
     "noise_scale",
     False,
-    "Log the gradient noise scale, from gradients of micro-batches or replicas; say "
-    "at the end whether the batch was too large for its number of updates.",
+    "Log the gradient noise scale, measured from the gradients of micro-batches or "
+    "replicas. At the end, print whether the batch was too large for its number of "
+    "updates.",
 )
 flags.DEFINE_string(
     "profile",
     None,
-    "Profile these updates for TensorBoard, as 100-110.",
+    "Updates to profile for TensorBoard, for example 100-110.",
 )
 flags.DEFINE_integer(
     "directions",
     100,
-    "landscape: along how many random directions to measure.",
+    "landscape: number of random directions.",
     lower_bound=10,
     upper_bound=100_000,
 )
@@ -286,34 +304,40 @@ flags.DEFINE_enum(
     "tuner",
     "random",
     ["random", "bayesian", "hyperband", "grid"],
-    "tune: which of keras-tuner's. Hyperband's epochs are those of --epochs.",
+    "tune: keras-tuner's search algorithm. Hyperband counts the epochs of --epochs.",
 )
 flags.DEFINE_multi_string(
     "search",
     [],
-    "tune: a flag and the values to try, as learning_rate:0.01..1 or stretch:1,4,full; "
-    "once for each of batch_size, virtual_batch_size, learning_rate, lr_scaling, "
-    "stretch, gradient_noise, l2.",
+    "tune: a flag and the values to try, for example learning_rate:0.01..1 or "
+    "stretch:1,4,full. Give it once for each flag to search. These flags can be "
+    "searched: batch_size, virtual_batch_size, learning_rate, lr_scaling, stretch, "
+    "gradient_noise, l2.",
 )
 flags.DEFINE_integer(
-    "trials", 20, "tune: at most so many; Hyperband knows itself.", lower_bound=1
+    "trials",
+    20,
+    "tune: largest number of trials. Hyperband decides its own number.",
+    lower_bound=1,
 )
 flags.DEFINE_integer(
     "trial_updates",
     0,
-    "tune: no trial makes more updates, a longer regime is shortened; 0: no limit.",
+    "tune: largest number of updates of a trial. A longer regime is shortened as a "
+    "whole. 0: no limit.",
     lower_bound=0,
 )
 flags.DEFINE_integer(
     "trial_samples",
     0,
-    "tune: no trial sees more samples, a longer regime is shortened; 0: no limit.",
+    "tune: largest number of samples of a trial. A longer regime is shortened as a "
+    "whole. 0: no limit.",
     lower_bound=0,
 )
 flags.DEFINE_integer(
     "lost_after",
     120,
-    "tune: seconds without a sign of life after which keras-tuner's chief or a worker "
+    "tune on several machines: seconds of silence after which the chief or a worker "
     "counts as lost.",
     lower_bound=1,
 )
@@ -327,9 +351,9 @@ def main(argv: list[str] = sys.argv) -> int:
         return _mistake(error)
 
     if values["strategy"] == "multi_worker" and _IS_QUIET:
-        # Of a machine that is lost every part of TensorFlow tells; one line is ours.
+        # When a machine is lost, each part of TensorFlow reports it. We print one line.
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    # The flags are known to be good, and this import takes seconds.
+    # The flags are valid. The import takes seconds.
     with quiet_start() if _IS_QUIET else contextlib.nullcontext():
         import tensorflow as tf
 
@@ -343,10 +367,13 @@ def main(argv: list[str] = sys.argv) -> int:
 
 
 def parse(argv: list[str]) -> dict[str, Any]:
-    """The flags' values; of a run that is there, its own flagfile gives the defaults.
+    """The values of all flags.
+
+    To evaluate a run, or measure its landscape, the run's own `flags.cfg` gives the
+    defaults.
 
     Raises:
-        flags.Error: If the command line is not right.
+        flags.Error: If a flag is unknown or invalid.
     """
     if {"--help", "-h"} & set(argv[1:]):
         print(f"{__doc__}\n{flags.FLAGS.module_help(sys.modules[__name__])}")
@@ -372,13 +399,13 @@ def parse(argv: list[str]) -> dict[str, Any]:
 
 
 def _read_flags(argv):
-    """Sets the flags from the command line and flagfiles; returns what is none."""
+    """Sets the flags from command line and flagfiles; returns other arguments."""
     warnings = io.StringIO()
     try:
         with contextlib.redirect_stderr(warnings):
             lines = flags.FLAGS.read_flags_from_files(argv[1:], force_gnu=False)
-            # Some editors begin a file with a mark that it is in UTF-8, behind which
-            # may be another flagfile.
+            # Some editors begin a file with a byte order mark, and the line behind it
+            # may name another flagfile.
             while any(line.startswith("\ufeff") for line in lines):
                 lines = [line.removeprefix("\ufeff") for line in lines]
                 lines = [line for line in lines if not line.startswith(("#", "//"))]
@@ -386,45 +413,45 @@ def _read_flags(argv):
             unparsed = flags.FLAGS([argv[0], *lines])[1:]
     except UnicodeDecodeError as error:
         raise flags.Error(
-            "--flagfile: got a file that is no text in UTF-8 "
-            f"({error.reason} at byte {error.start}), wanted a flag a line. Name a "
-            "flagfile, or save it in UTF-8."
+            "--flagfile: got a file that is not UTF-8 text "
+            f"({error.reason} at byte {error.start}), wanted one flag per line. Name a "
+            "flagfile, or save the file as UTF-8."
         ) from error
-    if warnings.getvalue():  # Of a flagfile that names itself.
+    if warnings.getvalue():  # A flagfile names itself.
         raise flags.Error(f"--flagfile: {warnings.getvalue()}")
     return unparsed
 
 
 def _refuse_control_characters():
-    """Of line breaks and the like, with which a flagfile could not be written."""
+    """Refuses line breaks and the like, because a flagfile cannot hold them."""
     for flag in flags.FLAGS.get_flags_for_module(sys.modules[__name__]):
         texts = flag.value if isinstance(flag.value, list) else [flag.value]
         for text in texts:
             if {unicodedata.category(x) for x in str(text)} & {"Cc", "Cs", "Zl", "Zp"}:
                 raise flags.Error(
-                    f"--{flag.name}: got {text!r}, wanted no line breaks and other "
-                    "control characters. Leave them out."
+                    f"--{flag.name}: got {text!r}, wanted no line breaks or other "
+                    "control characters. Remove them."
                 )
 
 
 def _look_for_data(dataset, data_dir, download, **_):
-    """Answers for data that is not there before TensorFlow's seconds of import."""
+    """Reports missing data before TensorFlow's import, which takes seconds."""
     folder = re.split("[:/]", dataset)[0]
     if folder == "digits" or download:
         return
     data_dir = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    # Not pathlib, which raises an error for a name that is too long.
+    # Not pathlib: it raises an error if the name is too long.
     prepared = os.path.join(os.path.expanduser(data_dir), folder)
     if not folder or not os.path.isdir(prepared):
         raise flags.Error(
             f"--dataset: got {dataset!r}, wanted digits or a data set that is prepared "
-            f"in {data_dir}: name the folder that holds it with --data_dir, or let it "
-            "be downloaded and prepared there with --download."
+            f"in {data_dir}. Name the folder that holds it with --data_dir, or prepare "
+            "it there with --download."
         )
 
 
 def _mistake(error):
-    # absl marks some of its messages as errors itself.
+    # absl already marks some of its messages as errors.
     message = " ".join(str(error).split()).removeprefix("ERROR:: ")
     print(f"error: {message}", file=sys.stderr)
     return 2

@@ -77,8 +77,7 @@ class Plan:
     def evaluation_epochs(self) -> list[int]:
         """The epochs (from 1) after which to evaluate.
 
-        Every `eval_every`th, the last, and the first: the first row of `metrics.csv`
-        then has all of its columns, and a curve begins at the beginning.
+        Every `eval_every`th, the last, and the first, where the curves begin.
         """
         every = self.settings.eval_every
         return sorted({1, *range(every, self.epochs, every), self.epochs})
