@@ -6,8 +6,10 @@ import keras
 import pytest
 
 import gbn_keras
-import gbn_keras.training.model
+from gbn_keras.training.data import datasets
+from gbn_keras.training.model import build_model
 from gbn_keras.training.planner import Planner
+from gbn_keras.training.run.checkpoint import State
 from gbn_keras.training.run.run_directory import digest
 
 
@@ -57,3 +59,14 @@ def test_classes_keep_the_names_that_files_have_of_them():
     ours = {name for name in registered if name.startswith("gbn_keras>")}
     assert {f"gbn_keras>{name}" for name in REGISTERED} <= ours
     assert registered["gbn_keras>L2SGD"] is gbn_keras.L2SGD
+
+
+def test_a_checkpoint_keeps_the_names_and_shapes_of_its_arrays(make_settings):
+    settings = make_settings("--batch_size=512", "--noise_scale")
+    data = datasets.load("digits")
+    model = build_model(Planner(data.examples).plan(settings), data)
+    arrays = State.of(model, 0, 0.0).arrays
+    text = "\n".join(f"{name} {x.dtype} {x.shape}" for name, x in arrays.items())
+    assert text.splitlines()[0] == "model_0 float32 (64, 128)"
+    found = hashlib.sha256(text.encode()).hexdigest()
+    assert found.startswith("20fcd446eeafcae7b288e9c0db3193c6")
