@@ -177,7 +177,7 @@ def test_settings_that_make_no_sense_are_refused(make_settings, flags, names, re
 
 def test_a_data_set_without_a_network_of_its_own_wants_one_named(make_settings):
     settings = make_settings("--dataset=svhn_cropped", "--download")
-    with pytest.raises(UsageError, match="--model: svhn_cropped has no network"):
+    with pytest.raises(UsageError, match="--model: got none, .* svhn_cropped has no"):
         Planner(60_000).plan(settings)
 
 
