@@ -85,6 +85,6 @@ def load_network(settings: Settings, data) -> keras.Model:
         raise UsageError(
             f"--dataset: got {data.name} with images of {received[:-1]} in "
             f"{received[-1]} classes, wanted {wanted[:-1]} in {wanted[-1]}, as for "
-            f"the model in {settings.run_dir}. Name the data set that it was trained on."
+            f"the model in {settings.run_dir}. Name the data set of its training."
         )
     return network

@@ -100,7 +100,7 @@ def test_the_plan_says_who_takes_what(make_settings, flags, replicas, expected):
         (
             ("--batch_size=512", "--micro_batch_size=200"),
             1,
-            "--micro_batch_size: got 200, wanted a multiple of the ghosts of 128",
+            "--micro_batch_size: got 200, wanted a multiple of the ghost size, 128",
         ),
     ],
 )

@@ -78,7 +78,7 @@ def test_plain_batch_normalization_on_replicas_cannot_be_compiled(make_settings)
         ("{}", "KeyError: 'task'"),
         ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}',
          "IndexError"),
-        ('{"cluster": {"ps": ["a:1"]}, "task": {"type": "ps", "index": 0}}', "type ps"),
+        ('{"cluster": {"ps": ["a:1"]}, "task": {"type": "ps", "index": 0}}', "is ps"),
     ],
 )  # fmt: skip
 def test_a_wrong_tf_config_is_told(make_settings, monkeypatch, text, problem):
