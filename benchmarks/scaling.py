@@ -253,7 +253,7 @@ def seconds_of_sum(strategy, floats):
     def summed(values):
         def on_replica(values):
             context = tf.distribute.get_replica_context()
-            # TensorFlow finds the participants by the device that holds the value.
+            # Moves them to the replica's device, by which TensorFlow finds replicas.
             values = tf.identity(values)
             return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
 
