@@ -53,7 +53,7 @@ def evaluate(settings: Settings) -> dict | None:
         size = settings.micro_batch_size or _EVALUATED * smallest_micro_batch(network)
         try:
             model = LargeBatchModel(network, size)
-        except ValueError as error:  # The micro-batch is not whole ghosts.
+        except ValueError as error:  # The micro-batch would cut a ghost.
             raise UsageError(f"--{error}") from error
         model.compile(**loss_and_metrics(), jit_compile=False)
         scores = model.evaluate(

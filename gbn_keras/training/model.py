@@ -116,7 +116,7 @@ class AccuracyOfExamples(keras.metrics.SparseCategoricalAccuracy):
 
 
 def _fitting_micro_batch(model, plan):
-    """The plan's micro-batch, or the largest that fits if the user set none."""
+    """The plan's micro-batch, or a smaller one that fits if the user set none."""
     settings = plan.settings
     if settings.micro_batch_size or not settings.virtual_batch_size:
         return plan.micro_batch_size

@@ -53,7 +53,7 @@ class Plan:
 
     @property
     def high_rate_updates(self) -> int:
-        """Number of updates before the rate first changes, not counting warm-up.
+        """Number of updates before the rate first changes, apart from warm-up's changes.
 
         In these updates, the paper says, the weights' distance from their initial
         values grows with the logarithm of the number of updates.

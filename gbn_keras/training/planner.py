@@ -24,7 +24,7 @@ _DEFAULT_MODEL = {
     "imagenet2012": "resnet50",
 }
 
-# The epochs to evaluate after are a list, so there must not be too many.
+# A limit, because a plan lists the epochs after which to evaluate.
 _MOST_EPOCHS = 1_000_000
 
 

@@ -22,7 +22,7 @@ class RunProgress(keras.callbacks.Callback):
     may take longer than all others together.
 
     Args:
-        max_updates: The update after which the training stops. 0: the last one.
+        max_updates: The update after which the training stops early. 0: none.
     """
 
     def __init__(self, max_updates: int = 0):

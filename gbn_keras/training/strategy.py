@@ -87,7 +87,7 @@ def from_chief(strategy: tf.distribute.Strategy, content: bytes) -> bytes:
         return content
     content = content if is_chief(strategy) else b""
     length = int(_sum_over_replicas(strategy, np.array(len(content))))
-    # Not floats: their sum could change bits.
+    # Integers, because a sum of floats could change bits.
     words = np.zeros(-(-length // 4), np.int32)
     words.view(np.uint8)[: len(content)] = np.frombuffer(content, np.uint8)
     return _sum_over_replicas(strategy, words).tobytes()[:length]

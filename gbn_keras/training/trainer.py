@@ -25,7 +25,7 @@ def train(
     callbacks: tuple[keras.callbacks.Callback, ...] = (),
     verbose: str | int = "auto",
 ) -> dict | None:
-    """The result of one training, which also writes a run directory.
+    """Runs one training in its run directory; returns the result.
 
     If the run directory holds a finished run, the run is not repeated. An interrupted
     run resumes from its last checkpoint.
