@@ -1,4 +1,4 @@
-"""Measures how much of F1's training time on MNIST checkpoints take.
+"""Measures what fraction of F1's training time on MNIST goes into checkpoints.
 
     python benchmarks/checkpoint_cost.py --data_dir=DIR [--json=FILE]
 

@@ -1,4 +1,4 @@
-"""Kills trainings at random moments; each must end with the same bits.
+"""Kills trainings at random moments; each must end like an undisturbed one.
 
     python benchmarks/kill_soak.py [--kills=100] [--runs=20] [--seed=1]
 

@@ -53,10 +53,11 @@ class Plan:
 
     @property
     def high_rate_updates(self) -> int:
-        """Number of updates before the rate first changes, apart from warm-up's changes.
+        """Number of updates before the regime first changes the rate.
 
-        In these updates, the paper says, the weights' distance from their initial
-        values grows with the logarithm of the number of updates.
+        Warm-up does not count as a change. In these updates, the paper says, the
+        weights' distance from their initial values grows with the logarithm of the
+        number of updates.
         """
         if len(self.regime.learning_rate) == 1:
             return self.updates
