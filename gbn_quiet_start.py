@@ -1,7 +1,7 @@
-"""`quiet_start`: what TensorFlow says of devices that are not there is left out.
+"""`quiet_start`: hides what TensorFlow writes about missing devices when it starts.
 
-TensorFlow's native code writes to file descriptor 2 before any setting of Python's can
-reach it, on a machine without a GPU an error that is none among them.
+TensorFlow's native code writes to file descriptor 2 before any Python setting can reach
+it. On a machine without a GPU, this includes messages that look like errors.
 """
 
 import contextlib
@@ -11,8 +11,9 @@ import re
 import signal
 import sys
 
-# What TensorFlow tells on every machine without a GPU, and no user can act on. All
-# else is passed on. Some versions write the date before the level, some a letter.
+# TensorFlow writes these lines on every machine without a GPU, and users cannot act on
+# them. All other lines are passed on. The lines begin with the level's letter or with a
+# date, depending on the version.
 _NOISE = re.compile(
     rb"""
     WARNING:\ All\ log\ messages\ before\ absl::InitializeLog
@@ -35,20 +36,20 @@ _FAILED = b"gbn-keras: not started\n"
 
 @contextlib.contextmanager
 def quiet_start():
-    """Holds TensorFlow's noise back while it is imported and finds its devices.
+    """Hides TensorFlow's noise while it is imported and finds its devices.
 
-    A process of its own reads standard error meanwhile, so that if this one breaks
-    down, be it in native code, all is told that was held back. Nothing is held back
-    where there is an NVIDIA device, or no such process can be.
+    A second process reads standard error meanwhile. If this process fails, even in
+    native code, the second process writes all that was hidden. Nothing is hidden if the
+    machine has an NVIDIA device or cannot fork.
     """
     has_device = glob.glob("/dev/nvidia*") or os.path.exists("/dev/dxg")
-    # With TensorFlow come threads, which do not survive a fork.
+    # TensorFlow starts threads, which do not survive a fork.
     if has_device or "tensorflow" in sys.modules or not hasattr(os, "fork"):
         yield
         return
     try:
         stderr = os.dup(2)
-    except OSError:  # It is closed.
+    except OSError:  # Standard error is closed.
         yield
         return
     source, sink = os.pipe()
@@ -56,8 +57,8 @@ def quiet_start():
     child = os.fork()
     if not child:
         try:
-            # A grandchild: nobody has to wait for its end, which comes after that of
-            # every process that was started meanwhile.
+            # Nobody has to wait for a grandchild. It lives until all processes that are
+            # started meanwhile have ended.
             if not os.fork():
                 os.close(sink)
                 _pass_on(source, stderr, reader_answers)
@@ -82,16 +83,16 @@ def quiet_start():
 
 
 def _pass_on(source, stderr, answer):
-    """Copies lines until the end; of the noise only if `_DONE` is not among them.
+    """Copies lines to the end; copies the noise only if `_DONE` does not arrive.
 
-    Closes `answer` as soon as all is written that came before `_DONE` or `_FAILED`.
+    Closes `answer` once everything before `_DONE` or `_FAILED` is written.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Whoever is read from decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The writers decide when to end.
     held, started = [], False
     with open(source, "rb") as lines, open(stderr, "wb", buffering=0) as out:
         for line in lines:
             end = next((e for e in (_DONE, _FAILED) if line.endswith(e)), b"")
-            line = line.removesuffix(end)  # Which may follow half a line.
+            line = line.removesuffix(end)  # It may follow an unfinished line.
             if not started and _NOISE.match(line):
                 held.append(line)
             else:

@@ -1,21 +1,21 @@
-"""Writes one HTML page about run directories: trainings, studies, sweeps, searches.
+"""Writes an HTML page about run directories: trainings, studies, sweeps, searches.
 
 gbn-report RUN_OR_STUDY...
 """
 
-# `import gbn_keras` imports Keras and TensorFlow, because that registers its layers.
-# The page needs neither, so this file is not in that package and opens it from outside.
+# `import gbn_keras` imports Keras and TensorFlow, to register its layers. The page does
+# not need them, so this file is outside the package and loads only some of its modules.
 
 import importlib.util
 import sys
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Writes the page that the command line asks for; returns the exit code."""
+    """Writes the page for the command line's run directories; returns the exit code."""
     if "gbn_keras" not in sys.modules:
-        # The package without what its `__init__` does: only a path to its modules.
+        # An empty package with a path to its modules. Its `__init__` does not run.
         spec = importlib.util.find_spec("gbn_keras")
-        assert spec is not None  # The two are installed together.
+        assert spec is not None  # Both are installed together.
         sys.modules["gbn_keras"] = importlib.util.module_from_spec(spec)
     from gbn_keras.training.report import report
 

@@ -1,4 +1,4 @@
-"""Packaging of gbn-keras; `pyproject.toml` holds the settings of the tools."""
+"""Packages gbn-keras. The settings of the tools are in `pyproject.toml`."""
 
 import pathlib
 import runpy
@@ -32,17 +32,17 @@ setup(
     },
     install_requires=[
         "absl-py",
-        # tensorflow-datasets imports it when it prepares data, but does not name it.
+        # tensorflow-datasets imports it to prepare data, but does not require it.
         "importlib_resources",
-        # The trainer overrides and calls what Keras does not publish (the symbolic
-        # build, an optimizer's sum over replicas): tried with these versions.
+        # The trainer uses internals of Keras (the symbolic build, an optimizer's sum
+        # over replicas). These versions are tested.
         "keras>=3.12,<3.16",
         "keras-tuner",
         "matplotlib",
         "pandas",
         "scikit-learn",
         "scipy",
-        # keras-tuner fails every trial without it, but does not name it.
+        # Without it every trial of keras-tuner fails, but it is not required there.
         "tensorboard",
         "tensorflow",
         "tensorflow-datasets",
@@ -58,11 +58,11 @@ setup(
             "pytest",
             "pytest-xdist",
             "ruff",
-            # A wheel is built and tried, without the index.
+            # To build a wheel and test it without the package index.
             *("setuptools>=68", "wheel"),
-            # PyPI's build for Linux brings CUDA, several GB. Pinned, so that the build
-            # without CUDA counts too (2.13.0+cpu), and not a newer one before it; pip
-            # finds it by --extra-index-url=https://download.pytorch.org/whl/cpu.
+            # PyPI's build for Linux includes several GB of CUDA. Pinned so that pip
+            # accepts the build without CUDA (2.13.0+cpu) and prefers no newer one. Find
+            # it with --extra-index-url=https://download.pytorch.org/whl/cpu.
             "torch==2.13.0",
         ],
         "cuda": ["tensorflow[and-cuda]"],

@@ -1,4 +1,4 @@
-"""`python train.py` in a checkout; where gbn-keras is installed, `gbn-train`."""
+"""Runs gbn-keras from a checkout: `python train.py`. Installed, it is `gbn-train`."""
 
 import sys
 

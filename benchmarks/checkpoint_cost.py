@@ -1,11 +1,11 @@
-"""What checkpoints cost: their share of the time of F1's training on MNIST.
+"""Measures what fraction of F1's training time on MNIST goes into checkpoints.
 
     python benchmarks/checkpoint_cost.py --data_dir=DIR [--json=FILE]
 
-The program trains with batches of 4096 for 20 epochs of 14 updates each, with a
-checkpoint every 100 updates besides those at the ends of epochs, and for comparison
-every 10 updates. The time of writing, from the first variable read to the file's name
-on the disk, is counted within the training. Five minutes on two cores.
+The program trains with batches of 4096 for 20 epochs of 14 updates. It writes a
+checkpoint after each epoch and every 100 updates; then, for comparison, every 10. The
+time of a checkpoint runs from reading the first variable until the file has its final
+name, and is part of the training time. Takes five minutes on two cores.
 """
 
 import argparse
@@ -13,7 +13,7 @@ import statistics
 import tempfile
 import time
 
-import gbn_train  # isort: skip (sets what TensorFlow reads when it is imported)
+import gbn_train  # isort: skip (sets variables that TensorFlow reads on import)
 from side_by_side import write_json
 
 from gbn_keras.training import driver, trainer
@@ -25,7 +25,7 @@ FLAGS = ("--dataset=mnist", "--batch_size=4096", "--epochs=20", "--stretch=1")
 
 
 class TimedCheckpointing(Checkpointing):
-    """Notes how long each checkpoint takes."""
+    """Records how long each checkpoint takes."""
 
     all_seconds = []
 
@@ -36,10 +36,10 @@ class TimedCheckpointing(Checkpointing):
 
 
 def main():
-    """Measures and prints."""
+    """Measures, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data_dir", required=True, help="where MNIST is")
-    parser.add_argument("--json", help="file for all figures")
+    parser.add_argument("--data_dir", required=True, help="folder that holds MNIST")
+    parser.add_argument("--json", help="file to write all figures to")
     arguments = parser.parse_args()
     data = datasets.load("mnist", arguments.data_dir)
     driver.Checkpointing = TimedCheckpointing

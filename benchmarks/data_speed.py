@@ -1,14 +1,19 @@
-"""Images a second of each data pipeline against tensorflow-datasets' own reader.
+"""Compares the speed of data pipelines with tensorflow-datasets' own reader.
 
     python benchmarks/data_speed.py [--data_dir=DIR] [--json=FILE]
 
-All contenders in one process and in turn; medians; `ratio` is to the bare reader in the
-same round, `tfds.load(...).batch(n)` as its guide has it: decoded, in the order of
-shuffled files, neither augmented nor standardized. The JPEGs have two contenders more:
-with whole images decoded and then cropped, and the best that is usually written by
-hand, `SkipDecoding`, a fused decode and crop, and a shuffle buffer. Without --data_dir
-MNIST and CIFAR-10 are random pixels and the JPEGs are painted, in a temporary folder.
-The memory that holds a data set is filled before; `load` tells how long that took.
+All readers run in turn in one process, and the figures are medians. `ratio` compares a
+reader with the bare reader in the same round: `tfds.load(...).batch(n)`, as the guide
+of tensorflow-datasets shows it. The bare reader decodes images in the order of shuffled
+files, and neither augments nor standardizes them.
+
+For JPEGs there are two more readers. One decodes whole images and then crops them. The
+other is the best that people usually write by hand: `SkipDecoding`, a fused decode and
+crop, and a shuffle buffer.
+
+Without --data_dir, MNIST and CIFAR-10 are random pixels in a temporary folder. The
+JPEGs are always painted. Data sets that are held in memory are loaded before the
+measurement; `load s` is the time it took.
 """
 
 import argparse
@@ -32,23 +37,23 @@ from gbn_keras.training.data import datasets
 BARE = "bare reader"
 OURS = "gbn_keras"
 
-# Of the JPEGs: height and width as ImageNet's, and pixels on each side for the network.
+# Heights and widths of the JPEGs, as in ImageNet, and the side of the crops in pixels.
 _SIZES = [(375, 500), (500, 375), (333, 500), (480, 640)]
 _SIZE = 224
 
-# Images of the painted MNIST and CIFAR-10. More say nothing new and take long to write.
+# Images of the painted MNIST and CIFAR-10. More would take longer and show the same.
 _SMALL_IMAGES = 20_000
 
 
 def main():
-    """Measures and prints."""
+    """Measures, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data_dir", help="where MNIST and CIFAR-10 are; else painted")
+    parser.add_argument("--data_dir", help="folder that holds MNIST and CIFAR-10")
     parser.add_argument("--jpegs", type=int, default=600, help="how many to paint")
     parser.add_argument("--batch_size", type=int, default=512)
     parser.add_argument("--jpeg_batch_size", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--json", help="file for all figures")
+    parser.add_argument("--json", help="file to write all figures to")
     arguments = parser.parse_args()
     rows = []
     print(f"{'data':16}{'reader':28}{'load s':>8}{'images/s':>10}{'ratio':>7}")
@@ -67,7 +72,7 @@ def main():
 
 
 def measure(name, data_dir, batch_size, rounds, jpegs=False):
-    """Times an epoch by each reader in turn; prints and returns the rows."""
+    """Times an epoch of each reader in turn; prints and returns the rows."""
     started = time.perf_counter()
     data = datasets.load(name, data_dir)
     load_seconds = {OURS: time.perf_counter() - started}
@@ -105,13 +110,13 @@ def measure(name, data_dir, batch_size, rounds, jpegs=False):
 
 
 def exhaust(batches):
-    """An epoch from its start: a stream that ran on would work while others do."""
+    """Reads one epoch, and ends it, so that nothing is prefetched while others run."""
     for _ in batches:
         pass
 
 
 def others(name, data_dir, batch_size, jpegs):
-    """What a user would write with tensorflow-datasets: an epoch of batches."""
+    """The readers that a user of tensorflow-datasets would write, for one epoch."""
     load = functools.partial(
         tfds.load, name, split="train", data_dir=data_dir, shuffle_files=True
     )
@@ -127,7 +132,7 @@ def others(name, data_dir, batch_size, jpegs):
         return examples.batch(batch_size, drop_remainder=True).prefetch(2)
 
     return {
-        BARE: whole,  # They have no common size, and so make no batch.
+        BARE: whole,  # Images of different sizes cannot be batched.
         "decoded whole, then cropped": joined(parallel(whole.shuffle(256), crop_whole)),
         "decode and crop by hand": joined(
             parallel(undecoded.shuffle(256), decode_and_crop)
@@ -136,14 +141,14 @@ def others(name, data_dir, batch_size, jpegs):
 
 
 def crop_whole(image, label):
-    """Random-resized crop of a decoded image, flipped and standardized."""
+    """A random resized crop of a decoded image, flipped and standardized."""
     top, left, height, width = tf.unstack(random_window(tf.shape(image)))
     crop = tf.image.crop_to_bounding_box(image, top, left, height, width)
     return finished(crop), label
 
 
 def decode_and_crop(example):
-    """The same of a JPEG, of which no more is decoded."""
+    """The same crop from a JPEG, of which only the crop is decoded."""
     shape = tf.image.extract_jpeg_shape(example["image"])
     crop = tf.image.decode_and_crop_jpeg(
         example["image"], random_window(shape), channels=3
@@ -152,7 +157,7 @@ def decode_and_crop(example):
 
 
 def random_window(shape):
-    """Top, left, height and width."""
+    """The top, left, height and width of a random crop."""
     begin, size, _ = tf.image.sample_distorted_bounding_box(
         shape,
         tf.zeros([0, 0, 4]),
@@ -166,13 +171,13 @@ def random_window(shape):
 
 
 def finished(crop):
-    """Resized, flipped and standardized."""
+    """The crop, resized, randomly flipped and standardized."""
     image = tf.image.random_flip_left_right(tf.image.resize(crop, [_SIZE] * 2))
     return (image / 255 - (0.485, 0.456, 0.406)) / (0.229, 0.224, 0.225)
 
 
 def paint_small(folder, name, shape):
-    """Random pixels in the files of a known data set."""
+    """Writes random pixels as the files of a known data set."""
     random = np.random.default_rng(0)
     builder = tfds.builder(name, data_dir=folder)
     images = random.integers(0, 256, (_SMALL_IMAGES, *shape), np.uint8)
@@ -183,7 +188,7 @@ def paint_small(folder, name, shape):
 
 
 def paint_jpegs(folder, count):
-    """Pictures of ImageNet's sizes, of about 110 KB each."""
+    """Writes a data set of JPEGs of ImageNet's sizes, about 110 KB each."""
     random = np.random.default_rng(0)
     examples = [
         {"image": io.BytesIO(painted(*_SIZES[i % len(_SIZES)], random)), "label": i}
@@ -197,7 +202,7 @@ def paint_jpegs(folder, count):
 
 
 def painted(height, width, random):
-    """A JPEG of large and of small blobs."""
+    """A JPEG that shows large and small blobs."""
     image = 128.0
     for pixels, deviation in ((100, 60), (8, 40), (2, 8)):
         small = random.normal(size=(height // pixels + 2, width // pixels + 2, 3))
@@ -207,7 +212,7 @@ def painted(height, width, random):
 
 
 def store(folder, name, version, features, examples):
-    """Writes examples in four files; a few more of them are for validation."""
+    """Writes the examples to four files, and the first of them again as validation."""
     few = [dict(example) for example in examples[:128]]
     for example in few:
         if isinstance(example["image"], io.BytesIO):

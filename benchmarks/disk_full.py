@@ -1,14 +1,17 @@
-"""Fills the disk under a training, at every place where it writes.
+"""Tests trainings whose disk becomes full, at each place where they write.
 
     sudo python benchmarks/disk_full.py [--json=FILE]
 
-The run directory lies in a tmpfs of 1 MiB, part of it taken by another file, so that a
-training of the digits (a small F1, weight distance, noise scale, a checkpoint every 4
-updates) finds it full after so many KiB. Every time it must end in one line and exit
-code 75, or 2 if not even its folder could be begun, and what it leaves under final
-names must be whole. Then there is room, as a user would make it, and the same command
-must end with the weights, optimizer and tables of a training that was not disturbed.
-The exit code is 1 otherwise. Linux and root only, for the tmpfs; some minutes.
+The run directory is in a tmpfs of 1 MiB. Another file takes part of it, so that the
+disk is full after a chosen number of KiB. The training is a small F1 on the digits with
+weight distance, noise scale and a checkpoint every 4 updates.
+
+Each time, the program must print one line and exit with code 75, or with 2 if it could
+not create the run directory. All files with final names must be intact. Then the disk
+is enlarged, as a user would do, and the same command must end with the weights,
+optimizer and tables of an undisturbed training. Otherwise the exit code is 1.
+
+Needs Linux, and root for the tmpfs. Takes some minutes.
 """
 
 import argparse
@@ -21,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 
-# Sets what TensorFlow reads when it is imported.
+# Sets variables that TensorFlow reads on import.
 import gbn_train  # isort: skip
 import keras
 import pandas as pd
@@ -37,22 +40,22 @@ FLAGS = (
     *("--micro_batch_size=64", "--noise_scale", "--weight_distance"),
 )
 
-# Finer where the small files come, or grow by a page. With more there is enough.
+# Finer where small files are written or grow by a page. More is enough for all files.
 FREE_KIB = (
     *(*range(0, 16, 4), *range(16, 64, 24), *range(64, 112, 4)),
     *(*range(112, 432, 24), *range(432, 504, 4), *range(504, 660, 24)),
 )
 
-# What a line names.
+# Finds the file that a message names.
 _PLACE = re.compile(r"run/([^:]+): ")
 
 
 def main():
-    """Fills, resumes, compares and prints; returns the exit code."""
+    """Fills the disk, resumes, compares and prints; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--json", help="file for all figures")
+    parser.add_argument("--json", help="file to write all figures to")
     arguments = parser.parse_args()
-    # With a checkpoint of a fifth of the disk.
+    # A network whose checkpoint takes a fifth of the disk.
     names.NETWORKS["f1_digits"] = lambda *about: f1(*about, width=64, depth=3)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -66,15 +69,15 @@ def main():
                 rows.append(fill(disk, free, undisturbed))
     places = collections.Counter(row["place"] for row in rows)
     for place, number in places.most_common():
-        print(f"{number:4} times full at {place}")
+        print(f"{number:4} times full when writing {place}")
     right = sum(row["right"] for row in rows)
-    print(f"{right} of {len(rows)} ended in a line, left whole files, and went on")
+    print(f"{right} of {len(rows)} printed one line, left intact files, and resumed")
     write_json(arguments.json, rows)
     return int(right < len(rows))
 
 
 def fill(disk, free, undisturbed):
-    """A training that finds so many KiB, then room; prints and returns its row."""
+    """Trains with `free` KiB, then with enough; prints and returns the row."""
     (disk / "other").write_bytes(bytes(1024 * (1020 - free)))
     run_dir = disk / "run"
     code, lines = run(run_dir)
@@ -92,14 +95,14 @@ def fill(disk, free, undisturbed):
     right = is_told and not torn and not resumed and not different
     print(f"{free:5} KiB: exit code {code}: {' '.join(lines)}")
     if not right:
-        print(f"      WRONG: torn {torn}, exit code {resumed}, other {different}")
+        print(f"      WRONG: torn {torn}, exit code {resumed}, different {different}")
     place = _PLACE.search(" ".join(lines))
     place = re.sub(r"[._]?\d+", "", place[1]) if place else "the folder"
     return {"free_kib": free, "code": code, "place": place, "right": right}
 
 
 def run(run_dir):
-    """Exit code, and what the program told of an error."""
+    """The program's exit code, and the lines of its error message."""
     errors = io.StringIO()
     with contextlib.redirect_stderr(errors), contextlib.redirect_stdout(io.StringIO()):
         code = gbn_train.main(["train.py", *FLAGS, f"--run_dir={run_dir}"])
@@ -107,7 +110,7 @@ def run(run_dir):
 
 
 def is_torn(file):
-    """Whether a file has a final name and a part of its content."""
+    """Whether a file has its final name but not all of its content."""
     if not file.is_file() or ".part" in file.name:
         return False
     try:
@@ -126,7 +129,7 @@ def is_torn(file):
 
 @contextlib.contextmanager
 def tmpfs(folder, size):
-    """A disk of its own in memory."""
+    """A context with a disk in memory."""
     folder.mkdir(exist_ok=True)
     mount("-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder)
     try:

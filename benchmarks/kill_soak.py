@@ -1,20 +1,23 @@
-"""Kills trainings with -9 at random moments; each must end as if it had not been.
+"""Kills trainings at random moments; each must end like an undisturbed one.
 
     python benchmarks/kill_soak.py [--kills=100] [--runs=20] [--seed=1]
 
-A run is the program itself on the digits: F1 with dropout, gradient noise, weight
-distance and noise scale, checkpoints every 7 updates (an epoch has 6), half of the runs
-in float32, half in mixed_bfloat16. It is killed about five times at random moments
-after its plan is printed, and once more, in turn: in the middle of writing a
-checkpoint; with the checkpoint written but not yet under its name; with the checkpoint
-under its name but the oldest one not yet deleted. Then the same command runs to the
-end.
+A run is the program on the digits: F1 with dropout, gradient noise, weight distance and
+noise scale, and a checkpoint every 7 updates (an epoch has 6). Half of the runs use
+float32, half mixed_bfloat16.
 
-Compared with a run that was not killed, bit for bit: `model.keras` (weights, running
-statistics, optimizer); the last checkpoint (seeds and metrics, too); accuracy and loss
-in `result.json`; the CSV files' text; and all of TensorBoard's points but those of
-speed. The exit code is 1 if anything differs. Quarter
-of an hour on two cores.
+Each run gets SIGKILL about five times at random moments after its plan is printed. It
+is killed once more at one of three moments, which the runs take in turn:
+
+- in the middle of writing a checkpoint
+- when the checkpoint is written but does not have its final name yet
+- when the checkpoint has its name but the oldest one is not deleted yet
+
+Then the same command runs to the end. The run must have the same bits as one that was
+not killed: in `model.keras` (weights, running statistics, optimizer), the last
+checkpoint (also seeds and metrics), accuracy and loss in `result.json`, the text of the
+CSV files, and all points in TensorBoard except those about speed. The exit code is 1 if
+anything differs. Takes a quarter of an hour on two cores.
 """
 
 import argparse
@@ -31,7 +34,7 @@ import keras
 import numpy as np
 from side_by_side import write_json
 
-# With the classes that are in the models' files.
+# Registers the classes that the models' files use.
 import gbn_keras.training.model  # noqa: F401
 from gbn_keras.training.run.checkpoint_file import decode
 from gbn_keras.training.run.events import read_events
@@ -48,7 +51,7 @@ PRECISIONS = ("float32", "mixed_bfloat16")
 
 RANDOM = "at random"
 
-# Of writing a checkpoint: as killed_program.py knows them.
+# Moments in writing a checkpoint; killed_program.py knows the same names.
 PROVOKED = ("half written", "not yet named", "not yet tidied")
 
 _TIMEOUT = 300
@@ -57,11 +60,11 @@ _TIMEOUT = 300
 def main():
     """Kills, resumes, compares and prints; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--kills", type=int, default=100, help="at random")
+    parser.add_argument("--kills", type=int, default=100, help="number of random kills")
     parser.add_argument("--runs", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=1, help="of the moments")
-    parser.add_argument("--processes", type=int, default=2, help="at once")
-    parser.add_argument("--json", help="file for all figures")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the moments")
+    parser.add_argument("--processes", type=int, default=2, help="runs at once")
+    parser.add_argument("--json", help="file to write all figures to")
     arguments = parser.parse_args()
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -73,7 +76,7 @@ def main():
             undisturbed[precision] = folder / precision
             run(undisturbed[precision], precision)
         rows = []
-        # More runs than asked for, if some ended before they could be killed.
+        # If some runs end before they can be killed, there are more runs.
         while kills_of(rows) < arguments.kills:
             number = len(rows)
             missing = arguments.kills - kills_of(rows)
@@ -106,29 +109,29 @@ def main():
                 rows.append(row)
     same = sum(not row["different"] for row in rows)
     provoked = sum(len(row["kills"]) for row in rows) - kills_of(rows)
-    print(f"{kills_of(rows)} kills at random, {provoked} in writing")
-    print(f"{same} of {len(rows)} runs are the undisturbed one")
+    print(f"{kills_of(rows)} random kills, {provoked} while writing a checkpoint")
+    print(f"{same} of {len(rows)} runs equal the undisturbed run")
     write_json(arguments.json, rows)
     return int(same < len(rows))
 
 
 def moments(number, kills):
-    """When to kill a run: so often at random, and once while it writes."""
+    """When to kill a run: `kills` times at random, and once while it writes."""
     found = [RANDOM] * kills
     found.insert(number % (kills + 1), PROVOKED[number % len(PROVOKED)])
     return found
 
 
 def kills_of(rows):
-    """How many there were at random."""
+    """The number of random kills."""
     return sum(moment == RANDOM for row in rows for moment, _ in row["kills"])
 
 
 def run_and_kill(folder, row, seed):
-    """Runs, kills at each of the moments, and runs to the end.
+    """Runs the program, kills it at each of the moments, then runs it to the end.
 
     Returns:
-        `(moment, checkpoint)`, the kills and the newest checkpoint that each left.
+        A list of `(moment, checkpoint)`: each kill, and the newest checkpoint after it.
     """
     generator = random.Random(f"{seed} {row['run']}")
     kills = []
@@ -147,10 +150,10 @@ def run_and_kill(folder, row, seed):
 
 
 def run(folder, precision, moment="", after=None):
-    """Runs the program, which is killed at the moment or so many seconds after.
+    """Runs the program, and kills it at a moment or `after` seconds of training.
 
     Returns:
-        Whether it was killed before it came to its end.
+        Whether it was killed before it ended.
     """
     flags = (*FLAGS, f"--precision={precision}", f"--run_dir={folder}")
     process = subprocess.Popen(
@@ -165,7 +168,7 @@ def run(folder, precision, moment="", after=None):
     for line in process.stdout:
         output += line
         if after is not None and line.startswith("learning rate "):
-            # The network is there: what follows is the training.
+            # The network is built, and the training begins.
             alarms.append(threading.Timer(after, process.kill))
             alarms[-1].start()
     code = process.wait()
@@ -178,7 +181,7 @@ def run(folder, precision, moment="", after=None):
 
 
 def differences(one, other):
-    """What differs between the folders of two finished runs."""
+    """The names of what differs between the folders of two finished runs."""
     found = []
     for name in TABLES:
         if (one / name).read_bytes() != (other / name).read_bytes():
@@ -197,7 +200,7 @@ def differences(one, other):
 
 
 def same_arrays(one, other):
-    """Whether all bytes are the same."""
+    """Whether two dictionaries of arrays have the same bytes."""
     return one.keys() == other.keys() and all(
         array.dtype == other[name].dtype and array.tobytes() == other[name].tobytes()
         for name, array in one.items()
@@ -205,21 +208,21 @@ def same_arrays(one, other):
 
 
 def model_arrays(run):
-    """The variables of the model and its optimizer; Keras does not save seeds."""
+    """The variables of the model and its optimizer. Keras does not save seeds."""
     model = keras.models.load_model(run / "model.keras")
     variables = [*model.weights, *model.optimizer.variables]
     return {str(place): v.numpy() for place, v in enumerate(variables)}
 
 
 def checkpoint_arrays(run):
-    """The arrays of the last update's checkpoint; both runs save that one."""
+    """The arrays of the last update's checkpoint, which both runs save."""
     newest = max((run / "checkpoints").iterdir())
     arrays, facts = decode(newest.read_bytes())
     return {**arrays, "updates": np.array(facts["updates"])}
 
 
 def points(run):
-    """TensorBoard's points `(run, update, tag, value)`, sorted, but those of speed."""
+    """TensorBoard's points `(run, update, tag, value)`, sorted, without speeds."""
     return sorted(
         (name, event.step, value.tag, value.tensor.SerializeToString())
         for name in ("train", "validation")

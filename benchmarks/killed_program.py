@@ -1,10 +1,12 @@
-"""The program for `kill_soak.py`: F1 for digits with dropout, which may kill itself.
+"""Runs the program for `kill_soak.py`: adds dropout to F1, and may kill itself.
 
     python benchmarks/killed_program.py MOMENT --name=value ...
 
-MOMENT is empty or says when: `half written:3` in the middle of writing the third
-checkpoint, `not yet named:3` before that gets its name, `not yet tidied:3` before the
-oldest one is deleted.
+MOMENT is empty, or says when to kill:
+
+- `half written:3`: in the middle of writing the third checkpoint
+- `not yet named:3`: before the third checkpoint gets its name
+- `not yet tidied:3`: before the third deletion of an old checkpoint
 """
 
 import os
@@ -31,7 +33,7 @@ def main():
 
 
 def kill_at(moment, number):
-    """Kills this process at that number of calls of a method on a checkpoint."""
+    """Kills this process at the `number`th call of a method on a checkpoint."""
     name = _METHODS[moment]
     method, calls = getattr(pathlib.Path, name), 0
 
@@ -49,7 +51,7 @@ def kill_at(moment, number):
 
 
 def use_dropout():
-    """Gives the digits' network dropout after every hidden layer."""
+    """Adds dropout after every hidden layer of the digits' network."""
     import keras
 
     from gbn_keras.networks import names

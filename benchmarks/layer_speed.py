@@ -1,12 +1,14 @@
-"""Time of a ghost batch normalization layer against what a user would pick instead.
+"""Compares the speed of a ghost batch normalization layer with its alternatives.
 
     python benchmarks/layer_speed.py [--jit] [--json=FILE] [--picture=FILE]
     KERAS_BACKEND=jax python benchmarks/layer_speed.py
 
-Forward, backward and running statistics of one layer in training, all contenders in one
-process and in turn; medians. `ratio` is to stock Keras BatchNormalization in the same
-round, GB/s is by the bytes that must be moved at least, peak MB is resident memory
-beyond what is there before a step.
+Measures a training step of one layer: forward pass, backward pass and running
+statistics. All layers run in turn in one process, and the figures are medians.
+
+- `ratio`: time compared with Keras's BatchNormalization in the same round
+- `GB/s`: the bytes that must be moved at least, per second
+- `peak MB`: memory that a step needs in addition
 """
 
 import argparse
@@ -32,17 +34,17 @@ CASES = [
     ((128, 56, 56, 64), 32),
     ((4096, 512), 128),
 ]
-# Over the number of ghosts, for the picture and the claim that time is flat in it.
+# For the picture: the time should not depend on the number of ghosts.
 GHOST_CASES = [((1024, 32, 32, 16), size) for size in (512, 256, 128, 64, 32, 16)]
 
-# A tensor of the input's size is moved at least so often: the forward pass reads the
-# input and writes the output, the backward pass reads the input and the upstream
-# gradient and writes the input's gradient.
+# How often a tensor of the input's size is moved at least. The forward pass reads the
+# input and writes the output. The backward pass reads the input and the upstream
+# gradient, and writes the input's gradient.
 _PASSES = 5
 
 
 class SplitGhosts(keras.layers.Layer):
-    """The usual hand-made layer: split, the same BatchNormalization each, concat."""
+    """The usual layer by hand: split, the same BatchNormalization for each, concat."""
 
     def __init__(self, virtual_batch_size):
         super().__init__()
@@ -50,15 +52,15 @@ class SplitGhosts(keras.layers.Layer):
         self.normalization = keras.layers.BatchNormalization()
 
     def build(self, input_shape):
-        """Builds the layer within."""
+        """Builds the inner layer."""
         self.normalization.build(input_shape)
 
     def compute_output_shape(self, input_shape):
-        """That of the input; Keras cannot infer it for an unknown batch size."""
+        """The input's shape. Keras cannot infer it for an unknown batch size."""
         return input_shape
 
     def call(self, inputs, training=None):
-        """Normalizes piece by piece."""
+        """Normalizes each piece."""
         pieces = keras.ops.split(inputs, inputs.shape[0] // self.virtual_batch_size)
         return keras.ops.concatenate(
             [self.normalization(piece, training=training) for piece in pieces]
@@ -66,13 +68,13 @@ class SplitGhosts(keras.layers.Layer):
 
 
 def main():
-    """Measures and prints."""
+    """Measures, and prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--jit", action="store_true", help="compile with XLA")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--json", help="file for all figures")
-    parser.add_argument("--picture", help="file for time by number of ghosts")
+    parser.add_argument("--json", help="file to write all figures to")
+    parser.add_argument("--picture", help="file for a plot of time by number of ghosts")
     arguments = parser.parse_args()
 
     keras.config.set_dtype_policy(
@@ -91,7 +93,7 @@ def main():
 
 
 def measure(shape, size, arguments):
-    """Times all contenders on one shape; prints and returns their rows."""
+    """Times all layers on one shape; prints and returns their rows."""
     random = np.random.default_rng(0)
     inputs, upstream = random.normal(size=(2, *shape)).astype("float32")
     contenders = {
@@ -135,7 +137,7 @@ def measure(shape, size, arguments):
 
 
 def steps(size, jit):
-    """Makers of a training step, by name, for this backend."""
+    """Functions that make a training step for this backend, by name of the layer."""
     make = {"tensorflow": tensorflow_step, "jax": jax_step, "torch": torch_step}[
         keras.backend.backend()
     ]
@@ -151,7 +153,7 @@ def steps(size, jit):
         try:
             import tf_keras
         except ImportError:
-            print("tf_keras is not installed (pip install tf-keras): left out")
+            print("skips tf_keras, which is not installed: pip install tf-keras")
         else:
             tf_keras_layer = functools.partial(
                 tf_keras.layers.BatchNormalization, virtual_batch_size=size, fused=False
@@ -165,7 +167,7 @@ def steps(size, jit):
 
 
 def tensorflow_step(make_layer, jit, inputs, upstream):
-    """A step of a Keras layer, or of one of tf_keras, on TensorFlow."""
+    """A step of a layer of Keras or tf_keras, on TensorFlow."""
     import tensorflow as tf
 
     layer = make_layer()
@@ -179,7 +181,7 @@ def tensorflow_step(make_layer, jit, inputs, upstream):
         with tf.GradientTape() as tape:
             tape.watch(x)
             y = layer(x, training=True)
-        # With the outputs, or XLA would leave out what only they need.
+        # Also returns the outputs. Otherwise XLA would not compute all of them.
         return y, tape.gradient(y, [x, *variables], dy)
 
     x, dy = (tf.cast(value, layer.compute_dtype) for value in (inputs, upstream))
@@ -187,7 +189,7 @@ def tensorflow_step(make_layer, jit, inputs, upstream):
 
 
 def fused_step(jit, inputs, upstream):
-    """The whole batch by the fused kernel: the practical limit where there is one."""
+    """The fused kernel on the whole batch: the practical limit, where it exists."""
     import tensorflow as tf
 
     dtype = keras.config.dtype_policy().compute_dtype
@@ -209,7 +211,7 @@ def fused_step(jit, inputs, upstream):
 
 
 def jax_step(make_layer, jit, inputs, upstream):
-    """A step of a Keras layer on JAX, which always compiles."""
+    """A step of a Keras layer on JAX, always compiled."""
     import jax
 
     layer = make_layer()
@@ -232,7 +234,7 @@ def jax_step(make_layer, jit, inputs, upstream):
 
 
 def torch_step(make_layer, jit, inputs, upstream):
-    """A step of a Keras layer on PyTorch, op by op."""
+    """A step of a Keras layer on PyTorch, not compiled."""
     layer = make_layer()
     layer.build(inputs.shape)
     x, dy = (
@@ -250,16 +252,16 @@ def torch_step(make_layer, jit, inputs, upstream):
 
 
 def copy_step(inputs, upstream):
-    """Reads and writes as many bytes as the layer must at least: the physical limit."""
+    """Moves only the bytes that a layer must move at least: the physical limit."""
     dtype = keras.config.dtype_policy().compute_dtype
-    # A negation moves its input twice: once in, once out.
+    # A negation moves its input twice: it reads and writes it.
     values = np.resize(inputs, inputs.size * _PASSES // 2)
     values = keras.ops.convert_to_tensor(values, dtype)
     return lambda: keras.ops.convert_to_numpy(keras.ops.negative(values)[:1])
 
 
 def draw(rows, file):
-    """Time by number of ghosts, a line for each layer."""
+    """Plots the time by number of ghosts, with a line for each layer."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 5), layout="constrained")

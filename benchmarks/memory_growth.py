@@ -1,12 +1,13 @@
-"""Resident memory of one process that trains many models, one after another.
+"""Measures the resident memory of a process that trains many models in turn.
 
-    python benchmarks/memory_growth.py [--trainings=100] [--case=program|fit]
+    python benchmarks/memory_growth.py [--trainings=100] [--case=program|fit] [--plain]
 
-`program`: ResNet-8 on digits by the program's trainer, two batch sizes in turn, a few
-updates each. `fit`: six convolutions with ghosts by Keras's own `fit`, made anew each
-time, two batch sizes in turn. `--plain` does the same without ghosts, for comparison:
-what TensorFlow and Keras keep themselves. The figure is the growth from the tenth
-training to the last, in MB of 2^20 bytes.
+`program`: the program trains ResNet-8 on digits, a few updates each time.
+`fit`: Keras's `fit` trains a new model each time, six convolutions with ghosts.
+`--plain`: the same without ghosts, to show what TensorFlow and Keras keep themselves.
+
+Both cases alternate between two batch sizes. The figure is the growth since the tenth
+training, in MB of 2^20 bytes.
 """
 
 import argparse
@@ -31,7 +32,7 @@ BATCH_SIZES = (256, 512)
 
 
 def program(batch_size: int, ghost: int) -> None:
-    """One training of a run directory of its own."""
+    """Trains once with the program, in a new run directory."""
     with tempfile.TemporaryDirectory() as folder:
         flags = (
             "--model=resnet8",
@@ -46,7 +47,7 @@ def program(batch_size: int, ghost: int) -> None:
 
 
 def fit(batch_size: int, ghost: int) -> None:
-    """One training by Keras alone."""
+    """Trains once with Keras's `fit`."""
     keras.backend.clear_session()
     layers = [keras.Input((8, 8, 1))]
     for _ in range(6):
@@ -64,13 +65,13 @@ def fit(batch_size: int, ghost: int) -> None:
 
 
 def resident_megabytes() -> float:
-    """Of this process, now."""
+    """The memory that this process has now."""
     pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def main() -> None:
-    """Trains and prints."""
+    """Trains, and prints the memory after every ten trainings."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,12 +1,13 @@
-"""What micro-batches cost: memory and time of ResNet-44's update, batch 4096.
+"""Measures what micro-batches cost: memory and time of ResNet-44's update, batch 4096.
 
     python benchmarks/micro_batches.py [--part=memory|time|estimate] [--json=FILE]
 
-`memory`: peak resident memory of processes that make two updates: of the micro-batch's
-size, of the whole batch in micro-batches, and of the whole batch at once (stopped where
-the machine has no more). `time`: one update in micro-batches against as many updates of
-that size, in turn. `estimate`: the memory that `--micro_batch_size=0` reckons with,
-against the peak of TensorFlow's allocator.
+`memory`: peak resident memory of a process that makes two updates, each with one
+micro-batch, with the whole batch in micro-batches, or with the whole batch at once
+(which fails if the machine has too little memory).
+`time`: one update in micro-batches, compared with as many updates of that size.
+`estimate`: the memory that `--micro_batch_size=0` estimates, compared with the peak of
+TensorFlow's allocator.
 """
 
 import argparse
@@ -30,20 +31,20 @@ from gbn_keras.large_batch import memory
 from gbn_keras.large_batch.large_batch_model import LargeBatchModel
 from gbn_keras.networks import f1, resnet
 
-# Left to the system where a process takes what it can get.
+# Memory left to the system when a process takes all it can get.
 _RESERVE_GIB = 2
 
 
 def main():
-    """Measures and prints."""
+    """Measures and prints the chosen parts, by default all."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--part", choices=["memory", "time", "estimate"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch_size", type=int, default=4096)
     parser.add_argument("--micro_batch_size", type=int, default=512)
     parser.add_argument("--virtual_batch_size", type=int, default=128)
-    parser.add_argument("--json", help="file for all figures")
-    # What a process of `memory` does.
+    parser.add_argument("--json", help="file to write all figures to")
+    # Makes this process one of those that `memory` measures.
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
@@ -59,7 +60,7 @@ def main():
 
 
 def model_of(network, micro_batch_size, virtual_batch_size):
-    """A compiled `LargeBatchModel` and the shape of its images."""
+    """A compiled `LargeBatchModel`, and the shape of its images."""
     shape = {"resnet44": (32, 32, 3), "f1": (28, 28, 1)}[network]
     build = {"resnet44": resnet, "f1": f1}[network]
     ghosts = functools.partial(GhostBatchNormalization, virtual_batch_size)
@@ -75,7 +76,7 @@ def model_of(network, micro_batch_size, virtual_batch_size):
 
 
 def update_of(network, batch_size, micro_batch_size, virtual_batch_size):
-    """A function that makes one update of random images."""
+    """A function that makes one update with random images."""
     model, shape = model_of(network, micro_batch_size, virtual_batch_size)
     random = np.random.default_rng(0)
     images = tf.constant(random.standard_normal((batch_size, *shape), np.float32))
@@ -85,7 +86,7 @@ def update_of(network, batch_size, micro_batch_size, virtual_batch_size):
 
 
 def measure_memory(arguments):
-    """Peak resident memory of a process for each way."""
+    """Measures the peak resident memory of a process for each batch."""
     batch, micro = arguments.batch_size, arguments.micro_batch_size
     rows = []
     for batch_size, micro_batch_size in (
@@ -115,7 +116,7 @@ def measure_memory(arguments):
 
 
 def print_peak(arguments):
-    """Makes two updates and prints the most memory that this process had."""
+    """Makes two updates, and prints the peak memory of this process."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = total - _RESERVE_GIB * 2**30
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
@@ -131,7 +132,7 @@ def print_peak(arguments):
 
 
 def measure_time(arguments):
-    """An update of the whole batch against updates of the micro-batch."""
+    """Compares one update of the whole batch with updates of the micro-batch's size."""
     batch, micro = arguments.batch_size, arguments.micro_batch_size
     large = update_of("resnet44", batch, micro, arguments.virtual_batch_size)
     small = update_of("resnet44", micro, micro, arguments.virtual_batch_size)
@@ -152,7 +153,7 @@ def measure_time(arguments):
 
 
 def measure_estimate(arguments):
-    """What is reckoned with, and what the allocator says."""
+    """Compares the estimated memory with the allocator's peak."""
     rows = []
     for network, sizes in (("f1", (512, 4096)), ("resnet44", (128, 512))):
         for size in sizes:

@@ -1,12 +1,13 @@
-"""The exponent of a random walk on a random potential, against the theory's.
+"""Compares the exponent of a random walk on a random potential with the theory.
 
     python benchmarks/random_walk.py [--potentials=3000] [--picture=FILE]
 
-For each alpha: potentials with E (V(x) - V(y))^2 ~ |x - y|^alpha, E x^2 of the walk by
-the master equation at times up to e^500, and the exponent of its growth with log t, for
-which the theory has 4 / alpha. Fitted are the times at which the walk is ten sites away
-or farther, on average. `without shift` is the slope of a plain power law through the
-same points. Three minutes on one core.
+For each alpha, the benchmark samples potentials with
+`E (V(x) - V(y))^2 ~ |x - y|^alpha`, and computes the walk's `E x^2` at times up to
+`e^500` from the master equation. Then it fits the exponent of its growth with `log t`.
+According to the theory, it is `4 / alpha`. The fit uses the times at which the walk is
+at least ten sites away, on average. `without shift` is the slope of a plain power law
+through the same points. Takes three minutes on one core.
 """
 
 import argparse
@@ -22,27 +23,27 @@ from gbn_keras.analysis.random_walk import (
     sample_potentials,
 )
 
-# Strength of the potential by alpha: in round numbers the weakest with which none of
-# thousands of walks comes near the ends in the longest time. It says how far the walks
-# get; the weaker, the farther, and the less do the sites matter.
+# Strength of the potential for each alpha. With a weaker potential, walks get farther,
+# so single sites matter less. These are, in round numbers, the weakest potentials with
+# which none of thousands of walks comes near the ends in the longest time.
 STRENGTHS = {0.5: 40, 1.0: 17, 1.5: 20}
 
 HALF_WIDTH = 8000
 
 LOG_TIMES = np.geomspace(45, 500, 14)
 
-# Nearer than that the walk feels single sites, between which the potential is not the
-# theory's: its exponent is for distances at which they no longer count.
+# At smaller distances, single sites matter: between sites, the potential is not that of
+# the theory, whose exponent is for larger distances.
 _NEAREST = 10
 
 
 def main():
-    """Measures and prints."""
+    """Measures, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--potentials", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", help="file for all figures")
-    parser.add_argument("--picture", help="file for E x^2 by log t")
+    parser.add_argument("--json", help="file to write all figures to")
+    parser.add_argument("--picture", help="file for a plot of E x^2 by log t")
     arguments = parser.parse_args()
     print(f"{arguments.potentials} potentials of {2 * HALF_WIDTH + 1} sites")
     print(
@@ -56,7 +57,7 @@ def main():
 
 
 def measure(alpha, arguments):
-    """Walks on the potentials of one alpha; prints and returns its row."""
+    """Computes the walks for one alpha; prints and returns the row."""
     started = time.perf_counter()
     potentials = sample_potentials(
         alpha,
@@ -96,7 +97,7 @@ def measure(alpha, arguments):
 
 
 def draw(rows, file):
-    """E x^2 by log t, with the fit and the theory's slope."""
+    """Plots `E x^2` by `log t`, with the fits and the theory's slopes."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 5), layout="constrained")
@@ -122,7 +123,7 @@ def draw(rows, file):
         axes.plot(late, theory, "--", color=shade, linewidth=1)
     axes.set(
         xlabel="log t",
-        ylabel="E x^2, squares of the distance between sites",
+        ylabel="E x^2, in squared distances between sites",
         title="Random walk on a random potential\n"
         "points: master equation; lines: fit; dashed: slope 4 / alpha",
         xscale="log",

@@ -1,25 +1,26 @@
-"""How many updates a second more replicas make, reckoned and measured.
+"""Estimates and measures the updates per second with more replicas.
 
     python benchmarks/scaling.py [--link_gbytes=12.5] [--images_per_second=...]
     python benchmarks/scaling.py --check
 
-Assumptions of the reckoning, each to be replaced by a figure of yours:
+The estimate assumes the following. Replace the assumptions by figures of your own.
 
-- Synchronous training: an update takes the time of a replica's share, then one
-  all-reduce, then the step; nothing overlaps. (The gradients of all micro-batches are
-  summed before they are sent, so only the last micro-batch could overlap anyway.)
-- A replica's time is that of its share alone: images / `--images_per_second`, and no
-  fewer images at once slow it down. At small shares of a GPU that is too optimistic.
-- The all-reduce is a ring: each replica sends and receives 2 (R - 1) / R times the
-  bytes over its link, in 2 (R - 1) messages of `--latency_us` each. Trees and switches
-  that sum do better at 100 replicas and more.
-- The bytes are those of float32 gradients, of the running statistics and of a few
-  sums; loss and metrics travel with them. Reading data and the update itself cost
-  nothing: the one is in the background, the other is milliseconds.
-- A replica has no less than one ghost.
+- Training is synchronous. An update is a replica's share, then one all-reduce, then the
+  step, and nothing overlaps. (Only the last micro-batch could overlap, because the
+  gradients of all micro-batches are summed before they are sent.)
+- A replica's share takes images / `--images_per_second`, however small it is. For small
+  shares on a GPU, this is too optimistic.
+- The all-reduce is a ring. Each of `R` replicas sends and receives `2 (R - 1) / R`
+  times the bytes over its link, in `2 (R - 1)` messages of `--latency_us` each. Trees,
+  and switches that sum, are faster with 100 replicas or more.
+- The bytes are float32 gradients, running statistics and a few sums, including loss and
+  metrics. Reading data and the step itself take no time: data is read in the
+  background, and the step takes milliseconds.
+- A replica has at least one ghost.
 
-`--check` measures the bare all-reduce and one and two workers of this machine, each a
-process on a core of its own, that talk over 127.0.0.1, and reckons the same.
+`--check` measures one and two workers on this machine, and the bare all-reduce, and
+compares them with the estimate. Each worker is a process with a core of its own; they
+communicate over 127.0.0.1.
 """
 
 import argparse
@@ -50,28 +51,28 @@ NETWORKS = {
     "f1": (f1, (28, 28, 1)),
     "resnet44": (resnet, (32, 32, 3)),
 }
-# Counts, weights, and the totals and numbers of two metrics.
+# Counts, weights, and the totals and counts of two metrics.
 _SUMS = 6
 _FLOAT = 4
 
 
 def main():
-    """Prints the table, or the check."""
+    """Prints the table or the check."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--batch_size", type=int, help="131072, checked: 4096")
+    parser.add_argument("--batch_size", type=int, help="131072; for --check, 4096")
     parser.add_argument(
         "--images_per_second",
         type=float,
         default=20_000,
-        help="of one replica, forward and backward pass (measure it)",
+        help="speed of one replica, forward and backward pass (measure it)",
     )
     parser.add_argument(
         "--link_gbytes", type=float, default=12.5, help="GB/s; 12.5 is 100 Gbit/s"
     )
-    parser.add_argument("--latency_us", type=float, default=10, help="of a message")
+    parser.add_argument("--latency_us", type=float, default=10, help="per message")
     parser.add_argument("--check", action="store_true", help="measure 1 and 2 replicas")
     parser.add_argument("--network", choices=NETWORKS, default="f1")
-    parser.add_argument("--json", help="file for all figures")
+    parser.add_argument("--json", help="file to write all figures to")
     parser.add_argument("--worker", type=float, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.batch_size is None:
@@ -83,7 +84,7 @@ def main():
 
 
 def bytes_of_update(network):
-    """What the replicas sum up for an update."""
+    """The number of bytes that the replicas sum for an update."""
     build, shape = NETWORKS[network]
     model = build(shape, 10, functools.partial(GhostBatchNormalization, GHOST))
     floats = sum(int(np.prod(v.shape)) for v in model.weights)
@@ -91,22 +92,22 @@ def bytes_of_update(network):
 
 
 def seconds_of_update(replicas, batch_size, size, per_second, link, latency):
-    """By the assumptions above: `(computing, summing)`."""
+    """The estimated seconds `(computing, summing)`."""
     computing = batch_size / replicas / per_second
     sent = 2 * (replicas - 1) / replicas * size
     return computing, sent / link + 2 * (replicas - 1) * latency
 
 
 def table(arguments):
-    """Updates a second for 1 to 1,024 replicas."""
+    """Prints and returns the updates per second for 1 to 1,024 replicas."""
     rows = []
     for network in NETWORKS:
         size = bytes_of_update(network)
         print(
-            f"\n{network}: {size / 1e6:.2f} MB summed in an update; batch "
-            f"{arguments.batch_size}, {arguments.images_per_second:,.0f} images/s a "
+            f"\n{network}: {size / 1e6:.2f} MB summed per update; batch "
+            f"{arguments.batch_size}, {arguments.images_per_second:,.0f} images/s per "
             f"replica, links of {arguments.link_gbytes:g} GB/s, "
-            f"{arguments.latency_us:g} us a message"
+            f"{arguments.latency_us:g} us per message"
         )
         print(
             f"{'replicas':>9}{'share':>9}{'updates/s':>11}{'speedup':>9}{'efficiency':>12}"
@@ -114,7 +115,7 @@ def table(arguments):
         alone = None
         for replicas in (2**k for k in range(11)):
             if arguments.batch_size < replicas * GHOST:
-                print(f"{replicas:9,}   less than a ghost of {GHOST} each")
+                print(f"{replicas:9,}   shares are smaller than a ghost of {GHOST}")
                 continue
             seconds = sum(
                 seconds_of_update(
@@ -144,12 +145,11 @@ def table(arguments):
 
 
 def check(arguments):
-    """One and two workers on this machine, measured and reckoned."""
+    """Measures one and two workers on this machine, and compares the estimate."""
     one, two = (run_workers(number, arguments) for number in (1, 2))
     size = bytes_of_update(arguments.network)
     per_second = arguments.batch_size / one["update"]
-    # The bare all-reduce of as many bytes gives the link; what it takes for a few, the
-    # latency.
+    # A small all-reduce gives the latency, a full one the speed of the link.
     latency = two["few"] / 2
     link = size / max(1e-9, two["all"] - two["few"])
     computing, summing = seconds_of_update(
@@ -160,21 +160,21 @@ def check(arguments):
         {"replicas": 2, "measured": two["update"], "reckoned": computing + summing},
     ]
     print(
-        f"{arguments.network}, batch {arguments.batch_size}, a core each: "
+        f"{arguments.network}, batch {arguments.batch_size}, one core each: "
         f"{per_second:,.0f} images/s alone; {size / 1e6:.2f} MB summed at "
-        f"{link / 1e6:,.0f} MB/s, {latency * 1e6:,.0f} us a message"
+        f"{link / 1e6:,.0f} MB/s, {latency * 1e6:,.0f} us per message"
     )
     for row in rows:
         row["speedup"] = one["update"] / row["measured"]
         print(
-            f"{row['replicas']} replica(s): {row['measured']:.3f} s an update "
-            f"measured, {row['reckoned']:.3f} s reckoned; speedup {row['speedup']:.2f}"
+            f"{row['replicas']} replica(s): {row['measured']:.3f} s per update "
+            f"measured, {row['reckoned']:.3f} s estimated; speedup {row['speedup']:.2f}"
         )
     return rows
 
 
 def run_workers(number, arguments):
-    """What the first of so many workers measures."""
+    """The figures that the first of several workers measures."""
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
     addresses = [f"127.0.0.1:{s.getsockname()[1]}" for s in sockets]
     for s in sockets:
@@ -205,7 +205,7 @@ def run_workers(number, arguments):
 
 
 def work(arguments):
-    """One worker: seconds of an update, of the bare all-reduce, of a small one."""
+    """Times an update, a small and a full all-reduce as a worker; prints the times."""
     index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
     os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[index]})
     replicas = int(arguments.worker)
@@ -233,7 +233,7 @@ def work(arguments):
         seconds_of_sum(strategy, floats)
         for floats in (1, bytes_of_update(arguments.network) // _FLOAT)
     )
-    # Nobody leaves while another one is measuring.
+    # No worker may exit while another one still measures.
     seconds_of_sum(strategy, 1)
     print(
         json.dumps(
@@ -247,13 +247,13 @@ def work(arguments):
 
 
 def seconds_of_sum(strategy, floats):
-    """Median seconds of one all-reduce."""
+    """The median seconds of one all-reduce."""
 
     @tf.function(autograph=False)
     def summed(values):
         def on_replica(values):
             context = tf.distribute.get_replica_context()
-            # Of the replica's own device, by which TensorFlow finds who takes part.
+            # Moves them to the replica's device, by which TensorFlow finds replicas.
             values = tf.identity(values)
             return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
 
@@ -268,18 +268,18 @@ def seconds_of_sum(strategy, floats):
 
 
 class Durations(keras.callbacks.Callback):
-    """Seconds of each update."""
+    """Records the seconds of each update."""
 
     def __init__(self):
         super().__init__()
         self.seconds = []
 
     def on_train_batch_begin(self, batch, logs=None):
-        """Starts the watch."""
+        """Starts the clock."""
         self._started = time.perf_counter()
 
     def on_train_batch_end(self, batch, logs=None):
-        """Stops it."""
+        """Stops the clock."""
         self.seconds.append(time.perf_counter() - self._started)
 
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share: timing in turn, peak memory, a table and its JSON."""
+"""Functions that the benchmarks share: timing in turn, peak memory, JSON."""
 
 import json
 import os
@@ -15,10 +15,11 @@ import keras
 def time_in_turn(
     contenders: dict[str, Callable[[], None]], rounds: int, seconds: float = 0.1
 ) -> dict[str, list[float]]:
-    """Seconds a call of each contender, a measurement of each in every round.
+    """Seconds per call of each contender, with one measurement per round.
 
-    In turn, so that whatever slows the machine for a while slows all alike, and ratios
-    within a round stay true. Each measurement repeats a call for about `seconds`.
+    The contenders run in turn. If something slows the machine for a while, it slows all
+    of them alike, so ratios within a round stay correct. Each measurement repeats the
+    call for about `seconds`.
     """
     repeats = {}
     for name, call in contenders.items():
@@ -38,15 +39,16 @@ def time_in_turn(
 
 
 def median_ratio(times: list[float], peer: list[float]) -> float:
-    """Median over the rounds of the ratio within a round."""
+    """The median over the rounds of the ratio within each round."""
     return statistics.median(a / b for a, b in zip(times, peer, strict=True))
 
 
 def peak_megabytes(call: Callable[[], None]) -> float | None:
-    """Memory that a call needs at its peak, beyond what is there before.
+    """The memory that a call needs at its peak, in addition to what was in use.
 
-    By TensorFlow's allocator if it counts, as it does with oneDNN and on accelerators:
-    it keeps what it once had from the system. Otherwise resident memory.
+    Asks TensorFlow's allocator if it counts, which it does with oneDNN and on
+    accelerators, because the allocator does not return memory to the system. Otherwise
+    measures resident memory. `None` if neither is possible.
     """
     try:
         return _allocated_megabytes(call)
@@ -55,7 +57,7 @@ def peak_megabytes(call: Callable[[], None]) -> float | None:
     try:
         pathlib.Path("/proc/self/clear_refs").write_text("5")
     except OSError:
-        return None  # Linux alone resets the peak.
+        return None  # Only Linux can reset the peak.
     before = _status_kilobytes("VmRSS")
     call()
     return (_status_kilobytes("VmHWM") - before) / 1024
@@ -75,7 +77,7 @@ def _allocated_megabytes(call):
 
 
 def environment() -> dict:
-    """The machine and the versions behind a figure."""
+    """The machine and the versions that figures were measured with."""
     processors = pathlib.Path("/proc/cpuinfo")
     models = [
         line.partition(":")[2].strip()
@@ -95,7 +97,7 @@ def environment() -> dict:
 
 
 def write_json(path: str | None, rows: list[dict]) -> None:
-    """Writes rows and environment, if there is a path."""
+    """Writes the rows and the environment, if a path is given."""
     if path:
         pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
         content = {"environment": environment(), "rows": rows}

@@ -1,4 +1,4 @@
-"""Time of whole training steps, and of the program against the same by hand.
+"""Measures training steps, and the program's speed compared with code by hand.
 
     python benchmarks/train_speed.py [--json=FILE]
     python benchmarks/train_speed.py --part=f1 --data_dir=DIR
@@ -6,15 +6,21 @@
     python benchmarks/train_speed.py --part=tensorboard --data_dir=DIR
     python benchmarks/train_speed.py --part=noise_scale --rounds=31
 
-`resnet`: a ResNet-44 step on CIFAR-10's shapes with each kind of normalization: time
-an update, time of the first call (tracing and compiling), peak memory. `f1`: images a
-second of each arm of configs/scaled/table1_f1_mnist.cfg against the same training by
-hand: arrays, stock BatchNormalization, Keras's SGD and `fit`; and the share of a step
-that waits for data. `weight_distance`: the share of F1's training that it takes to log
-how far the weights are from where they started. `tensorboard`: the share that the
-events for TensorBoard take, by the clock and by the processor's time. `noise_scale`:
-how much longer an update in micro-batches takes if it also estimates the gradient noise
-scale.
+`resnet`: a step of ResNet-44 on CIFAR-10's shapes with each kind of normalization. Time
+of an update, time of the first call (tracing and compiling), and peak memory.
+
+`f1`: images per second of each arm of configs/scaled/table1_f1_mnist.cfg, compared with
+the same training by hand: arrays, Keras's BatchNormalization, SGD and `fit`. Also the
+fraction of a step that waits for data.
+
+`weight_distance`: the fraction of F1's training time that logging the weights' distance
+from their initial values takes.
+
+`tensorboard`: the fraction that TensorBoard's events take, of the time by the clock and
+of the processor's time.
+
+`noise_scale`: how much longer an update in micro-batches takes if it also estimates the
+gradient noise scale.
 """
 
 import argparse
@@ -26,7 +32,7 @@ import sys
 import tempfile
 import time
 
-# The program is a script beside this folder, no part of the installed package.
+# The program is a script in the folder above, and not in the package.
 sys.path.append(os.fspath(pathlib.Path(__file__).parent.parent))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # As train.py does.
@@ -51,7 +57,7 @@ from gbn_keras.training.settings import Settings
 
 
 def main():
-    """Measures and prints."""
+    """Measures, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parts = {
         "resnet": measure_resnet,
@@ -64,14 +70,14 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--batch_size", type=int, default=512)
     parser.add_argument("--virtual_batch_size", type=int, default=128)
-    parser.add_argument("--data_dir", help="f1: where MNIST is; else random pixels")
-    parser.add_argument("--json", help="file for all figures")
+    parser.add_argument("--data_dir", help="MNIST's folder; default: random pixels")
+    parser.add_argument("--json", help="file to write all figures to")
     arguments = parser.parse_args()
     write_json(arguments.json, parts[arguments.part](arguments))
 
 
 def measure_resnet(arguments):
-    """ResNet-44, an update, by kind of normalization."""
+    """Compares an update of ResNet-44 with each kind of normalization."""
     batch, size = arguments.batch_size, arguments.virtual_batch_size
     kinds = {
         "Keras BatchNormalization": keras.layers.BatchNormalization,
@@ -125,14 +131,14 @@ def measure_resnet(arguments):
 
 
 def measure_f1(arguments):
-    """The arms of the MNIST study for one epoch, against `fit` by hand."""
+    """Compares one epoch of each arm of the MNIST study with `fit` by hand."""
     data = mnist(arguments.data_dir)
     config = "configs/scaled/table1_f1_mnist.cfg"
     config = pathlib.Path(program.__file__).parent / config
     flags = [f"--flagfile={config}", "--download", "--mode=train"]
     settings = Settings(**program.parse(["train.py", *flags]))
     plan = Planner(data.examples).plan(settings)
-    print("F1 on MNIST, one epoch of fit, images a second")
+    print("F1 on MNIST, one epoch of fit, images per second")
     print(
         f"{'arm':8}{'batch':>6}{'program':>10}{'by hand':>10}{'ratio':>8}{'waits':>8}"
     )
@@ -164,7 +170,7 @@ def measure_f1(arguments):
 
 
 def measure_weight_distance(arguments):
-    """The callback's share of the time of `fit`, in its first updates and in more."""
+    """Measures the callback's fraction of `fit`, for few updates and for many."""
     data = mnist(arguments.data_dir)
     rows = []
     print(f"{'batch':>6}{'updates':>9}{'rows':>8}{'ms a row':>12}{'share':>8}")
@@ -203,7 +209,7 @@ def measure_weight_distance(arguments):
 
 
 def measure_tensorboard(arguments):
-    """Epochs of F1 with and without the callback, in turn."""
+    """Compares epochs of F1 with and without the callback, in turn."""
     data = mnist(arguments.data_dir)
     rows = []
     print(f"{'batch':>6}{'updates':>9}{'clock':>9}{'processor':>11}")
@@ -229,7 +235,7 @@ def measure_tensorboard(arguments):
                     callbacks=callbacks,
                     verbose=0,
                 )
-                if done:  # The first time traces.
+                if done:  # The first round includes tracing.
                     clock[name].append(time.perf_counter() - started[0])
                     processor[name].append(time.process_time() - started[1])
         row = {"batch_size": batch, "updates": epochs * plan.updates_per_epoch}
@@ -244,7 +250,7 @@ def measure_tensorboard(arguments):
 
 
 class TimedWeightDistance(WeightDistance):
-    """Notes how long each of its rows takes."""
+    """Records how long each row takes."""
 
     def __init__(self, folder):
         super().__init__(folder)
@@ -257,7 +263,7 @@ class TimedWeightDistance(WeightDistance):
 
 
 def measure_noise_scale(arguments):
-    """The estimate's share of an update that goes in micro-batches anyway."""
+    """Measures how much longer an update in micro-batches takes with the estimate."""
     rows = []
     print(f"{'network':10}{'batch':>6}{'micro':>7}{'ms without':>12}{'share':>8}")
     for network, shape, batch, micro_batch in (
@@ -297,14 +303,14 @@ def measure_noise_scale(arguments):
 
 
 def mnist(data_dir):
-    """MNIST, or random pixels of its shape."""
+    """MNIST, or random pixels of its shape if there is no folder."""
     if data_dir:
         return datasets.load("mnist", data_dir)
     return random_pixels("mnist", (28, 28, 1), 60_000)
 
 
 def random_pixels(name, shape, examples):
-    """A data set of images of a shape, with nothing to learn."""
+    """A data set of random images and labels."""
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (examples, *shape), np.uint8)
     labels = random.integers(0, 10, examples, np.int32)
@@ -312,7 +318,7 @@ def random_pixels(name, shape, examples):
 
 
 def program_epoch(plan, data):
-    """An epoch as `trainer.train` makes it, its log and TensorBoard included."""
+    """An epoch as `trainer.train` runs it, with its log and TensorBoard's."""
     model = build_model(plan, data)
     folder = tempfile.mkdtemp()
 
@@ -332,7 +338,7 @@ def program_epoch(plan, data):
 
 
 def hand_epoch(plan, data):
-    """The same by hand, as a user of Keras would write it."""
+    """The same epoch by hand, as a user of Keras would write it."""
     mean, deviation = data.mean_and_deviation
     images = ((data.train_images - mean) / deviation).astype("float32")
     model = f1(data.image_shape, 10, keras.layers.BatchNormalization)
@@ -349,7 +355,7 @@ def hand_epoch(plan, data):
 
 
 def share_waiting(plan, data):
-    """The share of an epoch's time in which the next batch is not there yet."""
+    """The fraction of an epoch's time spent waiting for the next batch."""
     model = build_model(plan, data)
     batches = iter(data.training_batches(plan.settings.batch_size, seed=1))
     step = tf.function(model.train_step, autograph=False)

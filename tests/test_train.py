@@ -84,7 +84,7 @@ def test_a_flagfile_in_another_encoding_is_refused_in_a_line(tmp_path, capsys):
     flags = ["train.py", f"--flagfile={tmp_path / 'flags.cfg'}"]
     assert gbn_train.main(flags) == 2
     error = capsys.readouterr().err
-    assert "no text in UTF-8" in error and error.count("\n") == 1
+    assert "not UTF-8 text" in error and error.count("\n") == 1
 
 
 BAD_FLAGS = [

@@ -1,1 +1,1 @@
-"""The parts of the program `train.py`: TensorFlow."""
+"""The parts of the program `train.py`. They need TensorFlow."""

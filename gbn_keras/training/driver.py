@@ -39,24 +39,23 @@ from gbn_keras.whole_file import whole_file
 class Driver:
     """One training in its run directory: model, resume, fit, evaluate, report.
 
-    A training that goes on is made in the order of one that starts, so that it ends
-    with the same bits:
+    A resumed training takes the same steps as a new one, so it ends with the same bits:
 
-    1. The model is built from the seed, as at the start.
-    2. The initial weights are copied if distances are measured from them.
-    3. The newest whole checkpoint replaces the variables of the model, the optimizer
-       and the gradient moments, on all workers.
-    4. The data begins at the next update, whose batch depends on its number alone.
-    5. `Checkpointing` restores the metrics of the epoch that was interrupted, and the
-       tables and event files are cut to the checkpoint's update, when `fit` begins.
+    1. Build the model from the seed.
+    2. Copy the initial weights, if distances are measured from them.
+    3. Restore the variables of the model, the optimizer and the gradient moments from
+       the newest intact checkpoint, on all workers.
+    4. Start the data at the next update, whose batch depends only on its number.
+    5. When `fit` begins, `Checkpointing` restores the metrics of the interrupted epoch,
+       and the tables and event files are cut back to the checkpoint's update.
 
     Only the chief writes files and prints.
 
     Args:
-        plan: What to train.
+        plan: The `Plan` of the training.
         strategy: The `tf.distribute` strategy.
-        data: Where the batches come from.
-        signals: What SIGTERM and SIGINT ask for.
+        data: The data set that gives the batches.
+        signals: The `Signals` that catch SIGTERM and SIGINT.
     """
 
     def __init__(self, plan, strategy, data, signals):
@@ -66,7 +65,7 @@ class Driver:
         self._run_dir = pathlib.Path(plan.settings.run_dir)
 
     def train(self, callbacks, verbose) -> dict | None:
-        """Goes through all steps; returns the result, on the chief."""
+        """Runs all steps; returns the result on the chief, and `None` elsewhere."""
         self._make_model()
         self._resume()
         self._prepare_reports()
@@ -90,7 +89,7 @@ class Driver:
             write_whole(self._run_dir / PLAN, told + "\n")
 
     def _resume(self):
-        """Takes over what an interrupted training has done; see the class."""
+        """Restores the state of an interrupted training (steps 2 and 3)."""
         settings, model = self._plan.settings, self._model
         self._start = None
         if settings.weight_distance:
@@ -108,7 +107,7 @@ class Driver:
             self._tell(f"resumed after update {self._done:,} of {self._plan.updates:,}")
 
     def _prepare_reports(self):
-        """What is written while it trains: tables, events, checkpoints."""
+        """Makes the callbacks that write tables, events and checkpoints."""
         plan, settings = self._plan, self._plan.settings
         self._logs, self._reporters = [], []
         if self._is_chief:
@@ -153,7 +152,7 @@ class Driver:
             validation_data=self._validation["x"],
             validation_steps=self._validation["steps"],
             validation_freq=plan.evaluation_epochs,
-            shuffle=False,  # The batches are shuffled, and Keras would warn of it.
+            shuffle=False,  # The batches are shuffled already; Keras would warn.
             callbacks=[
                 StopAfter(plan.updates - done),
                 StopIfNotFinite(plan, done),
@@ -171,13 +170,13 @@ class Driver:
             verbose=0,
             return_dict=True,
         )
-        if not math.isfinite(scores["loss"]):  # The last update made it so.
+        if not math.isfinite(scores["loss"]):  # Because of the last update.
             what = f"the validation loss after it is {scores['loss']:g}"
             raise NotFinite(self._plan.updates, what)
         return scores
 
     def _report(self, scores):
-        """Leaves the model and the result."""
+        """Writes the model and the result; returns the result on the chief."""
         plan, model = self._plan, self._model
         updates = int(model.optimizer.iterations.numpy())
         result = {
@@ -192,7 +191,7 @@ class Driver:
         }
         if plan.settings.noise_scale:
             result["noise_scale"] = _noise_scale(model.gradient_moments, plan, updates)
-        with self._strategy.scope():  # On all machines, which make variables together.
+        with self._strategy.scope():  # All machines create variables together.
             compile_model(model.model, plan, model.optimizer)
         if self._is_chief:
             with whole_file(self._run_dir / MODEL_FILE) as draft:
@@ -201,15 +200,15 @@ class Driver:
             result = read_result(self._run_dir)
         if updates < plan.updates:
             self._tell(
-                f"{plan.updates - updates} updates were skipped: their gradients "
-                "overflowed float16 at the loss scale of that time"
+                f"{plan.updates - updates} updates were skipped, because their "
+                "gradients overflowed float16 at the loss scale used"
             )
         wait_for_all(self._strategy)
         return result if self._is_chief else None
 
     @contextlib.contextmanager
     def _recorded(self):
-        """Leaves a record of a training that diverges."""
+        """Records the divergence if the training diverges."""
         try:
             yield
         except NotFinite as error:
@@ -230,7 +229,11 @@ class Driver:
 
 
 class StopAfter(keras.callbacks.Callback):
-    """Stops the training after so many updates."""
+    """Stops the training after a number of updates.
+
+    Args:
+        updates: Number of updates, not counting those of an interrupted training.
+    """
 
     def __init__(self, updates: int):
         super().__init__()
@@ -244,7 +247,7 @@ class StopAfter(keras.callbacks.Callback):
 
 
 def training_batches(data, settings, start_update, shares=WHOLE_BATCH):
-    """The batches from an update on, with the weights of the gradient noise."""
+    """The batches from an update on, with weights if there is gradient noise."""
     batches = data.training_batches(
         settings.batch_size, settings.seed, start_update, shares
     )
@@ -260,7 +263,7 @@ def training_batches(data, settings, start_update, shares=WHOLE_BATCH):
 
 
 def _noise_scale(moments, plan, updates):
-    """The last estimate of the gradient noise scale, and what follows from it."""
+    """The last estimate of the gradient noise scale, with advice on the batch size."""
     estimate, settings = moments.estimate(), plan.settings
     advice = noise_scale_advice(
         *(estimate, settings.batch_size, settings.small_batch_size),

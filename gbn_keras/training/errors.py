@@ -1,21 +1,21 @@
-"""What the program tells in one line: mistakes of the user's, and early ends."""
+"""The errors that the program reports in one line: usage errors and early ends."""
 
 
 class UsageError(ValueError):
-    """A mistake of the user's, told in one line: flag, received, wanted, what to do."""
+    """A user's mistake, in one line: flag, received, wanted, what to do."""
 
 
 def first_line(error: Exception) -> str:
-    """What an error of a library says, for a line that tells it to the user."""
+    """The first line of a library's error message, to quote in a one-line message."""
     return next((line for line in str(error).splitlines() if line.strip()), "no reason")
 
 
 class Stopped(Exception):
-    """A training that stopped before its end; told in one line.
+    """A training stopped before its end.
 
     Attributes:
-        exit_code: Of the program. By default that of what the same command, run again,
-            goes on with (`EX_TEMPFAIL`).
+        exit_code: The program's exit code. The default, `EX_TEMPFAIL`, means that the
+            same command resumes.
     """
 
     exit_code = 75
@@ -29,8 +29,8 @@ class NotFinite(Stopped):
         what: What is not finite, with its value.
 
     Attributes:
-        update: As given.
-        in_short: What a study or a search says of the training, and goes on.
+        update: The update that is not finite, counted from 1.
+        in_short: A shorter message, for a study or a search, which continues.
     """
 
     exit_code = 3
@@ -38,7 +38,7 @@ class NotFinite(Stopped):
     def __init__(self, update: int, what: str):
         super().__init__(
             f"update {update:,} is not finite: {what}. The last checkpoint is kept. "
-            "Train in another folder with a lower --learning_rate, --warmup_updates or "
+            "In another --run_dir, lower --learning_rate, or set --warmup_updates or "
             "--clipnorm."
         )
         self.update = update
@@ -46,6 +46,6 @@ class NotFinite(Stopped):
 
 
 class AllDiverged(Stopped):
-    """Each training of a study, a sweep or a search diverged."""
+    """All trainings of a study, a sweep or a search diverged."""
 
     exit_code = NotFinite.exit_code

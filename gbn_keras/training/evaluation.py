@@ -1,4 +1,4 @@
-"""`evaluate()`: the model of a run directory, on the validation examples."""
+"""`evaluate()`: evaluates the model of a run directory."""
 
 import os
 import pathlib
@@ -20,18 +20,19 @@ from gbn_keras.training.strategy import (
 )
 from gbn_keras.training.trainer import load_data
 
-# More examples than a validation batch has: it is taken at once.
+# More examples than a validation batch has, so that it is one micro-batch.
 _EVALUATED = 1024
 
 
 def evaluate(settings: Settings) -> dict | None:
-    """Evaluates the model of a run directory on the data set's validation examples.
+    """The scores of a run directory's model on the data set's validation examples.
 
     Returns:
-        `accuracy` and `loss`; of a cluster's machines only the first one does.
+        `accuracy` and `loss`. On a cluster, only the chief returns them; the others
+        return `None`.
 
     Raises:
-        UsageError: If the directory holds no model, or one for other images.
+        UsageError: If the directory holds no model, or a model for other images.
     """
     file = pathlib.Path(settings.run_dir or "") / MODEL_FILE
     if not settings.run_dir or not os.path.exists(file):
@@ -52,7 +53,7 @@ def evaluate(settings: Settings) -> dict | None:
         size = settings.micro_batch_size or _EVALUATED * smallest_micro_batch(network)
         try:
             model = LargeBatchModel(network, size)
-        except ValueError as error:  # A micro-batch that would cut ghosts.
+        except ValueError as error:  # The micro-batch would cut a ghost.
             raise UsageError(f"--{error}") from error
         model.compile(**loss_and_metrics(), jit_compile=False)
         scores = model.evaluate(
@@ -68,22 +69,22 @@ def load_network(settings: Settings, data) -> keras.Model:
     """The trained network of a run directory.
 
     Raises:
-        UsageError: If it cannot be read, or is for other images than those of the data.
+        UsageError: If it cannot be read, or does not fit the images and classes.
     """
     file = pathlib.Path(settings.run_dir) / MODEL_FILE
     try:
         network = keras.models.load_model(file)
     except (ValueError, OSError) as error:
         raise UsageError(
-            f"--run_dir: {file} is not a model that can be read "
+            f"--run_dir: got {file}, wanted a model that Keras can read "
             f"({first_line(error)}). Train it again."
         ) from error
     wanted = (*network.input_shape[1:], network.output_shape[-1])
     received = (*data.image_shape, data.classes)
     if wanted != received:
         raise UsageError(
-            f"--dataset: {data.name} has images of {received[:-1]} in {received[-1]} "
-            f"classes, the model in {settings.run_dir} wants {wanted[:-1]} in "
-            f"{wanted[-1]}. Name the data set that it was trained on."
+            f"--dataset: got {data.name} with images of {received[:-1]} in "
+            f"{received[-1]} classes, wanted {wanted[:-1]} in {wanted[-1]}, as for "
+            f"the model in {settings.run_dir}. Name the data set of its training."
         )
     return network

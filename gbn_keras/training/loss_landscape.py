@@ -1,4 +1,4 @@
-"""`measure_landscape()`: how rough the loss is around a network's weights."""
+"""`measure_landscape()`: measures how rough the loss is around the weights."""
 
 import contextlib
 import dataclasses
@@ -25,35 +25,35 @@ from gbn_keras.training.run.run_directory import (
 from gbn_keras.training.settings import Settings
 from gbn_keras.training.trainer import load_data
 
-# From the weights, in their own units: the paper's picture ends at ten.
+# Distances from the weights, in the weights' units. The paper's picture ends at 10.
 _DISTANCES = np.geomspace(0.1, 10, 13)
 
-# Nearer than this a smooth loss is a plane, which deviates by the distance itself, so
-# alpha is 2 there for any; what is farther says how rough it is.
+# At smaller distances, any smooth loss is nearly a plane: its deviation is proportional
+# to the distance, so alpha is 2. Only larger distances show how rough the loss is.
 _NEAR = 1.0
 
 
 def measure_landscape(settings: Settings, data=None) -> str:
-    """Measures `alpha`: the loss deviates at a distance `r` by about `r^(alpha/2)`.
+    """Measures `alpha`: at distance `r`, the loss deviates by about `r^(alpha/2)`.
 
-    The network is the one that the run directory holds, trained, if it does, else a
-    fresh one. The loss is that of one training batch, in ghosts or not as in training.
-    Leaves `landscape.csv`, `landscape.json` and a picture in the run directory.
+    The network is the trained one in the run directory, or else a new one. The loss is
+    that of one training batch, with the normalization of training (ghosts or plain).
+    Writes `landscape.csv`, `landscape.json` and a picture to the run directory.
 
     Args:
-        settings: What the user asked for.
-        data: The data set, if it is loaded already.
+        settings: The user's settings.
+        data: The data set. Default: the one that the settings name.
 
     Returns:
-        The result in words.
+        The result as text.
 
     Raises:
-        UsageError: If the settings do not fit each other, the data or the directory.
+        UsageError: If the settings contradict each other, the data or the directory.
     """
     if settings.strategy != "one":
         raise UsageError(
-            f"--strategy: got {settings.strategy}, wanted one: the landscape is "
-            "measured on one device."
+            f"--strategy: got {settings.strategy}, wanted one, because the "
+            "landscape is measured on one device. Leave it out."
         )
     # Data and plan.
     data = data or load_data(settings)

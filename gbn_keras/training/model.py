@@ -1,4 +1,4 @@
-"""`build_model`: the plan's network, compiled, in micro-batches that fit."""
+"""`build_model`: the plan's network, compiled, with micro-batches that fit."""
 
 import contextlib
 import functools
@@ -18,8 +18,9 @@ from gbn_keras.training.data.datasets import ImageData
 from gbn_keras.training.errors import UsageError, first_line
 from gbn_keras.training.plan import Plan
 
-# The published networks' (PyTorch's defaults). Keras's momentum of 0.99 would leave the
-# running statistics of a large batch, which has few updates, near their start.
+# The published networks use these, PyTorch's defaults. A large batch makes few updates,
+# so with Keras's momentum of 0.99 the running statistics would hardly leave their
+# initial values.
 _NORMALIZATION = {"momentum": 0.9, "epsilon": 1e-5}
 
 
@@ -38,21 +39,21 @@ def build_model(plan: Plan, data: ImageData) -> LargeBatchModel:
         if size < plan.micro_batch_size:
             optimizer, model = model.optimizer, LargeBatchModel(network, size, measures)
             compile_model(model, plan, optimizer)
-        # The metrics' variables, too: a training that goes on gives them values.
+        # This also creates the metrics' variables, which a resumed training restores.
         image, label = np.zeros((1, *data.image_shape), "float32"), np.zeros(1, "int32")
         build_by_trace(model, (image, label))
     return model
 
 
 def check_image_shape(model: str, data: ImageData) -> None:
-    """A UsageError if a network cannot take the images, which are too small, say."""
+    """Raises a `UsageError` if a network cannot take images of this shape."""
     build, _ = find_network(model)
     try:
         build(data.image_shape, data.classes, None)
     except ValueError as error:
         raise UsageError(
-            f"--model: {model} cannot take the images of {data.name} "
-            f"({first_line(error)}) Choose another network."
+            f"--model: got {model}, wanted a network that takes the images of "
+            f"{data.name} ({first_line(error)}) Choose another one."
         ) from error
 
 
@@ -63,7 +64,7 @@ def _network(plan, data):
             GhostBatchNormalization, settings.virtual_batch_size, **_NORMALIZATION
         )
     else:
-        # The same statistics for any number of replicas.
+        # Any number of replicas must give the same statistics.
         synchronized = plan.replicas > 1
         normalization = functools.partial(
             keras.layers.BatchNormalization, synchronized=synchronized, **_NORMALIZATION
@@ -73,7 +74,7 @@ def _network(plan, data):
 
 
 def compile_model(model: keras.Model, plan: Plan, optimizer=None) -> None:
-    """Compiles a model as the plan says, by default with an optimizer of its own."""
+    """Compiles a model with the plan's values; makes an optimizer if none is given."""
     model.compile(
         optimizer=optimizer
         or L2SGD(
@@ -86,8 +87,7 @@ def compile_model(model: keras.Model, plan: Plan, optimizer=None) -> None:
         **loss_and_metrics(),
         jit_compile=_use_xla(plan),
     )
-    # Unbuilt, it would create its variables in the first update, which would then be
-    # traced a second time.
+    # Otherwise the first update would create the variables, and so be traced twice.
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
 
@@ -95,8 +95,8 @@ def compile_model(model: keras.Model, plan: Plan, optimizer=None) -> None:
 def loss_and_metrics() -> dict:
     """Arguments of `compile`: the mean loss and the accuracy over the examples.
 
-    A weight of 0 says that an example only fills up a validation batch. The others
-    scale the loss: in training they are the gradient's noise.
+    Examples with weight 0 only fill up a validation batch. Other weights scale the
+    loss; in training they are the gradient noise.
     """
     return {
         "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -106,7 +106,7 @@ def loss_and_metrics() -> dict:
 
 @keras.saving.register_keras_serializable("gbn_keras")
 class AccuracyOfExamples(keras.metrics.SparseCategoricalAccuracy):
-    """Accuracy over the examples whose weight is not 0, each counting alike."""
+    """Accuracy over the examples with a weight other than 0, all counted equally."""
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         """Counts a batch."""
@@ -116,7 +116,7 @@ class AccuracyOfExamples(keras.metrics.SparseCategoricalAccuracy):
 
 
 def _fitting_micro_batch(model, plan):
-    """The plan's micro-batch, or where the choice is left to us one that fits."""
+    """The plan's micro-batch, or a smaller one that fits if the user set none."""
     settings = plan.settings
     if settings.micro_batch_size or not settings.virtual_batch_size:
         return plan.micro_batch_size
@@ -125,9 +125,9 @@ def _fitting_micro_batch(model, plan):
 
 
 def _use_xla(plan):
-    """Whether to compile with XLA, whose convolutions are slow on CPU."""
+    """Whether to compile with XLA. Not on CPU, where its convolutions are slow."""
     jit = plan.settings.jit
-    # Replicas cannot talk to each other in the middle of a compiled function.
+    # Replicas cannot communicate inside a compiled function.
     talk = plan.replicas > 1 and not plan.settings.virtual_batch_size
     accelerators = tf.config.list_logical_devices("GPU") + (
         tf.config.list_logical_devices("TPU")

@@ -1,4 +1,4 @@
-"""`StopIfNotFinite`: a training that has broken down ends at that update."""
+"""`StopIfNotFinite`: ends a training that diverges."""
 
 import math
 
@@ -9,17 +9,17 @@ from gbn_keras.training.plan import Plan
 
 
 class StopIfNotFinite(keras.callbacks.Callback):
-    """Ends the training at the update whose loss or gradient is not finite.
+    """Ends the training at the first update whose loss or gradient is not finite.
 
-    With a loss scale (`mixed_float16`) a gradient that overflows is no breakdown: Keras
-    skips that update and lowers the scale.
+    With a loss scale (`mixed_float16`), a gradient may overflow: Keras then skips the
+    update and lowers the scale.
 
     Args:
-        plan: Of the training.
-        updates: Those made before, if it goes on.
+        plan: The plan of the training.
+        updates: Number of updates made before, if the training is resumed.
 
     Raises:
-        NotFinite: In training. It names the update, its rate and its gradient's norm.
+        NotFinite: During training. Names the update, its rate and its gradient norm.
     """
 
     def __init__(self, plan: Plan, updates: int = 0):
@@ -27,9 +27,9 @@ class StopIfNotFinite(keras.callbacks.Callback):
         self._plan, self._updates = plan, updates
 
     def on_train_batch_end(self, batch, logs=None):
-        """Looks at the update just made."""
+        """Checks the update just made."""
         self._updates += 1
-        # Of the epoch until now, so once it is not finite it stays so.
+        # A mean over the epoch so far: once it is not finite, it stays so.
         loss = logs["loss"]
         norm = float(self.model.gradient_norm)
         is_scaled = isinstance(

@@ -1,4 +1,4 @@
-"""`Plan`: one training, with everything derived that the settings leave open."""
+"""`Plan`: one training, with values for all that the settings leave open."""
 
 import dataclasses
 import math
@@ -9,20 +9,20 @@ from gbn_keras.training.settings import ResolvedSettings
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A training, planned.
+    """One training, with all values derived.
 
     Attributes:
-        settings: The settings, with nothing left to derive.
-        regime: The small batch's recipe, with what the settings override.
+        settings: The resolved settings.
+        regime: The small batch's regime, with the settings' changes.
         examples: Number of training examples.
-        learning_rate: The rate by update.
-        l2: The L2 coefficient by update.
+        learning_rate: The learning rate of each update.
+        l2: The L2 coefficient, of each update or constant.
         replicas: Number of replicas that share the batch.
         micro_batch_size: The most examples that a replica takes at once, in whole
-            ghosts: those that were asked for, else its share. The model may take fewer,
-            if its memory is short.
+            ghosts: the size that was asked for, or else its share. The model takes
+            fewer if the device's memory is short.
         profile: The updates to profile, counted from 1; `None` for none.
-        data: The examples and features that were chosen, where there was a choice.
+        data: The chosen examples and features, in words; empty if there was no choice.
     """
 
     settings: ResolvedSettings
@@ -37,25 +37,27 @@ class Plan:
 
     @property
     def epochs(self) -> int:
-        """Passes over the training data."""
+        """Number of passes over the training data."""
         return max(1, round(self.regime.epochs * self.settings.stretch))
 
     @property
     def updates_per_epoch(self) -> int:
-        """Whole batches in the training data."""
+        """Number of whole batches in the training data."""
         return self.examples // self.settings.batch_size
 
     @property
     def updates(self) -> int:
-        """Changes of the weights, `--max_updates` considered."""
+        """Number of updates, at most `--max_updates`."""
         updates = self.epochs * self.updates_per_epoch
         return min(updates, self.settings.max_updates or updates)
 
     @property
     def high_rate_updates(self) -> int:
-        """Updates before the rate changes for the first time, warm-up aside.
+        """Number of updates before the regime first changes the rate.
 
-        In them, the paper says, the weights travel with the logarithm of the updates.
+        Warm-up does not count as a change. In these updates, the paper says, the
+        weights' distance from their initial values grows with the logarithm of the
+        number of updates.
         """
         if len(self.regime.learning_rate) == 1:
             return self.updates
@@ -70,23 +72,24 @@ class Plan:
 
     @property
     def share(self) -> int:
-        """Examples of a batch that each replica gets."""
+        """Number of examples of a batch that each replica takes."""
         return self.settings.batch_size // self.replicas
 
     @property
     def evaluation_epochs(self) -> list[int]:
-        """The epochs (from 1) after which to evaluate.
+        """The epochs after which to evaluate, counted from 1.
 
-        Every `eval_every`th, the last, and the first, where the curves begin.
+        These are every `eval_every`th epoch, the last, and the first, so that the
+        curves begin there.
         """
         every = self.settings.eval_every
         return sorted({1, *range(every, self.epochs, every), self.epochs})
 
     def describe(self, micro_batch_size: int | None = None) -> str:
-        """In lines: the data, where there was a choice; batch, rate and length.
+        """The plan as text: a line each for data (if chosen), batch, rate and length.
 
         Args:
-            micro_batch_size: What the model takes at once, if it is known.
+            micro_batch_size: The micro-batch that the model uses, if it is known.
         """
         lines = [f"data: {self.data}"] if self.data else []
         lines.append(self._batch_line(micro_batch_size or self.micro_batch_size))
@@ -138,7 +141,7 @@ def _length(epochs, updates):
 
 
 def _parts(whole, size, name, plural="s"):
-    """`3 ghosts of 128`, or `2 ghosts of 128 and one of 200`."""
+    """Text such as `3 ghosts of 128`, or `2 ghosts of 128 and one of 200`."""
     number = max(1, whole // size)
     last = whole - (number - 1) * size
     if last == size:

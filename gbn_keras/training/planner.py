@@ -1,4 +1,4 @@
-"""`Planner`: derives all that the settings leave open, once for each training."""
+"""`Planner`: derives the values that the settings leave open, for each training."""
 
 import contextlib
 import dataclasses
@@ -14,7 +14,7 @@ from gbn_keras.training.plan import Plan
 from gbn_keras.training.run.run_directory import with_run_dir
 from gbn_keras.training.settings import ResolvedSettings, Settings
 
-# The network that is meant where none is named.
+# The network for each data set if --model is not set.
 _DEFAULT_MODEL = {
     "digits": "f1_digits",
     "mnist": "f1",
@@ -24,7 +24,7 @@ _DEFAULT_MODEL = {
     "imagenet2012": "resnet50",
 }
 
-# Each may be evaluated, so they are listed.
+# A limit, because a plan lists the epochs after which to evaluate.
 _MOST_EPOCHS = 1_000_000
 
 
@@ -35,7 +35,7 @@ class Planner:
     Args:
         examples: Number of training examples.
         replicas: Number of replicas that share each batch.
-        data: The examples and features that were chosen, where there was a choice.
+        data: The chosen examples and features, in words; empty if there was no choice.
     """
 
     examples: int
@@ -48,7 +48,7 @@ class Planner:
         return cls(data.examples, strategy.num_replicas_in_sync, data.choice)
 
     def plan(self, settings: Settings) -> Plan:
-        """The whole plan of one training, its run directory included.
+        """The whole plan of one training, including its run directory.
 
         Raises:
             UsageError: If the settings contradict each other, the data or the devices.
@@ -57,10 +57,10 @@ class Planner:
             return _make_plan(settings, self)
 
     def regime(self, settings: Settings) -> Regime:
-        """The small batch's recipe: the network's, with what the settings override.
+        """The small batch's regime: the network's, with the settings' changes.
 
         Raises:
-            UsageError: If the settings name no network, or an impossible recipe.
+            UsageError: If the settings name no network, or an impossible regime.
         """
         with _names_of_flags():
             return _regime(settings)
@@ -68,13 +68,13 @@ class Planner:
 
 @contextlib.contextmanager
 def _names_of_flags():
-    """Turns the method's own errors into the program's."""
+    """Turns the library's errors into the program's."""
     try:
         yield
     except UsageError:
         raise
     except ValueError as error:
-        # The method's arguments have the names of the flags.
+        # The library's arguments have the names of the flags.
         raise UsageError(f"--{error}") from error
 
 
@@ -98,7 +98,7 @@ def _make_plan(settings, planner):
     stretch = ratio if settings.stretch == "full" else _number(settings.stretch)
     if isinstance(stretch, str):
         raise UsageError(
-            f"--stretch: got {stretch!r}, wanted full, or a number from 1 to {ratio:g}."
+            f"--stretch: got {stretch!r}, wanted full or a number from 1 to {ratio:g}."
         )
     adaptation = {
         "small_batch_size": regime.small_batch_size,
@@ -127,7 +127,8 @@ def _make_plan(settings, planner):
         learning_rate=regime.learning_rate[0][1],
         l2=regime.l2[0][1],
         clipnorm=regime.clipnorm,
-        # Once in the time of a small-batch epoch: all arms of a study as often.
+        # Once for each epoch of the small batch's regime, so that all arms of a study
+        # are evaluated equally often.
         eval_every=settings.eval_every or max(1, round(stretch)),
     )
     _check_machine(settings, replicas)
@@ -143,23 +144,23 @@ def _make_plan(settings, planner):
     )
     if plan.epochs > _MOST_EPOCHS:
         raise UsageError(
-            f"--epochs: got {regime.epochs}, which stretched {stretch:g} times are "
-            f"{plan.epochs:,}, wanted at most {_MOST_EPOCHS:,}. Lower it, or --stretch."
+            f"--epochs: got {regime.epochs}, which is {plan.epochs:,} after stretching "
+            f"by {stretch:g}, wanted at most {_MOST_EPOCHS:,}. Lower it or --stretch."
         )
     return dataclasses.replace(plan, profile=_profile(settings.profile, plan.updates))
 
 
 def model_name(settings: Settings) -> str:
-    """The network that the settings name, or the data set's own.
+    """The name of the network: the settings', or else the data set's usual one.
 
     Raises:
-        UsageError: If there is none of that name.
+        UsageError: If there is no network of that name.
     """
     model = settings.model or _DEFAULT_MODEL.get(settings.dataset)
     if model is None:
         raise UsageError(
-            f"--model: {settings.dataset} has no network of its own. Name one; "
-            "--help lists them."
+            f"--model: got none, wanted a network, because {settings.dataset} has no "
+            "usual one. Name one; --help lists them."
         )
     try:
         find_network(model)
@@ -193,7 +194,7 @@ def _gradient_noise(settings, ratio):
     if isinstance(noise, str) or noise < 0:
         raise UsageError(
             f"--gradient_noise: got {settings.gradient_noise!r}, wanted none, full "
-            f"(here {max(0.0, ratio - 1):g}), or a variance of at least 0."
+            f"(here {max(0.0, ratio - 1):g}) or a variance of at least 0."
         )
     return positive_number("gradient_noise", noise) if noise else noise
 
@@ -204,32 +205,32 @@ def _virtual_batch_size(settings, regime, batch):
         return min(regime.small_batch_size, batch)
     if integer("virtual_batch_size", size, 0) > batch:
         raise UsageError(
-            f"--virtual_batch_size: got {size}, wanted 1 to the batch size, {batch}, "
-            "or 0 for plain batch normalization. Lower it, or raise --batch_size."
+            f"--virtual_batch_size: got {size}, wanted at most the batch size, {batch}"
+            ", or 0 for plain batch normalization. Lower it, or raise --batch_size."
         )
     return size
 
 
 def _check_machine(settings, replicas):
-    """Refuses what would be a mistake on any machine."""
+    """Refuses settings that no machine could use."""
     if replicas > 1 and not settings.virtual_batch_size and settings.jit == "on":
-        # Replicas cannot talk to each other in the middle of a compiled function.
+        # Replicas cannot communicate inside a compiled function.
         raise UsageError(
-            f"--jit: got on, wanted auto or off: plain batch normalization over "
-            f"{replicas} replicas cannot be compiled."
+            f"--jit: got on, wanted auto or off, because plain batch normalization "
+            f"over {replicas} replicas cannot be compiled. Leave it out."
         )
     if math.isnan(settings.memory_budget):
         raise UsageError(
             f"--memory_budget: got {settings.memory_budget}, wanted the GiB that an "
-            "update may take, or 0 for half of the device's memory."
+            "update may use, or 0 for half of the device's memory."
         )
 
 
 def _micro_batch_size(settings, replicas):
-    """The ghosts of the replica's share, if no other is asked for."""
+    """The micro-batch that was asked for, or else the ghosts of a replica's share."""
     batch, ghost = settings.batch_size, settings.virtual_batch_size
     if replicas > 1 and batch % (replicas * (ghost or 1)):
-        # Without ghosts, of one example each.
+        # Without ghosts, the share must be a whole number of examples.
         raise UsageError(f"--batch_size: {cut_ghosts(batch, replicas, ghost or 1)}.")
     share = batch // replicas
     micro_batch_size = settings.micro_batch_size or share
@@ -238,33 +239,33 @@ def _micro_batch_size(settings, replicas):
     if not ghost:
         raise UsageError(
             f"--micro_batch_size: got {micro_batch_size}, wanted 0 with "
-            "--virtual_batch_size=0: plain batch normalization needs all "
-            f"{share} examples at once. Leave it out, or normalize in ghosts."
+            "--virtual_batch_size=0, because plain batch normalization needs all "
+            f"{share} examples at once. Leave it out, or use ghosts."
         )
     if micro_batch_size % ghost:
         raise UsageError(
             f"--micro_batch_size: got {micro_batch_size}, wanted a multiple of the "
-            f"ghosts of {ghost}, or 0 for one that fits into memory."
+            f"ghost size, {ghost}, or 0 for one that fits into memory."
         )
     return micro_batch_size
 
 
 def _profile(text, updates):
-    """The updates that are named, which the training must have."""
+    """The updates to profile as a range; refuses updates that will not be made."""
     if text is None:
         return None
     match = re.fullmatch(r"(\d+)-(\d+)", text)
     first, last = map(int, match.groups()) if match else (0, 0)
     if not 1 <= first <= last <= updates:
         raise UsageError(
-            f"--profile: got {text!r}, wanted FIRST-LAST, two of the updates from 1 to "
-            f"{updates:,}, as 1-{min(10, updates)}."
+            f"--profile: got {text!r}, wanted FIRST-LAST, with updates from 1 to "
+            f"{updates:,}, for example 1-{min(10, updates)}."
         )
     return range(first, last + 1)
 
 
 def _number(value):
-    """The number that a flag's text stands for, else the text."""
+    """The finite number that a flag's text stands for, or else the text."""
     try:
         number = float(value)
     except ValueError:

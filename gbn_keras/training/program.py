@@ -1,4 +1,4 @@
-"""`run()`: the program's modes, what each prints, and the exit code."""
+"""`run()`: runs one of the program's modes, prints its result, returns an exit code."""
 
 import os
 import pathlib
@@ -14,7 +14,7 @@ from gbn_keras.training.strategy import WorkerLost
 def run(settings: Settings) -> int:
     """Runs the mode that the settings name; returns the program's exit code.
 
-    Every error that a user can mend, and every early end, prints one line.
+    Errors that a user can fix, and early ends, print one line.
     """
     try:
         MODES[settings.mode](settings)
@@ -24,29 +24,29 @@ def run(settings: Settings) -> int:
     except Stopped as error:
         _say_stopped(error)
         if isinstance(error, WorkerLost) or settings.strategy == "multi_worker":
-            # At a normal exit TensorFlow would wait for the other machines.
+            # At a normal exit, TensorFlow would wait for the other machines.
             os._exit(error.exit_code)
         return error.exit_code
     except OSError as error:  # A full disk, for example.
         place = f"{error.filename}: " if error.filename else ""
         _say_stopped(
-            f"{place}{error.strerror or error}. What is saved stays: mend that, and "
-            "run the same command again to resume."
+            f"{place}{error.strerror or error}. Saved files are kept. Fix the problem, "
+            "then run the same command to resume."
         )
         return Stopped.exit_code
     except KeyboardInterrupt:
-        _say_stopped("interrupted. The same command resumes.")
+        _say_stopped("interrupted. Run the same command to resume.")
         return 130
     return 0
 
 
 def _say_stopped(reason):
-    """Prints the reason on a line of its own, below an unfinished progress bar."""
+    """Prints the reason on its own line, below an unfinished progress bar."""
     sys.stdout.flush()
     print(f"\nstopped: {reason}", file=sys.stderr, flush=True)
 
 
-# On a cluster only the chief gets a result to report.
+# On a cluster, only the chief gets a result to report.
 
 
 def _train(settings):
@@ -89,7 +89,7 @@ def _landscape(settings):
 
 
 def _report_trainings(run_dir, table_of):
-    """Prints the table of several trainings, of which one at least is finished."""
+    """Prints the table of several trainings; stops if all of them diverged."""
     if run_dir is None:
         return
     print(f"\n{table_of(run_dir)}\n\n{run_dir}", flush=True)

@@ -1,4 +1,4 @@
-"""How far a training is, and how long those after it will take."""
+"""Progress of a training, and estimates of the time that is left."""
 
 import math
 import sys
@@ -8,21 +8,21 @@ import keras
 
 from gbn_keras.training.plan import Plan
 
-# Seconds at least from one state of the bar to the next.
+# Seconds between two changes of the bar, at least.
 _INTERVAL = 0.2
 _WIDTH = 20
 _SHOWN = ("loss", "val_accuracy")
 
 
 class RunProgress(keras.callbacks.Callback):
-    """A bar over a whole training rather than an epoch, on a terminal or in a notebook.
+    """A progress bar for a whole training, on a terminal or in a notebook.
 
-    Elsewhere, in a file say, it shows nothing. The first update and the first
-    evaluation, which are traced, do not count in the estimate of what is left: they
+    Elsewhere, for example in a file, it shows nothing. The estimate of the time left
+    does not include the first update and the first evaluation: they are traced, which
     may take longer than all others together.
 
     Args:
-        max_updates: Where the training stops, if before its last epoch's end; 0: there.
+        max_updates: The update after which the training stops early. 0: none.
     """
 
     def __init__(self, max_updates: int = 0):
@@ -34,13 +34,13 @@ class RunProgress(keras.callbacks.Callback):
 
     @property
     def seconds_per_update(self) -> float | None:
-        """Evaluations included; `None` before the second update."""
+        """Mean seconds of an update, with evaluations; `None` before the second."""
         if self._made < 2:
             return None
         return ((self._ended or time.monotonic()) - self._traced) / (self._made - 1)
 
     def on_train_begin(self, logs=None):
-        """Starts the bar, where the training starts."""
+        """Starts the bar at the first update, or at the one to resume from."""
         updates = self.params["epochs"] * self.params["steps"]
         self._updates = min(updates, self._max_updates or updates)
         self._done = int(self.model.optimizer.iterations.numpy())
@@ -56,26 +56,26 @@ class RunProgress(keras.callbacks.Callback):
         self._show(self._done + batch + 1, logs)
 
     def on_test_begin(self, logs=None):
-        """Starts the clock of an evaluation."""
+        """Notes when an evaluation starts."""
         self._evaluating = time.monotonic()
 
     def on_test_end(self, logs=None):
-        """Leaves the first evaluation out."""
+        """Excludes the first evaluation from the time."""
         self._evaluations += 1
         if self._evaluations == 1:
             self._traced += time.monotonic() - self._evaluating
 
     def on_epoch_end(self, epoch, logs=None):
-        """Moves the bar; an epoch that was interrupted ends where it would have."""
+        """Moves the bar to the end of the epoch, also if the epoch was resumed."""
         self._done = min((epoch + 1) * self.params["steps"], self._updates)
         self._show(self._done, logs)
 
     def on_train_end(self, logs=None):
-        """Stops the clock."""
+        """Notes when the training ends."""
         self._ended = time.monotonic()
 
     def close(self) -> None:
-        """Ends the bar's line, for a training that ended in its middle."""
+        """Ends the bar's line if the training stopped early."""
         if self._is_open:
             print(flush=True)
             self._is_open = False
@@ -91,7 +91,7 @@ class RunProgress(keras.callbacks.Callback):
         parts = [f"{name}: {value:.4f}" for name, value in self._logs.items()]
         if done < self._updates and (pace := self.seconds_per_update):
             parts.insert(0, f"{in_words(pace * (self._updates - done))} left")
-        # What an earlier, longer state left is cleared to the end of the line.
+        # Clears the rest of the line, because the previous text may be longer.
         print(
             f"\r\x1b[1m{done:,}/{self._updates:,}\x1b[0m "
             f"\x1b[32m{'━' * full}\x1b[37m{'━' * (_WIDTH - full)}\x1b[0m "
@@ -105,7 +105,7 @@ class RunProgress(keras.callbacks.Callback):
 
 
 class Pace:
-    """How long trainings took, from which follows how long others will."""
+    """Estimates how long trainings will take from how long others took."""
 
     def __init__(self):
         self._timed = []
@@ -114,24 +114,24 @@ class Pace:
         """Adds a training.
 
         Args:
-            plan: Of the training.
-            seconds: That it took, from its beginning to its end.
-            per_update: Seconds of one update, those that trace aside, if it is known.
+            plan: The plan of the training.
+            seconds: The whole time that it took.
+            per_update: Seconds of one update without tracing, if known.
         """
         per_update = min(per_update or math.inf, seconds / plan.updates)
         beside = seconds - plan.updates * per_update
         self._timed.append((plan.settings.batch_size, per_update, beside))
 
     def left(self, plans: list[Plan]) -> str:
-        """What trainings will take, in words; empty if it is not known or nothing."""
+        """The time that trainings will take, as text; empty if unknown or none left."""
         if not (plans and self._timed):
             return ""
         return f"; about {in_words(sum(map(self._seconds, plans)))} left"
 
     def _seconds(self, plan):
-        """By the updates of those with the same batch size; else with the nearest.
+        """The estimate for a training, from those with the nearest batch size.
 
-        Of another batch size, an update takes as long as it has examples.
+        An update's time is taken as proportional to its batch size.
         """
         batch_size = plan.settings.batch_size
 
@@ -148,7 +148,7 @@ class Pace:
 
 
 def outcome_line(outcome: dict) -> str:
-    """What a training came to, as of `read_outcome`, in a line."""
+    """The outcome of a training, from `read_outcome`, as one line."""
     if "diverged" in outcome:
         return outcome["reason"]
     return (
@@ -158,7 +158,7 @@ def outcome_line(outcome: dict) -> str:
 
 
 def in_words(seconds: float) -> str:
-    """A duration as it is told: `4 s`, `3 min`, `2.5 h`."""
+    """A duration as text, such as `4 s`, `3 min` or `2.5 h`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 90 * 60:

@@ -1,11 +1,11 @@
-"""`Settings`, what the user asked for: one field for each flag of `train.py`."""
+"""`Settings`: the user's settings, one field for each flag of `train.py`."""
 
 import dataclasses
 
-# What a field's metadata may say of it.
-_FREE = "free"  # Does not decide what a run computes; a run that goes on may change it.
-_AROUND = "around"  # Says how to search or where to write, not how one training goes.
-_COMPARED = "compared"  # One of those by which TensorBoard compares runs.
+# Marks in a field's metadata.
+_FREE = "free"  # Does not affect what a run computes, so a resumed run may change it.
+_AROUND = "around"  # Says how to search or where to write, not how to train.
+_COMPARED = "compared"  # TensorBoard compares runs by it.
 
 
 def _is(*marks):
@@ -14,11 +14,11 @@ def _is(*marks):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What the user asked for.
+    """The user's settings.
 
-    `train.py` defines the flags of the same names, their defaults and their meaning.
-    `None` stands for a value that follows from the data set or the network; a `Plan`
-    holds `ResolvedSettings`, in which none is left.
+    The flags of `train.py` have the same names and define the defaults and the meaning.
+    `None` is a value that the data set or the network decides. A `Plan` holds
+    `ResolvedSettings`, in which these values are filled in.
     """
 
     mode: str
@@ -72,7 +72,7 @@ class Settings:
     lost_after: int = _is(_FREE, _AROUND)
 
     def flagfile(self) -> str:
-        """These settings as the text of a flagfile that runs them again."""
+        """The text of a flagfile with these settings."""
         lines = []
         for name, value in dataclasses.asdict(self).items():
             if name == "search":
@@ -83,10 +83,10 @@ class Settings:
 
 
 class ResolvedSettings(Settings):
-    """Settings with nothing left to derive, as a `Plan` holds them.
+    """Settings with all values filled in, as a `Plan` holds them.
 
-    They have the same fields. Those that a user may leave out, or give as a word, have
-    a value here.
+    The fields are the same. Those that a user may leave out, or give as a word, have
+    their value here.
     """
 
     run_dir: str
@@ -106,11 +106,11 @@ def _names(mark):
     return tuple(f.name for f in dataclasses.fields(Settings) if mark in f.metadata)
 
 
-# Flags that say where things are, which devices compute, what is written down when, and
+# Flags that say where files are, which devices compute, what is recorded and when, and
 # how many trainings a study or a search has.
 FREE_TO_CHANGE = _names(_FREE)
 
-# Flags that no training of a study or a search has of its own.
+# Flags of a study or a search as a whole, not of each of its trainings.
 AROUND_A_TRAINING = _names(_AROUND)
 
 # Flags that TensorBoard's HParams tab shows.

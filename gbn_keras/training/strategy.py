@@ -1,7 +1,7 @@
-"""Who shares the batch: a `tf.distribute` strategy by its name.
+"""`strategy_of`: the devices that share the batch, as a `tf.distribute` strategy.
 
-What a strategy must not do is change the result. The data sets give every replica its
-contiguous share of the batch, `LargeBatchModel` and the layers do the rest.
+A strategy does not change the result. The data sets give each replica its contiguous
+share of the batch; `LargeBatchModel` and the layers do the rest.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from gbn_keras.shares import Shares
 from gbn_keras.training.errors import Stopped, UsageError, first_line
 from gbn_keras.training.settings import Settings
 
-# What TensorFlow raises on one machine when another one is gone.
+# TensorFlow raises these on one machine when another one is lost.
 _LOST = (
     tf.errors.UnavailableError,
     tf.errors.AbortedError,
@@ -26,16 +26,17 @@ _LOST = (
 
 
 class WorkerLost(Stopped):
-    """Another machine of the cluster is gone."""
+    """Another machine of the cluster was lost."""
 
 
 def strategy_of(settings: Settings) -> tf.distribute.Strategy:
-    """The strategy that the settings name; the same for the whole process.
+    """The strategy that the settings name.
 
-    To be called before anything else that TensorFlow computes: it sets up devices.
+    Call it before TensorFlow computes anything, because it sets up devices. Later calls
+    return the same strategy.
 
     Raises:
-        UsageError: If the devices or the cluster are not there.
+        UsageError: If the devices or the cluster cannot be found.
     """
     return _strategy(
         settings.strategy,
@@ -51,7 +52,7 @@ def _strategy(name, replicas, cluster, port, tpu):
     if name in ("one", "tpu") and replicas > 1:
         raise UsageError(
             f"--replicas: got {replicas}, wanted 0 with --strategy={name}. Leave it "
-            "out, or choose --strategy=mirrored."
+            "out, or use --strategy=mirrored."
         )
     if name == "mirrored":
         return _mirrored(replicas)
@@ -63,7 +64,7 @@ def _strategy(name, replicas, cluster, port, tpu):
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Whether this process is the one that writes and talks."""
+    """Whether this process is the chief, which writes the files and prints."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return True
     resolver = strategy.cluster_resolver
@@ -72,7 +73,7 @@ def is_chief(strategy: tf.distribute.Strategy) -> bool:
 
 
 def chief_says(strategy: tf.distribute.Strategy, said: bool) -> bool:
-    """What the chief says, on all machines."""
+    """The chief's value of `said`, on all machines."""
     if strategy.num_replicas_in_sync == 1:
         return said
     vote = float(said and is_chief(strategy))
@@ -81,19 +82,19 @@ def chief_says(strategy: tf.distribute.Strategy, said: bool) -> bool:
 
 
 def from_chief(strategy: tf.distribute.Strategy, content: bytes) -> bytes:
-    """What the chief gives, on all machines, to which it is sent bit by bit."""
+    """The chief's `content`, on all machines, with exactly the same bits."""
     if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
         return content
     content = content if is_chief(strategy) else b""
     length = int(_sum_over_replicas(strategy, np.array(len(content))))
-    # Sums of floats could change a bit.
+    # Integers, because a sum of floats could change bits.
     words = np.zeros(-(-length // 4), np.int32)
     words.view(np.uint8)[: len(content)] = np.frombuffer(content, np.uint8)
     return _sum_over_replicas(strategy, words).tobytes()[:length]
 
 
 def _sum_over_replicas(strategy, values):
-    """The sum over the machines, of which all but the chief give zeros."""
+    """The first replica's values, as a sum in which the others count as zeros."""
 
     def on_replica():
         replica = tf.distribute.get_replica_context().replica_id_in_sync_group
@@ -104,30 +105,30 @@ def _sum_over_replicas(strategy, values):
 
 
 def wait_for_all(strategy: tf.distribute.Strategy) -> None:
-    """Waits until all machines are here: one that left would seem lost."""
+    """Waits for all machines: one that left earlier would seem lost to the others."""
     chief_says(strategy, True)
 
 
 @contextlib.contextmanager
 def one_line_if_a_worker_is_lost():
-    """Turns TensorFlow's errors about a machine that is gone into `WorkerLost`."""
+    """Turns TensorFlow's errors about a lost machine into `WorkerLost`."""
     try:
         yield
     except _LOST as error:
         if "TF_CONFIG" not in os.environ:
             raise
         raise WorkerLost(
-            "another machine of the cluster is gone, so this one stops. Run the same "
-            "command on all of them again to resume."
+            "another machine of the cluster was lost, so this one stops too. Run the "
+            "same command on all machines to resume."
         ) from error
 
 
 def distribute(strategy: tf.distribute.Strategy, batches):
-    """The data set of every replica's shares.
+    """A data set that gives each replica its share of each batch.
 
     Args:
         strategy: The strategy.
-        batches: A function from `Shares` to a data set, as `validation_batches`.
+        batches: A function from `Shares` to a data set, such as `validation_batches`.
     """
     replicas = strategy.num_replicas_in_sync
     if replicas == 1:
@@ -147,26 +148,26 @@ def _mirrored(replicas):
         if replicas > len(accelerators):
             raise UsageError(
                 f"--replicas: got {replicas}, wanted at most the {len(accelerators)} "
-                "GPUs of this machine, or 0 for all of them."
+                "GPUs of this machine. Lower it, or use 0 for all GPUs."
             )
         number = replicas or len(accelerators)
         return tf.distribute.MirroredStrategy([f"GPU:{i}" for i in range(number)])
     if not replicas:
         raise UsageError(
-            "--replicas: got 0, wanted at least 1: this machine has no GPU, so say "
-            "into how many logical CPU devices to divide its processor."
+            "--replicas: got 0, wanted at least 1, because this machine has no GPU. "
+            "Set the number of logical CPU devices."
         )
     _divide_processor(replicas)
     return tf.distribute.MirroredStrategy(
         [f"CPU:{i}" for i in range(replicas)],
-        # The devices share the memory, so there is nothing to send around; and the
-        # default's collectives fail where there are strategies of several sizes.
+        # The devices share one memory, so nothing has to be sent. The default's
+        # collectives also fail if a process has strategies of several sizes.
         cross_device_ops=tf.distribute.ReductionToOneDevice(),
     )
 
 
 def _divide_processor(replicas):
-    """Makes logical CPU devices, unless there are enough."""
+    """Makes logical CPU devices, unless there are enough already."""
     (processor,) = tf.config.list_physical_devices("CPU")
     if len(tf.config.get_logical_device_configuration(processor) or ()) >= replicas:
         return
@@ -176,22 +177,22 @@ def _divide_processor(replicas):
         )
     except RuntimeError as error:
         raise UsageError(
-            f"--replicas: got {replicas}, but TensorFlow has started already in this "
-            "process, with fewer logical devices. Start a new one."
+            f"--replicas: got {replicas}, wanted at most the logical devices with "
+            "which TensorFlow started in this process. Start a new process."
         ) from error
 
 
 def _multi_worker(replicas, cluster, port):
     if replicas > 1:
         raise UsageError(
-            f"--replicas: got {replicas}, wanted 0 with --strategy=multi_worker: every "
-            "machine's GPUs, or its processor, take part. Leave it out."
+            f"--replicas: got {replicas}, wanted 0 with --strategy=multi_worker, which "
+            "uses all GPUs of a machine, or else its processor. Leave it out."
         )
     config = _cluster_config(cluster, port)
     workers = [x for job in ("chief", "worker") for x in config["cluster"].get(job, [])]
     task = config["task"]
     print(
-        f"{task['type']} {task['index']} waits for all of {', '.join(workers)}",
+        f"{task['type']} {task['index']} is waiting for all of {', '.join(workers)}",
         flush=True,
     )
     os.environ["TF_CONFIG"] = json.dumps(config)
@@ -199,7 +200,7 @@ def _multi_worker(replicas, cluster, port):
 
 
 def _cluster_config(cluster, port):
-    """Where the machines are and which is this one, in the form of TF_CONFIG."""
+    """The machines' addresses and this machine's task, in the form of TF_CONFIG."""
     if "TF_CONFIG" in os.environ:
         return _from_tf_config(os.environ["TF_CONFIG"])
     if cluster == "auto":
@@ -207,16 +208,16 @@ def _cluster_config(cluster, port):
         cluster = next(found, None)
     if cluster is None:
         raise UsageError(
-            "--strategy: got multi_worker, but this process's environment has no "
-            f"TF_CONFIG, nor is it in SLURM or Kubernetes. {_REMEDY}"
+            "--strategy: got multi_worker, wanted TF_CONFIG in the environment, or a "
+            f"process that SLURM or Kubernetes started. {_REMEDY}"
         )
     try:
         resolve = _from_slurm if cluster == "slurm" else _from_kubernetes
         addresses, index = resolve(port)
-    # Whatever the resolvers and their clients raise.
+    # The resolvers and their clients raise errors of any type.
     except Exception as error:
         raise UsageError(
-            f"--cluster: {cluster} does not say which machines take part "
+            f"--cluster: got {cluster}, wanted one that lists the machines "
             f"({type(error).__name__}: {first_line(error)}). {_REMEDY}"
         ) from error
     return {
@@ -225,12 +226,12 @@ def _cluster_config(cluster, port):
     }
 
 
-# By what in the environment a cluster is known.
+# The environment variable by which each scheduler is recognized.
 _SIGNS = {"slurm": "SLURM_PROCID", "kubernetes": "KUBERNETES_SERVICE_HOST"}
 
 _REMEDY = (
     'Set TF_CONFIG={"cluster": {"worker": ["HOST0:PORT", "HOST1:PORT"]}, "task": '
-    '{"type": "worker", "index": 0}} on the first machine, index 1 on the second.'
+    '{"type": "worker", "index": 0}} on the first machine, and index 1 on the second.'
 )
 
 
@@ -241,7 +242,7 @@ def _from_tf_config(text):
         config["cluster"][task["type"]][int(task["index"])]
         if task["type"] in ("chief", "worker"):
             return config
-        problem = f"the task is of type {task['type']}, not chief or worker"
+        problem = f"the task's type is {task['type']}, not chief or worker"
     except (ValueError, TypeError, LookupError) as error:
         problem = f"{type(error).__name__}: {error}"
     raise UsageError(f"TF_CONFIG: got {text!r} ({problem}). {_REMEDY}")
@@ -249,7 +250,8 @@ def _from_tf_config(text):
 
 def _from_slurm(port):
     has_gpus = bool(tf.config.list_physical_devices("GPU"))
-    # The resolver asks nvidia-smi for the number of GPUs, and cannot do with none.
+    # Unless it is given these numbers, the resolver asks nvidia-smi for the number of
+    # GPUs, and fails if there are none.
     tasks = int(os.environ["SLURM_STEP_NUM_TASKS"])
     without = {"gpus_per_node": tasks, "gpus_per_task": 1, "auto_set_gpu": False}
     resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
@@ -260,7 +262,7 @@ def _from_slurm(port):
 
 
 def _from_kubernetes(port):
-    """The pods of the job `tensorflow`, on the network of their nodes."""
+    """The pods of the job `tensorflow`, which use the network of their nodes."""
     from kubernetes import client, config
 
     config.load_incluster_config()
@@ -275,7 +277,7 @@ def _from_kubernetes(port):
 def _tpu(name):
     try:
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver(name)
-        # TensorFlow would wait for ever for one that does not answer.
+        # TensorFlow would wait forever for a TPU that does not answer.
         host, separator, port = (
             resolver.master().removeprefix("grpc://").rpartition(":")
         )
@@ -285,7 +287,7 @@ def _tpu(name):
         tf.tpu.experimental.initialize_tpu_system(resolver)
     except (ValueError, RuntimeError, OSError, tf.errors.OpError) as error:
         raise UsageError(
-            f"--tpu: got {name!r}, and there is no TPU ({first_line(error)}). Name one "
-            "that runs (on a TPU machine: local), or choose another --strategy."
+            f"--tpu: got {name!r}, wanted a TPU that answers ({first_line(error)}). "
+            "Name one (local on a TPU machine), or use another --strategy."
         ) from error
     return tf.distribute.TPUStrategy(resolver)

@@ -1,4 +1,4 @@
-"""Trainings to compare: the paper's five arms, or several batch sizes."""
+"""`run_study`: compares the paper's five arms, or several batch sizes."""
 
 import contextlib
 import dataclasses
@@ -19,19 +19,18 @@ from gbn_keras.training.settings import ResolvedSettings, Settings
 from gbn_keras.training.strategy import chief_says, is_chief, strategy_of
 from gbn_keras.training.trainer import load_data, train
 
-# Techniques that an arm leaves out: the columns are cumulative.
+# The settings that switch techniques off. Each arm adds one technique to the last.
 _NO_RA = {"stretch": 1.0}
 _NO_GBN = {"virtual_batch_size": 0, **_NO_RA}
 _NO_LR = {"lr_scaling": "none", "warmup_updates": 0, "gradient_noise": 0.0, **_NO_GBN}
 
 
 def study_arms(settings: ResolvedSettings) -> dict[str, Settings]:
-    """The settings of the five arms, from settings with nothing left to derive.
+    """The settings of the five arms, from resolved settings.
 
-    `SB` is the small batch's own training, `LB` the large batch with the same epochs
-    and rate. Each further arm adds one technique: `+LR` the scaled rate (and gradient
-    noise, if the settings have it), `+GBN` the ghost batches, `+RA` the stretched
-    regime.
+    `SB` trains with the small batch, `LB` with the large batch and the same epochs and
+    rate. Each of the other arms adds one technique: `+LR` the scaled rate (and gradient
+    noise, if the settings have it), `+GBN` ghosts, `+RA` the stretched regime.
     """
     small = {"batch_size": settings.small_batch_size, **_NO_LR}
     changes = (small, _NO_LR, _NO_GBN, _NO_RA, {})
@@ -44,7 +43,7 @@ def study_arms(settings: ResolvedSettings) -> dict[str, Settings]:
 def sweep_arms(settings: Settings) -> dict[str, Settings]:
     """The settings of one training for each of the batch sizes.
 
-    What they leave open follows from each batch size.
+    Values that the settings leave open are derived from each batch size.
     """
     return {
         f"batch {size}": dataclasses.replace(
@@ -55,23 +54,22 @@ def sweep_arms(settings: Settings) -> dict[str, Settings]:
 
 
 def run_study(settings: Settings) -> pathlib.Path | None:
-    """Trains every arm with every seed, where an arm may be a batch size.
+    """Trains every arm with every seed. In a sweep, each batch size is an arm.
 
-    Trainings that are finished in the run directory are not run again, so an
-    interrupted study goes on where it was, and more seeds can be added. One that
-    diverges is recorded as such, and the next one begins.
+    Trainings that are finished in the run directory are not repeated, so an interrupted
+    study resumes, and you can add seeds. If a training diverges, the study records it
+    and continues with the next one.
 
     Args:
-        settings: Of mode `study`, those of the last arm; of mode `sweep`, those that
-            all batch sizes share. `seeds` says how many seeds to run, the first of
-            which is `seed`.
+        settings: For a study, the settings of the last arm; for a sweep, those that all
+            batch sizes share. `seeds` is the number of seeds, counted up from `seed`.
 
     Returns:
-        The study's directory, from which `report` makes table and pictures; of a
-        cluster's machines only the first one does.
+        The study's directory, from which `report` makes the table and pictures. On a
+        cluster, only the chief returns it; the others return `None`.
 
     Raises:
-        UsageError: If the settings do not fit each other, the data or the directory.
+        UsageError: If the settings contradict each other, the data or the directory.
     """
     strategy = strategy_of(settings)
     is_first = is_chief(strategy)
@@ -111,27 +109,26 @@ def run_study(settings: Settings) -> pathlib.Path | None:
 
 
 def prepare_study(settings, planner):
-    """Settings with nothing left to derive, and the plans of the five arms."""
+    """The resolved settings, and a plan for each of the five arms."""
     plan = planner.plan(settings)
-    # How often to evaluate follows from an arm's own epochs, where it is left open.
+    # If --eval_every is not set, each arm derives it from its own stretch.
     settings = dataclasses.replace(plan.settings, eval_every=settings.eval_every)
     if settings.batch_size <= settings.small_batch_size:
         raise UsageError(
             f"--batch_size: got {settings.batch_size}, wanted more than the small "
-            f"batch of {settings.small_batch_size}: a study compares a large batch "
-            "with it. Raise it."
+            f"batch of {settings.small_batch_size}, because a study compares a large "
+            "batch with it. Raise it."
         )
     if settings.virtual_batch_size == 0:
         raise UsageError(
-            "--virtual_batch_size: got 0, wanted at least 1: a study's last two arms "
-            "are trained with ghost batches. Leave the flag out for the small batch's "
-            "size."
+            "--virtual_batch_size: got 0, wanted at least 1, because a study's last "
+            "two arms use ghosts. Leave it out to use the small batch's size."
         )
     return settings, _plans(study_arms(settings), planner)
 
 
 def prepare_sweep(settings, planner):
-    """The settings with their network, and a plan for each batch size."""
+    """The settings with network and run directory, and a plan for each batch size."""
     texts = settings.batch_sizes or ()
     try:
         sizes = tuple(map(int, texts))
@@ -140,7 +137,7 @@ def prepare_sweep(settings, planner):
     if not sizes:
         raise UsageError(
             f"--batch_sizes: got {','.join(map(str, texts))!r}, wanted the batch sizes "
-            "of a sweep, as 128,1024,4096."
+            "of a sweep. Set them, for example to 128,1024,4096."
         )
     settings = dataclasses.replace(
         settings, batch_sizes=sizes, model=model_name(settings)
@@ -150,5 +147,5 @@ def prepare_sweep(settings, planner):
 
 
 def _plans(arms, planner):
-    """Plans all arms, so that a mistake in any is told before the first is trained."""
+    """Plans all arms, so that errors are reported before the first training."""
     return {arm: planner.plan(settings) for arm, settings in arms.items()}

@@ -1,4 +1,4 @@
-"""`train()`: a training of the program, from its settings to its result."""
+"""`train()`: one training of the program, from its settings to its result."""
 
 import contextlib
 
@@ -25,28 +25,28 @@ def train(
     callbacks: tuple[keras.callbacks.Callback, ...] = (),
     verbose: str | int = "auto",
 ) -> dict | None:
-    """Trains as the settings say and leaves a run directory.
+    """Runs one training in its run directory; returns the result.
 
-    A run that its directory holds as finished is not run again, one that was
-    interrupted goes on from its last checkpoint.
+    If the run directory holds a finished run, the run is not repeated. An interrupted
+    run resumes from its last checkpoint.
 
     Args:
-        settings: What the user asked for.
-        data: The data set, if it is loaded already.
-        callbacks: Called besides the run's own.
+        settings: The user's settings.
+        data: The data set. Default: the one that the settings name.
+        callbacks: More callbacks, besides the run's own.
         verbose: How Keras shows progress: `"auto"`, 0, 1 or 2.
 
     Returns:
-        What `result.json` holds: accuracy and loss on the validation examples, updates,
-        samples seen, wall time, seed, settings, versions and hardware. Of a cluster's
-        machines only the first one writes and returns it.
+        The content of `result.json`: accuracy and loss on the validation examples,
+        updates, samples seen, wall time, seed, settings, versions and hardware. On a
+        cluster, only the chief writes and returns it; the others return `None`.
 
     Raises:
-        UsageError: If the settings do not fit each other, the data or the directory, or
-            a file of the data is damaged or gone.
-        Stopped: If it cannot go on, or a signal asks it to stop.
+        UsageError: If the settings contradict each other, the data or the directory, or
+            a file of the data is damaged or missing.
+        Stopped: If the training cannot continue, or a signal asks it to stop.
     """
-    # Devices. They cannot be divided after TensorFlow has computed anything.
+    # Devices. They cannot be divided once TensorFlow has computed anything.
     strategy = strategy_of(settings)
 
     # Data.
@@ -72,20 +72,20 @@ def _train(settings, strategy, data, callbacks, verbose):
         if chief_says(strategy, finished is not None):
             if is_chief(strategy):
                 print(plan.describe())
-                print(f"finished before: {run_dir} (delete it to run it again)")
+                print(f"already finished: {run_dir} (delete it to run it again)")
             return finished
         signals = stack.enter_context(Signals())
         return Driver(plan, strategy, data, signals).train(callbacks, verbose)
 
 
 def load_data(settings: Settings):
-    """The data set that the settings name, as the network wants it.
+    """The data set that the settings name, in the form that the network needs.
 
     Raises:
-        UsageError: If the data is not there or not fit, or the network unknown or not
-            for such images.
+        UsageError: If the data set is missing or unsuitable, or if the network is
+            unknown or cannot take its images.
     """
-    # First the network, so that a wrong name is not told after minutes of loading.
+    # The network first: loading takes minutes, and its name may be wrong.
     model = model_name(settings)
     data = datasets.load(
         settings.dataset,
@@ -97,9 +97,9 @@ def load_data(settings: Settings):
         image_key=settings.image_key,
         label_key=settings.label_key,
         image_size=settings.image_size,
-        # The recipe that AlexNet's figures are from.
+        # AlexNet's published results come from this recipe.
         fixed_scale=model == "alexnet",
     )
-    # And before anything is written.
+    # Before anything is written.
     check_image_shape(model, data)
     return data

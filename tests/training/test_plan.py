@@ -100,7 +100,7 @@ def test_the_plan_says_who_takes_what(make_settings, flags, replicas, expected):
         (
             ("--batch_size=512", "--micro_batch_size=200"),
             1,
-            "--micro_batch_size: got 200, wanted a multiple of the ghosts of 128",
+            "--micro_batch_size: got 200, wanted a multiple of the ghost size, 128",
         ),
     ],
 )
@@ -177,7 +177,7 @@ def test_settings_that_make_no_sense_are_refused(make_settings, flags, names, re
 
 def test_a_data_set_without_a_network_of_its_own_wants_one_named(make_settings):
     settings = make_settings("--dataset=svhn_cropped", "--download")
-    with pytest.raises(UsageError, match="--model: svhn_cropped has no network"):
+    with pytest.raises(UsageError, match="--model: got none, .* svhn_cropped has no"):
         Planner(60_000).plan(settings)
 
 

@@ -39,7 +39,7 @@ def test_the_processor_is_divided_into_replicas(make_settings):
         strategy, False
     )
     # The tests' own process has four devices.
-    with pytest.raises(UsageError, match="--replicas: got 5.*Start a new one"):
+    with pytest.raises(UsageError, match="--replicas: got 5.*Start a new process"):
         strategies.strategy_of(make_settings("--strategy=mirrored", "--replicas=5"))
     with pytest.raises(UsageError, match="--replicas: got 0"):
         strategies.strategy_of(make_settings("--strategy=mirrored"))
@@ -78,7 +78,7 @@ def test_plain_batch_normalization_on_replicas_cannot_be_compiled(make_settings)
         ("{}", "KeyError: 'task'"),
         ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}',
          "IndexError"),
-        ('{"cluster": {"ps": ["a:1"]}, "task": {"type": "ps", "index": 0}}', "type ps"),
+        ('{"cluster": {"ps": ["a:1"]}, "task": {"type": "ps", "index": 0}}', "is ps"),
     ],
 )  # fmt: skip
 def test_a_wrong_tf_config_is_told(make_settings, monkeypatch, text, problem):
@@ -150,7 +150,7 @@ def test_the_program_on_two_machines(make_settings, tmp_path):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
     # Finished before, as the first machine knows; then evaluated on both.
     first, second = run_workers(2, PROGRAM, *flags)
-    assert "finished before" in first and "finished before" not in second
+    assert "already finished" in first and "already finished" not in second
     first, _ = run_workers(2, PROGRAM, *flags, "--mode=evaluate")
     assert f"validation accuracy {100 * one['accuracy']:.2f} %" in first
 
@@ -171,7 +171,7 @@ def test_when_a_machine_is_lost_the_others_stop_and_all_go_on_when_restarted(tmp
             told, _ = started[ended].communicate(timeout=30)
             assert ("is saved" in told) is (number == signal.SIGTERM)
         last_line = output.splitlines()[-1]
-        assert last_line.startswith("stopped: another machine of the cluster is gone")
+        assert last_line.startswith("stopped: another machine of the cluster was lost")
         assert "same command" in last_line
         assert "Traceback" not in output
     first, second = run_workers(2, PROGRAM, *flags, f"--run_dir={run}")

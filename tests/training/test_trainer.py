@@ -79,7 +79,7 @@ def test_a_finished_run_is_not_run_again(make_settings, digits, tmp_path, capsys
     saved = (tmp_path / "run" / "model.keras").stat().st_mtime_ns
     assert trainer.train(make_settings(*SHORT), digits, verbose=0) == result
     assert (tmp_path / "run" / "model.keras").stat().st_mtime_ns == saved
-    assert "finished before" in capsys.readouterr().out
+    assert "already finished" in capsys.readouterr().out
 
 
 def test_other_flags_are_refused_by_name(make_settings, digits):
@@ -243,13 +243,13 @@ def test_evaluation_wants_a_model_for_these_images(
         evaluation.evaluate(make_settings(*SHORT))
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "model.keras").write_bytes(b"no model")
-    with pytest.raises(UsageError, match="not a model that can be read"):
+    with pytest.raises(UsageError, match="wanted a model that Keras can read"):
         evaluation.evaluate(make_settings(*SHORT))
     keras.Sequential([keras.Input((3, 3, 1)), keras.layers.Flatten()]).save(
         tmp_path / "run" / "model.keras"
     )
     with pytest.raises(
-        UsageError, match=r"--dataset: digits has images of \(8, 8, 1\)"
+        UsageError, match=r"--dataset: got digits with images of \(8, 8, 1\)"
     ):
         evaluation.evaluate(make_settings(*SHORT))
 
