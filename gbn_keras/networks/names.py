@@ -75,8 +75,7 @@ def find_network(name: str) -> tuple[Callable[..., keras.Model], str]:
 
 
 def _sizes(name):
-    """`wresnet28_10` as `("wresnet", 28, 10)`; `(None, None, None)` if not such a name.
-    """
+    """`wresnet28_10` as `("wresnet", 28, 10)`; three `None` for any other form."""
     number = "([1-9][0-9]{0,3})"
     match = re.fullmatch(f"([a-z]+){number}(?:_{number})?", str(name))
     if not match:

@@ -57,7 +57,11 @@ def he_normal_fan_out() -> keras.initializers.Initializer:
 
 
 def check_image_shape(input_shape: tuple[int, ...], at_least: int = 1) -> None:
-    """Raises a ValueError if a shape is not `(height, width, channels)`, or too small.
+    """Raises a ValueError unless `input_shape` fits a network's images.
+
+    Args:
+        input_shape: Image shape, which must be `(height, width, channels)`.
+        at_least: Smallest height and width.
     """
     sizes = tuple(input_shape)
     known = all(isinstance(size, int) and size > 0 for size in sizes)
