@@ -76,10 +76,10 @@ def loss_deviation(
     on the weights.
 
     The model runs in training mode, so normalization uses the statistics of its batch.
-    Running statistics of a fresh network, or of other weights, mean nothing here. All points see the same batches and the same dropout masks. (On
-    PyTorch, that holds for dropout layers with a seed. Others draw from PyTorch's own
-    generator.) The model does not change, including its running statistics and seed
-    generators.
+    Running statistics of a fresh network, or of other weights, mean nothing here. All
+    points see the same batches and the same dropout masks. (On PyTorch, that holds for
+    dropout layers with a seed. Others draw from PyTorch's own generator.) The model
+    does not change, including its running statistics and seed generators.
 
     Example:
     ```python
