@@ -142,7 +142,8 @@ def cut_ghosts(batch_size: int, replicas: int, virtual_batch_size: int) -> str:
     ghosts = f"ghosts of {virtual_batch_size}" if virtual_batch_size > 1 else "shares"
     return (
         f"batch {batch_size} on {replicas} replicas must be a multiple of {multiple} "
-        f"to split evenly into {ghosts}. Choose {nearest_multiples(batch_size, multiple)}"
+        f"to split evenly into {ghosts}. "
+        f"Choose {nearest_multiples(batch_size, multiple)}"
     )
 
 
