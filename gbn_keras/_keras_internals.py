@@ -1,21 +1,22 @@
-"""What gbn-keras uses of Keras that has no public name, each with what it is for.
+"""The non-public names of Keras that gbn-keras uses, and what each is for.
 
-A new version of Keras may drop any of these; `tests/test_internals.py` says which.
+A new version of Keras may drop any of them. `tests/test_internals.py` shows which.
 """
 
 import keras
 
-# Where Keras files a layer's weights under the name of its class.
+# Modules in which Keras stores a layer's weights under the name of its class.
 WRITES_WEIGHTS = ("keras.src.saving.saving_lib", "keras.src.saving.file_editor")
 
-# Where it shows the name of a layer's class, the layer being the local `layer`.
+# Modules in which Keras prints the name of a layer's class. The layer is their local
+# variable `layer`.
 SHOWS_LAYERS = ("keras.src.utils.summary_utils", "keras.src.utils.model_visualization")
 
 
 def layers_of(model: keras.Model) -> list:
-    """All layers of a model, at any depth, itself among them, each once.
+    """All layers of a model at any depth, including itself, each once.
 
-    `model.layers` are those of the first level only.
+    `model.layers` has the first level only.
     """
     return list(model._flatten_layers())
 
@@ -23,7 +24,7 @@ def layers_of(model: keras.Model) -> list:
 def compile_loss_of(model: keras.Model):
     """What a compiled model calls for the loss of all outputs; `None` without losses.
 
-    `model.loss` is what the user gave, in any of Keras's forms.
+    `model.loss` is what the user passed, in any form that Keras takes.
     """
     return model._compile_loss
 
@@ -39,12 +40,12 @@ def loss_tracker_of(model: keras.Model) -> keras.metrics.Metric:
 
 
 def metrics_that_layers_track(model: keras.Model) -> list:
-    """Metrics that a model or its layers hold as attributes, besides the compiled."""
+    """Metrics that a model or its layers hold as attributes, except compiled ones."""
     return model._metrics
 
 
 def number_of_compiled_metrics(model: keras.Model) -> int:
-    """How many of `model.metrics` come first, because `compile` made them."""
+    """How many metrics at the start of `model.metrics` come from `compile`."""
     return len(model._get_own_metrics())
 
 
@@ -54,14 +55,14 @@ def losses_of_outputs(compile_loss) -> list:
 
 
 def replace_losses_of_outputs(compile_loss, losses: list) -> None:
-    """Lets it call others, given as `losses_of_outputs` gives them."""
+    """Makes `compile_loss` call other losses, in the form of `losses_of_outputs`."""
     compile_loss._flat_losses = losses
 
 
 def build_by_trace(model: keras.Model, data_batch) -> None:
-    """Builds model, losses, metrics and optimizer for such a batch; computes nothing.
+    """Builds model, losses, metrics and optimizer for such a batch, without computing.
 
-    Keras does it in `fit`. A training that goes on needs the variables before.
+    Keras does this in `fit`. A training that resumes needs the variables earlier.
     """
     model._symbolic_build(data_batch=data_batch)
 
@@ -72,9 +73,9 @@ def skip_reduction(optimizer: keras.optimizers.Optimizer) -> None:
 
 
 def replace_build(layer: keras.layers.Layer, build) -> None:
-    """Lets a layer be built by another function.
+    """Replaces the function that builds a layer.
 
-    Keras gives every layer a `build` of its own, which wraps that of its class.
+    Keras gives every layer its own `build`, which wraps that of its class.
     """
     wrapper = layer.build
     for cell in wrapper.__closure__:

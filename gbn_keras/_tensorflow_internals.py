@@ -1,6 +1,6 @@
-"""What gbn-keras uses of TensorFlow that has no public name, each with what it is for.
+"""The non-public names of TensorFlow that gbn-keras uses, and what each is for.
 
-A new version of TensorFlow may drop any of these; `tests/test_internals.py` says which.
+A new version of TensorFlow may drop any of them. `tests/test_internals.py` shows which.
 """
 
 from collections.abc import Callable
@@ -18,18 +18,18 @@ def is_compiled_by_xla() -> bool:
 
 
 def record_gradient(name: str, outputs: list, inputs: list, gradient: Callable) -> None:
-    """Tells the tapes that watch how to differentiate what was computed.
+    """Tells the active gradient tapes how to differentiate a computation.
 
     Args:
-        name: For messages.
-        outputs: The tensors that were computed.
-        inputs: The tensors from which they were computed.
-        gradient: From the gradients by the outputs to those by the inputs.
+        name: Name for messages.
+        outputs: Tensors that were computed.
+        inputs: Tensors that the outputs were computed from.
+        gradient: Function from the gradients by the outputs to those by the inputs.
     """
     record.record_operation(name, outputs, inputs, gradient)
 
 
 def accelerators_memory() -> list[int]:
-    """The bytes of memory of each GPU and TPU that this process may use."""
+    """Bytes of memory of each GPU and TPU that this process may use."""
     devices = device_lib.list_local_devices()
     return [d.memory_limit for d in devices if d.device_type in ("GPU", "TPU")]

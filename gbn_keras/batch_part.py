@@ -1,29 +1,29 @@
-"""`BatchPart`: which part of an update's batch goes through the layers.
+"""`BatchPart`: the part of an update's batch that goes through the layers now.
 
 A large batch goes through the network in parts: each replica takes its share, and a
 share may go through in micro-batches. What a layer computes must not depend on that.
-Two things would: running statistics, because each part knows only its own ghosts, and
-random masks, which would repeat in every part.
+Two things could depend on it: running statistics, because each part knows only its own
+ghosts, and random masks, because they would repeat in every part.
 """
 
 import threading
 
 from gbn_keras.replicas import this_replica
 
-_entered = threading.local()  # A thread each for the replicas of one machine.
+_entered = threading.local()  # Each replica on a machine has its own thread.
 
 
 class BatchPart:
     """One part of the batch, as a context around the model's call on it.
 
-    Whoever calls a model on a batch in parts enters one for each part, and joins what
-    the parts give: gradients, and running statistics by `weigh_for_join`.
+    The caller that splits a batch enters one `BatchPart` per part. It then joins the
+    gradients of the parts, and their running statistics with `weigh_for_join`.
 
     Attributes:
-        first_example: The place in the batch of the part's first example.
-        kept: For each layer with running statistics that was called, by its `id`, the
-            share of the old statistics that the new ones still hold.
-        called_again: The names of layers that were called more than once.
+        first_example: Place in the batch of the part's first example.
+        kept: Fraction of the old running statistics that the new ones still contain,
+            for each layer that was called, by the layer's `id`.
+        called_again: Names of layers that were called more than once.
     """
 
     def __init__(self, first_example):
@@ -44,14 +44,18 @@ class BatchPart:
         return getattr(_entered, "part", None)
 
     def keep(self, layer, share):
-        """Tells that `layer` moved its statistics, keeping a share of the old."""
+        """Records that `layer` moved its statistics and kept a fraction of the old."""
         if id(layer) in self.kept:
             self.called_again.add(layer.name)
         self.kept[id(layer)] = self.kept.get(id(layer), 1.0) * share
 
 
 def first_example(examples):
-    """The place in the batch of the first of the `examples` that a layer is given."""
+    """The place in the batch of the first example of a layer's inputs.
+
+    Args:
+        examples: Number of examples in the inputs.
+    """
     part = BatchPart.current()
     if part:
         return part.first_example

@@ -1,4 +1,4 @@
-"""Turns any model's batch normalization into ghost batch normalization, and back."""
+"""Converts a model's batch normalization to ghost batch normalization, and back."""
 
 import warnings
 
@@ -10,24 +10,24 @@ from gbn_keras.ghost_batch_normalization import GhostBatchNormalization
 
 
 def to_ghost_batch_norm(model: keras.Model, virtual_batch_size: int = 128) -> int:
-    """Lets all batch normalization of a model work in ghosts, from now on.
+    """Makes all batch normalization of a model use ghosts, from now on.
 
-    The model is changed in place: every `keras.layers.BatchNormalization` in it, at any
-    depth, becomes a `GhostBatchNormalization` and stays the same object, with the same
-    variables, name, `trainable` flag, dtype policy and place in the graph. So this
-    works for any model, functional, Sequential or subclassed, for layers that are
-    shared, wrapped or not built yet; a compiled model keeps its optimizer and the
-    optimizer's state. Predictions are bit for bit what they were: ghosts are for
-    training. Layers that are ghosts already take the new `virtual_batch_size`.
+    It changes the model in place. Every `keras.layers.BatchNormalization`, at any
+    depth, becomes a `GhostBatchNormalization`. It stays the same object, with the same
+    variables, name, `trainable` flag, dtype policy and place in the graph. So the
+    conversion works for functional, Sequential and subclassed models, and for layers
+    that are shared, wrapped or not built yet. A compiled model keeps its optimizer and
+    the optimizer's state. Predictions stay the same bit for bit, because only training
+    uses ghosts. Layers that use ghosts already take the new `virtual_batch_size`.
 
-    Three things outside the model do not follow by themselves:
+    Three things outside the model do not change with it:
 
-    - A `LargeBatchModel` looks at the ghosts when it is made, other models that contain
-      this one when they are compiled: convert first.
+    - A `LargeBatchModel` reads the ghost sizes when you create it, and other models
+      that contain this one read them when you compile them. Convert first.
     - A model whose constructor makes its own layers (a subclassed model, a keras-hub
       backbone) makes plain ones again in `load_model` and `from_config`. The weights
-      fit; convert again. Other models load as they were saved, with their ghosts.
-    - Layers that a model makes only when it is built: build it first.
+      fit; convert again. Other models load with their ghosts, as saved.
+    - Some models make layers only when they are built. Build them first.
 
     Example:
     ```python
@@ -36,25 +36,27 @@ def to_ghost_batch_norm(model: keras.Model, virtual_batch_size: int = 128) -> in
     model.compile(optimizer, "sparse_categorical_crossentropy")
     model.fit(images, labels, batch_size=2048)
     to_batch_norm(model)
-    model.save("model.keras")  # Loads where there is no gbn_keras.
+    model.save("model.keras")  # Loads without gbn_keras installed.
     ```
 
     Args:
         model: Any Keras 3 model. It is changed.
-        virtual_batch_size: Number of examples of a ghost, at least 1.
+        virtual_batch_size: Number of examples per ghost, at least 1.
 
     Returns:
-        The number of layers that changed, a shared one counted once; 0, if all of them
-        have ghosts of that size already.
+        The number of layers that changed. A shared layer counts once. It is 0 if all
+        layers use ghosts of that size already.
 
     Raises:
-        ValueError: If there is no batch normalization in the model; if a layer of it
-            has `synchronized=True` or `renorm=True`, or the batch for its channel axis;
-            if `virtual_batch_size` is not a positive integer. Nothing is changed then.
+        ValueError: If the model has no batch normalization; if one of its layers has
+            `synchronized=True`, `renorm=True` or the batch axis as its channel axis; if
+            `virtual_batch_size` is not a positive integer. The model then stays
+            unchanged.
 
     Warns:
-        UserWarning: If there are layers of classes derived from `BatchNormalization`,
-            which may compute anything: they are named, and stay what they are.
+        UserWarning: If the model has layers of classes derived from
+            `BatchNormalization`. They may compute anything, so the warning names them
+            and they stay unchanged.
 
     Reference:
         Hoffer, Hubara, Soudry, "Train longer, generalize better: closing the
@@ -75,34 +77,35 @@ def to_ghost_batch_norm(model: keras.Model, virtual_batch_size: int = 128) -> in
     _forget_traces(model, changed)
     _warn_of(
         derived,
-        "For ghosts, derive their classes from GhostBatchNormalization.",
+        "To use ghosts, derive their classes from GhostBatchNormalization.",
     )
     return len(changed)
 
 
 def to_batch_norm(model: keras.Model) -> int:
-    """Lets a model be plain Keras again: the inverse of `to_ghost_batch_norm`.
+    """Makes a model plain Keras again: the inverse of `to_ghost_batch_norm`.
 
-    Every `GhostBatchNormalization` in the model becomes a
-    `keras.layers.BatchNormalization`, in place and in all else the same, as there.
-    Predictions are bit for bit what they were. What is saved or exported from then on
-    does not need this package. But a file also holds what the model was compiled with:
-    after training with a `RegimeAdaptation` or anything else of this package, compile
-    with what Keras has before you save, or load with `compile=False`.
+    It changes the model in place. Every `GhostBatchNormalization` becomes a
+    `keras.layers.BatchNormalization` and otherwise stays the same, as in
+    `to_ghost_batch_norm`. Predictions stay the same bit for bit. You can load what you
+    save or export afterwards without this package. But a saved model also contains what
+    you compiled it with. If that includes a `RegimeAdaptation` or anything else from
+    this package, compile with plain Keras objects before you save, or load with
+    `compile=False`.
 
     Args:
         model: Any Keras 3 model. It is changed.
 
     Returns:
-        The number of layers that changed, a shared one counted once; 0, if all of them
-        are plain already.
+        The number of layers that changed. A shared layer counts once. It is 0 if all
+        layers are plain already.
 
     Raises:
-        ValueError: If there is no batch normalization in the model.
+        ValueError: If the model has no batch normalization.
 
     Warns:
-        UserWarning: If there are layers of classes derived from
-            `GhostBatchNormalization`: they are named, and stay what they are.
+        UserWarning: If the model has layers of classes derived from
+            `GhostBatchNormalization`. The warning names them, and they stay unchanged.
     """
     layers, derived = _batch_normalizations(model)
     changed = [layer for layer in layers if isinstance(layer, GhostBatchNormalization)]
@@ -116,7 +119,7 @@ def to_batch_norm(model: keras.Model) -> int:
 
 
 def _batch_normalizations(model):
-    """The layers of the two classes, and those of classes derived from them."""
+    """`(layers, derived)`: layers of the two classes, and of derived classes."""
     if not isinstance(model, keras.layers.Layer):
         raise ValueError(f"model must be a Keras 3 model. Received: model={model!r}.")
     found = [
@@ -126,9 +129,9 @@ def _batch_normalizations(model):
     ]
     if not found:
         raise ValueError(
-            "model must have layers of batch normalization. Received: model="
-            f"{model.name!r}, which has none. If it makes its layers when it is built, "
-            "build it first."
+            "model must have batch normalization layers. Received: "
+            f"model={model.name!r}, which has none. If the model makes its layers "
+            "when it is built, build it first."
         )
     classes = (keras.layers.BatchNormalization, GhostBatchNormalization)
     layers = [layer for layer in found if type(layer) in classes]
@@ -139,34 +142,34 @@ def _refuse_what_ghosts_cannot_replace(layers):
     refused = []
     for layer in layers:
         for argument in ("synchronized", "renorm"):
-            # `renorm` came with Keras 3.14.
+            # Keras added `renorm` in 3.14.
             if getattr(layer, argument, False):
                 refused.append(f"{argument}=True in {_place(layer)}")
-        # Where it is not built yet, `build` looks at the axis.
+        # If the layer is not built yet, its `build` checks the axis.
         if layer.built and layer.axis % layer.input_spec.ndim == 0:
-            refused.append(f"axis={layer.axis}, the batch, in {_place(layer)}")
+            refused.append(f"axis={layer.axis}, the batch axis, in {_place(layer)}")
     if refused:
         raise ValueError(
-            "model must have no batch normalization but by the batch's own statistics "
-            f"of its channels, which ghosts replace. Received: {', '.join(refused)}. "
-            "Set these layers' `synchronized` to False; make the model without the "
-            "rest."
+            "model must have only batch normalization that uses the batch's own "
+            "statistics per channel, because ghosts replace these. Received: "
+            f"{', '.join(refused)}. Set `synchronized` of these layers to False, and "
+            "build the model without the rest."
         )
 
 
 def _change_class(layer, to):
-    """Makes the layer one of the other class; both have the same variables.
+    """Makes the layer an instance of the other class, which has the same variables.
 
-    Layers cannot be exchanged in general: models hold them in graphs, lists and
-    attributes, other layers and optimizers hold them or their variables.
+    In general, a layer cannot be replaced by a new one: models refer to it in graphs,
+    lists and attributes, and other layers and optimizers refer to it or its variables.
     """
-    # The layer's own way of setting attributes is for what it should track.
+    # The layer's own `__setattr__` is for attributes that Keras should track.
     object.__setattr__(layer, "__class__", to)
     replace_build(layer, to.build.__get__(layer))
 
 
 def _forget_traces(model, changed):
-    """The functions that a model has compiled know the layers as they were."""
+    """Drops compiled functions, because they contain the layers as they were."""
     if not changed:
         return
     for layer in layers_of(model):
@@ -180,7 +183,7 @@ def _warn_of(derived, consequence):
     if derived:
         places = ", ".join(f"{_place(x)} ({type(x).__qualname__})" for x in derived)
         warnings.warn(
-            "Layers of classes derived from batch normalization stay what they are: "
+            "Layers of classes derived from batch normalization are not converted: "
             f"{places}. {consequence}",
             stacklevel=3,
         )

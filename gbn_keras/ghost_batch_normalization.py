@@ -12,48 +12,54 @@ from gbn_keras.ghost_normalize import (
 )
 from gbn_keras.replicas import joined, refuse_cut_shares
 
-# What is no array: of TensorFlow, and of JAX. PyTorch's tensors tell themselves.
+# The class names of sparse and ragged inputs in TensorFlow and JAX. A sparse PyTorch
+# tensor has `is_sparse`.
 _SPARSE = ("SparseTensor", "RaggedTensor", "BCOO", "BCSR")
 
 
 @keras.saving.register_keras_serializable("gbn_keras", "GhostBatchNormalization")
 class GhostBatchNormalization(keras.layers.BatchNormalization, metaclass=FiledAsParent):
-    """Batch normalization by the statistics of small virtual batches ("ghosts").
+    """Batch normalization with the statistics of small virtual batches ("ghosts").
 
-    **In training** the batch is cut into contiguous ghosts of `virtual_batch_size`
-    examples, what remains joins the last one, and each ghost is normalized by its own
-    mean and biased variance over all axes but the channel axis:
+    A large batch keeps the normalization noise of the small batch that the model was
+    tuned for.
+
+    **In training**, the layer cuts the batch into contiguous ghosts of
+    `virtual_batch_size` examples. The remainder joins the last ghost. Each ghost is
+    normalized by its own mean and biased variance, over all axes except the channel
+    axis:
 
     `y = gamma * (x - mean(ghost)) / sqrt(variance(ghost) + epsilon) + beta`
 
-    A large batch so keeps the noise that normalization had at the small batch for
-    which the model was tuned. `gamma` and `beta` are shared by all ghosts. The running
-    statistics take one step per ghost, in order; with momentum `m` and `G` ghosts:
+    All ghosts use the same `gamma` and `beta`. The running statistics take one step per
+    ghost, in order. With momentum `m` and `G` ghosts:
 
     `moving = m^G moving + sum_{i=1..G} (1 - m) m^(G-i) statistic(ghost i)`
 
-    **On several replicas** of a `tf.distribute` strategy the ghosts are those of the
-    whole batch, whose shares the replicas hold in their order: the running statistics
-    are those of one device, the same on all replicas. Each share must be whole ghosts,
-    or empty, as the last ones of a batch that the data did not fill.
+    **On several replicas** of a `tf.distribute` strategy, each replica takes one share
+    of the batch, in replica order. The running statistics are the same on all replicas
+    and equal those of one device with the whole batch. Each share must be made of whole
+    ghosts. It may be empty, as the last shares are when the data does not fill the
+    batch.
 
-    **In inference**, and in training while `trainable` is `False`, this is
-    `keras.layers.BatchNormalization`: running statistics, any batch size. The
-    variables are the same too, so weights load from either layer into the other, by
-    `set_weights` and from `.weights.h5` files. For that the class is called
-    `BatchNormalization` to Keras's readers and writers of weights, and to nobody else
-    (see `class_name.FiledAsParent`). With `virtual_batch_size=None` the layer is its
-    parent in all things but name.
+    **In inference**, and in training while `trainable` is `False`, the layer behaves as
+    `keras.layers.BatchNormalization`: it uses the running statistics and takes any
+    batch size. With `virtual_batch_size=None` it always does.
 
-    The paper's Algorithm 1 averages the standard deviation; this layer averages the
-    variance, as every batch normalization does, which is what makes the weights
-    interchangeable. As printed, the algorithm's exponents do not give weights that sum
-    to one; these do.
+    Both layers have the same variables, so you can load the weights of either into the
+    other with `set_weights` or from `.weights.h5` files. To make the files match, the
+    class shows the name `BatchNormalization` to the Keras modules that read and write
+    weights, and only to them (see `class_name.FiledAsParent`).
 
-    Masks work as in the parent, ghost by ghost. A ghost without values, of an empty
-    batch or masked altogether, takes no step: the running statistics stay what they
-    are, where the parent's become nan or are drawn to 0. Statistics are computed in
-    float32 at least, whatever the layer's dtype.
+    Algorithm 1 of the paper averages the standard deviation. This layer averages the
+    variance, as all batch normalization does, because that makes the weights
+    interchangeable. The exponents printed in the algorithm give weights that do not sum
+    to one; the exponents above do.
+
+    Masks work as in the parent class, ghost by ghost. A ghost without values takes no
+    step, so the running statistics stay as they are; the parent's become NaN or move
+    towards 0. A ghost has no values if the batch is empty or if the mask covers all of
+    it. Statistics are computed in float32 or wider, whatever the layer's dtype.
 
     Example:
     ```python
@@ -66,20 +72,21 @@ class GhostBatchNormalization(keras.layers.BatchNormalization, metaclass=FiledAs
     ```
 
     Args:
-        virtual_batch_size: Number of examples of a ghost, at least 1, or `None` for
+        virtual_batch_size: Number of examples per ghost, at least 1, or `None` for
             plain batch normalization. A batch smaller than two ghosts is one ghost.
         **kwargs: The arguments of `keras.layers.BatchNormalization`: `axis` (the
-            channels, any axis but 0), `momentum`, `epsilon`, `center`, `scale`, the
+            channel axis, any but 0), `momentum`, `epsilon`, `center`, `scale`, the
             initializers, regularizers and constraints, `name`, `dtype`.
 
-    Input shape: any of rank 2 or more, batch first; the batch size may be unknown.
+    Input shape: any of rank 2 or more, batch first. The batch size may be unknown.
 
-    Output shape: that of the input.
+    Output shape: the input shape.
 
     Raises:
-        ValueError: If `virtual_batch_size` is not a positive integer or `None`; if it
-            comes with `synchronized=True` or `renorm=True`; if `axis` is the batch; if
-            the inputs are sparse; in training, if a ghost would lie on two replicas.
+        ValueError: If `virtual_batch_size` is neither a positive integer nor `None`; if
+            you combine it with `synchronized=True` or `renorm=True`; if `axis` is the
+            batch axis; if the inputs are sparse; in training, if a ghost would be split
+            between two replicas.
 
     Reference:
         Hoffer, Hubara, Soudry, "Train longer, generalize better: closing the
@@ -97,17 +104,18 @@ class GhostBatchNormalization(keras.layers.BatchNormalization, metaclass=FiledAs
         self.virtual_batch_size = virtual_batch_size
 
     def build(self, input_shape):
-        """Creates the parent's variables."""
+        """Creates the variables of the parent class."""
         if self.virtual_batch_size is not None and self.axis % len(input_shape) == 0:
             raise ValueError(
-                "axis must not be 0, the batch, which ghosts divide. Received: "
-                f"axis={self.axis} for inputs of shape {tuple(input_shape)}. Name the "
-                "channel axis (-1 for channels last, 1 for channels first)."
+                "axis must not be 0, the batch axis, because the batch is cut into "
+                f"ghosts. Received: axis={self.axis} for inputs of shape "
+                f"{tuple(input_shape)}. Set axis to the channel axis (-1 for channels "
+                "last, 1 for channels first)."
             )
         super().build(input_shape)
 
     def call(self, inputs, training=None, mask=None):
-        """Normalizes `inputs`; in training also moves the running statistics."""
+        """Normalizes `inputs`; in training, also updates the running statistics."""
         _refuse_sparse(inputs)
         in_ghosts = training and self.trainable and self.virtual_batch_size is not None
         if not in_ghosts:
@@ -131,7 +139,7 @@ class GhostBatchNormalization(keras.layers.BatchNormalization, metaclass=FiledAs
         return keras.ops.cast(outputs, self.compute_dtype)
 
     def get_config(self):
-        """The parent's configuration and `virtual_batch_size`."""
+        """The configuration of the parent class plus `virtual_batch_size`."""
         return {**super().get_config(), "virtual_batch_size": self.virtual_batch_size}
 
     def __repr__(self):
@@ -142,17 +150,17 @@ class GhostBatchNormalization(keras.layers.BatchNormalization, metaclass=FiledAs
 
     def _refuse_other_statistics(self, virtual_batch_size):
         for argument in ("synchronized", "renorm"):
-            # `renorm` came with Keras 3.14.
+            # Keras added `renorm` in 3.14.
             if getattr(self, argument, False):
                 raise ValueError(
-                    f"{argument} must be False together with a virtual batch size: a "
-                    "ghost is normalized by its own statistics alone. Received: "
-                    f"{argument}=True, virtual_batch_size={virtual_batch_size}. Leave "
-                    "out one of the two."
+                    f"{argument} must be False if virtual_batch_size is set, because "
+                    "each ghost is normalized by its own statistics alone. Received: "
+                    f"{argument}=True, virtual_batch_size={virtual_batch_size}. "
+                    "Remove one of the two."
                 )
 
     def _update_running_statistics(self, mean, variance, valid):
-        """One step per ghost of the whole batch, wherever its other ghosts are."""
+        """Takes one step per ghost of the whole batch, on any device."""
         ghosts = keras.ops.cast(keras.ops.shape(mean)[0], mean.dtype)
         steps = ghosts
         if valid is not None:
@@ -164,7 +172,7 @@ class GhostBatchNormalization(keras.layers.BatchNormalization, metaclass=FiledAs
             for average, statistics in zip(moving, (mean, variance), strict=True)
         ]
         part = BatchPart.current()
-        if part:  # Whoever cut the batch into parts joins them.
+        if part:  # The caller that split the batch joins the parts.
             part.keep(self, kept)
         else:
             before = [average.value for average in moving]
@@ -177,7 +185,8 @@ def _refuse_sparse(inputs):
     kind = type(inputs).__name__
     if kind in _SPARSE or getattr(inputs, "is_sparse", False):
         raise ValueError(
-            "inputs must be dense: without its mean, hardly a value is zero. Received: "
-            f"a sparse {kind} of shape {tuple(inputs.shape)}. Make it dense before the "
-            "layer, or begin with a Dense layer, which takes it."
+            "inputs must be dense, because subtracting the mean makes almost every "
+            f"value nonzero. Received: a sparse {kind} of shape "
+            f"{tuple(inputs.shape)}. Convert the inputs to dense before this layer, "
+            "or start with a Dense layer, which takes sparse inputs."
         )

@@ -1,10 +1,10 @@
 """The mathematics of ghost batch normalization: pure functions, any Keras backend.
 
-`GhostBatchNormalization` is a thin layer on these; nothing here holds a variable.
+`GhostBatchNormalization` is a thin layer around them. Nothing here holds a variable.
 
-Several kernels compute the same, the fastest is taken. `ClosedForm` runs anywhere and
-is the fastest wherever XLA compiles; `tensorflow_kernels` has what is faster where
-TensorFlow runs op by op.
+Several kernels compute the same result, and the fastest one is used. `ClosedForm` runs
+anywhere, and is the fastest wherever XLA compiles. `tensorflow_kernels` has faster ones
+for TensorFlow without XLA.
 """
 
 import math
@@ -31,32 +31,32 @@ def ghost_normalize(
     mask=None,
     _kernel: str | None = None,
 ):
-    """Normalizes each ghost batch by its own mean and biased variance.
+    """Normalizes each ghost by its own mean and biased variance.
 
-    The batch is cut into contiguous ghosts of `virtual_batch_size` examples. What
-    remains joins the last ghost, so that no ghost is smaller than asked, unless the
-    whole batch is. An empty batch has no ghosts.
+    The batch is cut into contiguous ghosts of `virtual_batch_size` examples. The
+    remainder joins the last ghost, so no ghost is smaller than `virtual_batch_size`
+    unless the whole batch is. An empty batch has no ghosts.
 
     Args:
-        inputs: Tensor of shape `(batch, ...)`, rank 2 or more, the batch static or
-            dynamic.
-        gamma: Tensor of shape `(channels,)` that multiplies the normalized values,
-            or `None`.
-        beta: Tensor of shape `(channels,)` that is added to them, or `None`.
-        virtual_batch_size: Number of examples of a ghost, at least 1.
-        axis: The channel axis, any but 0.
-        epsilon: Added to the variance before its square root is taken.
-        mask: Tensor of the shape of `inputs` without its last axis, or `None`. Where
-            it is false, a value takes no part in its ghost's statistics (it is
-            normalized all the same, as `keras.layers.BatchNormalization` does).
-        _kernel: `"closed_form"`, `"two_stages"`, `"compiled"` or `"fused"`, for tests;
-            by default the fastest.
+        inputs: Tensor of shape `(batch, ...)`, rank 2 or more. The batch size may be
+            static or dynamic.
+        gamma: Tensor of shape `(channels,)` that multiplies the normalized values, or
+            `None`.
+        beta: Tensor of shape `(channels,)` that is added after that, or `None`.
+        virtual_batch_size: Number of examples per ghost, at least 1.
+        axis: Channel axis, any but 0.
+        epsilon: Number added to the variance before the square root.
+        mask: Tensor of the shape of `inputs` without its last axis, or `None`. Values
+            where it is false do not count in their ghost's statistics. They are still
+            normalized, as in `keras.layers.BatchNormalization`.
+        _kernel: `"closed_form"`, `"two_stages"`, `"compiled"` or `"fused"`, for tests.
+            The default is the fastest.
 
     Returns:
-        `(outputs, mean, variance)`: the normalized tensor in the shape and floating
-        dtype of `inputs`, and the ghosts' statistics in batch order, each `(ghosts,
-        channels)` in float32, on TensorFlow float64 where the inputs are. Gradients
-        flow through the outputs, not through the statistics.
+        `(outputs, mean, variance)`. `outputs` has the shape and floating dtype of
+        `inputs`. The statistics are in batch order, each `(ghosts, channels)` in
+        float32. On TensorFlow they are float64 if the inputs are. Gradients flow
+        through the outputs, not through the statistics.
 
     Raises:
         ValueError: If `mask` does not have one dimension less than `inputs`.
@@ -67,9 +67,9 @@ def ghost_normalize(
     """
     if mask is not None and len(mask.shape) != len(inputs.shape) - 1:
         raise ValueError(
-            "mask must have one dimension less than the inputs. Received: "
-            f"mask of shape {tuple(mask.shape)} for inputs of shape "
-            f"{tuple(inputs.shape)}. Leave out the mask's last axis."
+            "mask must have one dimension less than the inputs. Received: mask of "
+            f"shape {tuple(mask.shape)} for inputs of shape {tuple(inputs.shape)}. "
+            "Remove the mask's last axis."
         )
     axis = axis % len(inputs.shape)
     dtype = backend.result_type(inputs.dtype, "float32")
@@ -97,18 +97,18 @@ def ghost_normalize(
 def ghost_moving_average(moving, statistics, momentum: float, valid=None):
     """Takes one step of the exponential moving average per ghost, in batch order.
 
-    With momentum `m` and `G` ghosts:
+    With momentum `m` and `G` ghosts, the result is
     `m^G moving + sum_{i=1..G} (1 - m) m^(G-i) statistics_i`.
 
-    The exponents are those that Algorithm 1 intends: as printed, `m` is raised to the
+    These are the exponents that Algorithm 1 intends. As printed, `m` is raised to the
     small batch's size, and the weights do not sum to one.
 
     Args:
-        moving: Tensor of shape `(channels,)`, the average so far.
-        statistics: Tensor of shape `(ghosts, channels)`.
-        momentum: The weight of the past at each step, from 0 to 1.
-        valid: Tensor of booleans that broadcasts to the shape of `statistics`, or
-            `None`. Where it is false, there is no step.
+        moving: Average so far, shape `(channels,)`.
+        statistics: Statistics of the ghosts, shape `(ghosts, channels)`.
+        momentum: Weight of the past at each step, from 0 to 1.
+        valid: Boolean tensor that broadcasts to the shape of `statistics`, or `None`.
+            Where it is false, there is no step.
 
     Returns:
         The new average, shape `(channels,)`, in the dtype of `statistics`.
@@ -129,24 +129,24 @@ def ghost_moving_average(moving, statistics, momentum: float, valid=None):
 
 
 def ghosts_with_values(inputs, virtual_batch_size: int, *, axis: int = -1, mask=None):
-    """Which ghosts have values to take statistics of.
+    """Which ghosts have values for their statistics.
 
     Args:
-        inputs: As in `ghost_normalize`, like the others.
-        virtual_batch_size: Number of examples of a ghost.
-        axis: The channel axis.
-        mask: Where it is false, there is no value.
+        inputs: Tensor to normalize, as in `ghost_normalize`.
+        virtual_batch_size: Number of examples per ghost.
+        axis: Channel axis.
+        mask: Mask as in `ghost_normalize`. Values where it is false do not count.
 
     Returns:
-        Tensor of booleans, `(ghosts, channels)` or, the same for all channels,
-        `(ghosts, 1)`; `None` if it is known that all ghosts have values.
+        Boolean tensor `(ghosts, channels)`, or `(ghosts, 1)` if it is the same for all
+        channels. `None` if all ghosts are known to have values.
     """
     if mask is not None:
         axis, valid = axis % len(inputs.shape), ops.expand_dims(mask, -1)
         valid = ops.cast(valid, "bool")
     elif all(isinstance(size, int) and size for size in inputs.shape[1:]):
         return None
-    else:  # All examples have values or none has: sequences of no steps, say.
+    else:  # Either all examples have values or none has, as sequences of length 0.
         batch, *sizes = ops.shape(inputs)
         has_values = ops.convert_to_tensor(math.prod(sizes) > 0)
         axis, valid = 1, ops.broadcast_to(has_values, (batch, 1))
@@ -154,7 +154,7 @@ def ghosts_with_values(inputs, virtual_batch_size: int, *, axis: int = -1, mask=
 
 
 def _fastest_kernel(inputs, virtual_batch_size, axis, mask):
-    """Chosen from what is known while the graph is traced."""
+    """The kernel to use, from what is known while tracing."""
     if backend.backend() == "tensorflow":
         return tensorflow_kernels.fastest_kernel(inputs, virtual_batch_size, axis, mask)
     on_cpu = backend.backend() == "jax" and jax.default_backend() == "cpu"
@@ -162,8 +162,9 @@ def _fastest_kernel(inputs, virtual_batch_size, axis, mask):
 
 
 def _with_gradient(form, inputs, gamma, beta, mask):
-    """`(outputs, mean, variance)` of a closed form, gradient included."""
-    # PyTorch's custom gradients have one output, so these stay outside.
+    """`(outputs, mean, variance)` of a closed form, with its gradient."""
+    # PyTorch's custom gradients have one output, so the statistics are computed
+    # outside.
     mean, variance = form.statistics(ops.stop_gradient(inputs), mask)
     masks = () if mask is None else (mask,)
     if backend.backend() == "tensorflow":
@@ -173,7 +174,7 @@ def _with_gradient(form, inputs, gamma, beta, mask):
         outputs = tensorflow_gradients.with_gradient(rule, outputs, operands, saved)
         return outputs, mean, variance
 
-    # All tensors are arguments: JAX's custom gradients take no closures.
+    # JAX's custom gradients take no closures, so all tensors are arguments.
     @ops.custom_gradient
     def normalize(inputs, gamma, beta, mean, variance, *masks):
         def gradient(*args, upstream=None):

@@ -1,4 +1,4 @@
-"""`GradientNoise`, the multiplicative gradient noise, as random sample weights."""
+"""`GradientNoise`, multiplicative gradient noise as random sample weights."""
 
 import math
 
@@ -11,24 +11,24 @@ class GradientNoise:
 
     The gradient of the batch becomes
 
-    `g = 1 / B * sum_n z_n * g_n`, with independent `z_n ~ N(1, variance)`,
+    `g = 1 / B * sum_n z_n * g_n`, with independent `z_n ~ N(1, variance)`.
 
-    which has the mean of the plain one. With `1 + variance = M`, where
-    `M = batch_size / small_batch_size`, the large batch's gradient also has the
-    covariance of the small batch's, up to the mean gradient's own square: the noise
-    is another way than a larger learning rate to keep the covariance of an update.
+    Its mean is that of the plain gradient. With `M = batch_size / small_batch_size` and
+    `1 + variance = M`, its covariance is that of the small batch's gradient, up to the
+    square of the mean gradient. So the noise keeps the covariance of an update, as a
+    larger learning rate does.
 
-    Scaling the gradient of an example is scaling its loss, so the noise is a sample
-    weight. It is a transformation of a `tf.data.Dataset` of batches, for any model and
-    any Keras backend. Compile with `metrics=` rather than `weighted_metrics=`, which
-    would be weighted by the noise, and leave the loss's reduction at its default, a sum
-    over the batch divided by its number of examples.
+    To scale the gradient of an example is to scale its loss, so the noise is a sample
+    weight. It transforms a `tf.data.Dataset` of batches, for any model and any Keras
+    backend. Compile with `metrics=` and not with `weighted_metrics=`, which the noise
+    would weight. Leave the loss's reduction at its default, the sum over the batch
+    divided by its number of examples.
 
-    A weight belongs to an example: its steps, pixels and outputs share it. Where there
-    are no weights it has the rank of the target, with sizes of 1 after the batch, which
-    suits losses of the target's rank and of one less; where there are, it multiplies
-    them. Several outputs get one tensor if that suits all of them, else one each, in
-    the structure of the targets.
+    Each example has one weight, for all its steps, pixels and outputs. If the data set
+    has sample weights, the noise multiplies them. If it has none, the noise has the
+    rank of the target, with sizes of 1 after the batch axis. That fits losses of the
+    target's rank and of one less. Several outputs get one tensor if it fits all of
+    them, and otherwise one tensor each, in the structure of the targets.
 
     Example:
     ```python
@@ -37,19 +37,20 @@ class GradientNoise:
     model.fit(dataset.batch(4096).apply(noise))
     ```
 
-    The weights depend on the seed, on which update it is and on the example's place in
-    its batch. So each epoch of a data set that starts anew in every epoch repeats them:
-    `dataset.repeat()` it, and give `steps_per_epoch`.
+    The weights depend on the seed, on the update's number and on the example's place in
+    its batch. A data set that starts over in every epoch repeats them every epoch. To
+    avoid that, use `dataset.repeat()` and pass `steps_per_epoch`.
 
     Args:
-        batch_size: Examples per update, over all devices.
-        small_batch_size: The batch size whose noise is wanted.
-        variance: Of the weights; by default `M - 1`.
-        seed: An integer.
+        batch_size: Number of examples per update, over all devices.
+        small_batch_size: Batch size whose noise you want.
+        variance: Variance of the weights; by default `M - 1`.
+        seed: Seed of the weights, an integer of at least 0.
 
     Raises:
-        ValueError: If an argument is not as said, or `variance` is left out with a
-            batch that is smaller than the small batch: it has more noise already.
+        ValueError: If an argument is not as described above, or if you leave out
+            `variance` and `batch_size` is below `small_batch_size`: such a batch has
+            more noise already.
 
     Reference:
         Hoffer, Hubara, Soudry, "Train longer, generalize better", section 4,
@@ -70,8 +71,8 @@ class GradientNoise:
             variance = self.batch_size / self.small_batch_size - 1
             if variance < 0:
                 raise ValueError(
-                    "batch_size must be at least small_batch_size where variance is "
-                    f"left out. Received: batch_size={batch_size}, "
+                    "batch_size must be at least small_batch_size if variance is not "
+                    f"given. Received: batch_size={batch_size}, "
                     f"small_batch_size={small_batch_size}."
                 )
         elif variance != 0:
@@ -87,18 +88,17 @@ class GradientNoise:
         """The data set with a weight for each example.
 
         Args:
-            dataset: A `tf.data.Dataset` of batches `(x, y)` or `(x, y, weights)`: dense
-                targets and weights of any rank and structure, examples first. A batch
-                may be smaller than `batch_size`.
+            dataset: A `tf.data.Dataset` of batches `(x, y)` or `(x, y, weights)`.
+                Targets and weights are dense, of any rank and structure, examples
+                first. A batch may be smaller than `batch_size`.
             first_update: Number of the update that the data set starts with.
-            shares: The shares of each batch that the data set holds, one after the
-                other.
+            shares: Which shares of each batch the data set holds, one after the other.
 
         Raises:
-            ValueError: If the elements are not pairs or triples, or hold targets or
-                weights that are no dense tensors of known rank, examples first.
+            ValueError: If the elements are neither pairs nor triples, or if a target or
+                weight is not a dense tensor of known rank, examples first.
         """
-        # The data set is TensorFlow's on every backend.
+        # `tf.data` serves every Keras backend.
         import tensorflow as tf
 
         parts = dataset.element_spec
@@ -119,7 +119,7 @@ class GradientNoise:
                 seed=tf.stack([tf.constant(self.seed, tf.int64), update]),
                 mean=1.0,
                 stddev=math.sqrt(self.variance),
-                alg="philox",  # Elsewhere the default is another: the same there.
+                alg="philox",  # The default algorithm depends on the device.
             )
             noise = tf.reshape(noise, [shares.replicas, -1])[share]
             first = next(part for part in tf.nest.flatten((y, x)) if part is not None)
@@ -134,7 +134,7 @@ class GradientNoise:
 
 
 def _weights(noise, y, given):
-    """The noise, one number an example, as weights for targets and in given weights."""
+    """The noise, one number per example, as new weights or times given ones."""
     import tensorflow as tf
 
     def of_rank(rank):
@@ -157,15 +157,15 @@ def _weights(noise, y, given):
             return tf.nest.pack_sequence_as(given, [of_target(*pair) for pair in pairs])
         return tf.nest.map_structure(in_weights, given)
     ranks = {part.shape.rank for part in tf.nest.flatten(y) if part is not None}
-    # Losses have the rank of the target or one less, at least 1; weights may have that
-    # of the losses or one more.
+    # A loss has the rank of its target or one less, but at least 1. Weights may have
+    # the rank of the loss or one more.
     if len(ranks) < 2 or ranks == {1, 2}:
         return of_rank(max(ranks, default=1))
     return tf.nest.map_structure(of_target, y)
 
 
 def _refuse_without_examples(name, part):
-    """Raises unless all are dense tensors that have a first axis."""
+    """Raises unless all parts are dense tensors with a first axis."""
     import tensorflow as tf
 
     for spec in tf.nest.flatten(part):
@@ -173,8 +173,8 @@ def _refuse_without_examples(name, part):
             continue
         if not isinstance(spec, tf.TensorSpec) or not spec.shape.rank:
             raise ValueError(
-                f"{name} must be dense tensors of known rank, examples first, for a "
-                f"weight an example. Received: {spec}. Make them dense "
-                "(`to_tensor()`, `tf.sparse.to_dense`), batch them, or set their shape "
-                "(`tf.ensure_shape`)."
+                f"{name} must be dense tensors of known rank, examples first, because "
+                f"each example gets one weight. Received: {spec}. Make them dense "
+                "(`to_tensor()`, `tf.sparse.to_dense`), batch them, or set their "
+                "shape (`tf.ensure_shape`)."
             )

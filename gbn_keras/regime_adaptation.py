@@ -1,4 +1,4 @@
-"""`Regime`, a recipe tuned at a small batch, and `RegimeAdaptation` to a large one."""
+"""`Regime`, a recipe tuned for a small batch, and `RegimeAdaptation` to a large one."""
 
 import dataclasses
 import math
@@ -13,20 +13,20 @@ from gbn_keras.arguments import integer, positive_number
 
 @keras.saving.register_keras_serializable(package="gbn_keras")
 class RegimeAdaptation(LearningRateSchedule):
-    """A small batch's learning-rate schedule, adapted to another batch size.
+    """The learning-rate schedule of a small batch, adapted to another batch size.
 
     With `M = batch_size / small_batch_size`, the rate of an update (counted from 0) is
 
     `lr(update) = scale * schedule(update * M / stretch)`
 
-    where `scale` is `sqrt(M)`, `M`, 1 or a given number. The square root keeps the
-    covariance of an update, which is about `lr^2 / batch_size`, what it was at the
-    small batch. `stretch` says how many times more epochs the training has than the
-    small batch's: `M` keeps the number of updates (the paper's regime adaptation), 1
-    keeps the number of epochs, anything between trades.
+    where `scale` is `sqrt(M)`, `M`, 1 or your own number. The covariance of an update
+    is about `lr^2 / batch_size`, so `sqrt(M)` keeps it as it was at the small batch.
+    `stretch` says how many times more epochs you train than at the small batch: `M`
+    keeps the number of updates (the paper's regime adaptation), 1 keeps the number of
+    epochs, and values between trade one for the other.
 
-    During warm-up the scale grows linearly, update by update, from 1 to its value, as
-    Goyal et al. do (section 2.2). A scale of 1 has nothing to warm up.
+    During warm-up, the scale grows linearly from 1 to its value, update by update, as
+    in Goyal et al. (section 2.2). A scale of 1 needs no warm-up.
 
     Example:
     ```python
@@ -39,17 +39,17 @@ class RegimeAdaptation(LearningRateSchedule):
     ```
 
     Args:
-        schedule: The small batch's rate: a number, or any
-            `keras.optimizers.schedules.LearningRateSchedule`, which counts
-            small-batch updates.
-        small_batch_size: The batch size for which `schedule` was tuned.
-        batch_size: The batch size in use: examples per update, over all devices.
+        schedule: Learning rate of the small batch: a number, or any
+            `keras.optimizers.schedules.LearningRateSchedule` that counts small-batch
+            updates.
+        small_batch_size: Batch size that `schedule` was tuned for.
+        batch_size: Number of examples per update, over all devices.
         lr_scaling: `"sqrt"`, `"linear"`, `"none"`, or the factor itself.
-        stretch: A number from 1 to `M`; `None` is `M`.
-        warmup_updates: Number of updates over which the scale is reached.
+        stretch: Number from 1 to `M`. `None` means `M`.
+        warmup_updates: Number of updates until the scale reaches its value.
 
     Raises:
-        ValueError: If an argument is not as said above.
+        ValueError: If an argument is not as described above.
 
     Reference:
         Hoffer, Hubara, Soudry, "Train longer, generalize better", sections 4 and 5,
@@ -109,9 +109,9 @@ class RegimeAdaptation(LearningRateSchedule):
     def _small_batch_position(self, step):
         """`step * M / stretch`, exact wherever the result is a whole number.
 
-        A float32 product would round: a rate boundary then falls an update early or
-        late. So whole multiples of the denominator are multiplied as integers, and
-        only the rest, which is small, as floating point.
+        Rounding in float32 would move a rate boundary by an update. So the whole
+        multiples of the denominator are multiplied as integers. Only the small rest is
+        multiplied as floating point.
         """
         step = ops.convert_to_tensor(step)
         ratio = self._small_updates_per_update
@@ -130,17 +130,17 @@ class RegimeAdaptation(LearningRateSchedule):
 
 @dataclasses.dataclass(frozen=True)
 class Regime:
-    """A training recipe, tuned at a small batch.
+    """A training recipe, tuned for a small batch.
 
     Args:
-        small_batch_size: Examples per update.
-        epochs: Passes over the training data.
-        learning_rate: Pairs `(epoch, rate)`: the rate from that epoch on, the first
-            from epoch 0. An epoch may be a fraction.
-        l2: Pairs `(epoch, coefficient)` of the penalty `coefficient / 2 * ||w||^2`,
-            whose gradient `coefficient * w` joins that of the loss.
-        momentum: Of SGD.
-        clipnorm: Largest global norm of the gradient of the loss; 0 for no clipping.
+        small_batch_size: Number of examples per update.
+        epochs: Number of passes over the training data.
+        learning_rate: Pairs `(epoch, rate)`: the rate from that epoch on. The first
+            epoch is 0. An epoch may be a fraction.
+        l2: Pairs `(epoch, coefficient)` of the penalty `coefficient / 2 * ||w||^2`. Its
+            gradient `coefficient * w` is added to that of the loss.
+        momentum: Momentum of SGD.
+        clipnorm: Largest global norm of the gradient of the loss. 0 turns clipping off.
     """
 
     small_batch_size: int
@@ -151,7 +151,7 @@ class Regime:
     clipnorm: float = 5.0
 
     def with_epochs(self, epochs: int) -> "Regime":
-        """The same recipe over `epochs` epochs, its boundaries in proportion."""
+        """The same recipe over `epochs` epochs, with boundaries in proportion."""
         factor = Fraction(integer("epochs", epochs, 1), self.epochs)
 
         def scaled(pairs):
@@ -165,16 +165,16 @@ class Regime:
         )
 
     def with_learning_rate(self, learning_rate: float) -> "Regime":
-        """The same recipe from another first rate, later rates in proportion."""
+        """The same recipe with another first rate; later rates scale with it."""
         learning_rate = positive_number("learning_rate", learning_rate)
         factor = learning_rate / self.learning_rate[0][1]
         rates = tuple((epoch, rate * factor) for epoch, rate in self.learning_rate)
         return dataclasses.replace(self, learning_rate=rates)
 
     def with_l2(self, l2: float) -> "Regime":
-        """The same recipe with another first L2 coefficient, later ones in proportion.
+        """The same recipe with another first L2 coefficient; later ones scale with it.
 
-        0 is for none.
+        0 turns the penalty off.
         """
         if l2 != 0:
             l2 = positive_number("l2", l2)
@@ -184,7 +184,7 @@ class Regime:
         )
 
     def updates_per_epoch(self, examples: int) -> int:
-        """Whole small batches in `examples` training examples."""
+        """Number of whole small batches in `examples` training examples."""
         return examples // self.small_batch_size
 
     def learning_rate_schedule(self, examples: int) -> float | LearningRateSchedule:
@@ -192,12 +192,12 @@ class Regime:
         return _piecewise(self.learning_rate, self.updates_per_epoch(examples))
 
     def l2_schedule(self, examples: int) -> float | LearningRateSchedule:
-        """The L2 coefficient by small-batch update, likewise."""
+        """The L2 coefficient by small-batch update, for `examples` examples."""
         return _piecewise(self.l2, self.updates_per_epoch(examples))
 
 
-# The paper's recipes by the network that uses them: its section 6 and its published
-# training scripts.
+# The paper's recipes, named after the network. They come from section 6 and from the
+# published training scripts.
 _RESNET_44 = Regime(
     small_batch_size=128,
     epochs=200,
@@ -218,7 +218,7 @@ REGIMES = {
         learning_rate=((0, 0.1), (10, 0.01), (20, 0.001), (30, 0.0001)),
         l2=((0, 1e-4),),
     ),
-    # Not the paper's: its story on 1,536 digits of 8x8 pixels, in seconds.
+    # Not from the paper: a demonstration on 1,536 digits of 8x8 pixels, in seconds.
     "f1_digits": Regime(
         small_batch_size=32,
         epochs=6,
@@ -228,7 +228,7 @@ REGIMES = {
     "c1": _C1,
     "c3": _C1,
     "resnet44": _RESNET_44,
-    # Not published: ResNet-44's, with the L2 that is usual for VGG.
+    # Not published: ResNet-44's regime, with the L2 that is usual for VGG.
     "vgg": dataclasses.replace(_RESNET_44, l2=((0, 5e-4),)),
     "wresnet16_4": Regime(
         small_batch_size=128,
@@ -236,7 +236,7 @@ REGIMES = {
         learning_rate=((0, 0.1), (60, 0.02), (120, 0.004), (140, 0.0001)),
         l2=((0, 1e-4),),
     ),
-    # Published as 90 epochs, of which 30 are in use.
+    # The published script lists 90 epochs, but uses only 30 of them.
     "alexnet": Regime(
         small_batch_size=256,
         epochs=30,
@@ -253,11 +253,11 @@ REGIMES = {
 
 
 def lr_scale(lr_scaling: str | float, batch_ratio: float | Fraction) -> float:
-    """The factor by which a scaling rule multiplies the small batch's rate.
+    """The factor by which a scaling rule multiplies the rate of the small batch.
 
     Args:
         lr_scaling: `"none"`, `"sqrt"`, `"linear"`, or the factor itself.
-        batch_ratio: `M`, the batch size over the small batch size.
+        batch_ratio: `M`, the batch size divided by the small batch size.
 
     Raises:
         ValueError: If `lr_scaling` is none of these.
@@ -275,25 +275,25 @@ def lr_scale(lr_scaling: str | float, batch_ratio: float | Fraction) -> float:
 
 
 def _small_updates_per_update(batch_ratio, stretch):
-    """`M / stretch` as the fraction that the user meant."""
+    """`M / stretch`, as the fraction that the user meant."""
     if stretch is None:
         return Fraction(1)
     low, high = sorted((1.0, float(batch_ratio)))
     if not low <= positive_number("stretch", stretch) <= high:
         raise ValueError(
             f"stretch must be from {low:g} to {high:g}: 1 keeps the number of epochs, "
-            f"batch_size / small_batch_size the number of updates. Received: "
+            "batch_size / small_batch_size keeps the number of updates. Received: "
             f"stretch={stretch!r}."
         )
-    # 0.1 is 1/10 to a user, not 3602879701896397/2**55.
+    # 0.1 means 1/10 to a user, not 3602879701896397/2**55.
     return (batch_ratio / Fraction(stretch)).limit_denominator(10_000)
 
 
 def _piecewise(pairs, updates_per_epoch):
-    """A schedule by update from pairs by epoch; the value itself if there is one."""
+    """A schedule by update from pairs by epoch. A single pair gives its value."""
     values = [value for _, value in pairs]
     if len(values) == 1:
         return values[0]
-    # The schedule keeps a value up to and including its boundary.
+    # Keras's schedule keeps a value up to and including its boundary.
     boundaries = [round(epoch * updates_per_epoch) - 1 for epoch, _ in pairs[1:]]
     return PiecewiseConstantDecay(boundaries, values)

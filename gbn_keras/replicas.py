@@ -1,7 +1,7 @@
-"""The replicas that share a batch: which one this is, and what they sum up.
+"""The replicas of a batch: which one this is, and what they sum.
 
 Each replica of a `tf.distribute` strategy takes an equal, contiguous share of the
-batch, in their order. Running statistics take one step for each ghost of the whole
+batch, in replica order. Running statistics take one step for each ghost of the whole
 batch, so the replicas join their steps here.
 """
 
@@ -14,13 +14,13 @@ if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
 
 _REMEDY = (
-    "Leave out what remains of the data: "
+    "Leave out the remainder of the data: "
     "dataset.batch(batch_size, drop_remainder=True)."
 )
 
 
 def this_replica() -> tuple:
-    """`(index, count)` of the `tf.distribute` replica that computes; else `(0, 1)`.
+    """`(index, count)` of the current `tf.distribute` replica, or `(0, 1)`.
 
     The index may be a tensor.
     """
@@ -37,10 +37,10 @@ def joined(values, before, kept, ghosts):
     """Running statistics after the steps of all replicas, the same on each.
 
     Args:
-        values: What the running statistics are on this replica, each `(channels,)`.
-        before: What they were.
-        kept: Which share of that they hold, a number or `(channels,)`.
-        ghosts: How many this replica has: none, or as many as the others have.
+        values: New running statistics on this replica, each `(channels,)`.
+        before: Running statistics before.
+        kept: Fraction of `before` that `values` contain, a number or `(channels,)`.
+        ghosts: Number of ghosts of this replica: none, or as many as the others have.
     """
     _, count = this_replica()
     if count == 1:
@@ -60,13 +60,13 @@ def joined(values, before, kept, ghosts):
 
 
 def step_of(value, before, kept):
-    """The step that led from `before` to `value = kept * before + step`."""
+    """The `step` in `value = kept * before + step`."""
     kept = ops.cast(kept, value.dtype)
     return value - kept * ops.cast(before, value.dtype)
 
 
 def row_of(value):
-    """`(replicas, ...)`: the value in this replica's row, and zeros."""
+    """`(replicas, ...)`: the value in this replica's row, zeros in the others."""
     replica, count = this_replica()
     value = ops.convert_to_tensor(value)
     row = ops.reshape(ops.one_hot(replica, count), (count, *[1] * len(value.shape)))
@@ -74,14 +74,14 @@ def row_of(value):
 
 
 def in_order(before, kept, steps):
-    """A running statistic after the steps of all replicas, in their order.
+    """A running statistic after the steps of all replicas, in replica order.
 
-    As `weigh_for_join` tells, but whatever each replica keeps.
+    This is `weigh_for_join` for replicas that keep different fractions.
 
     Args:
-        before: `(channels,)`.
-        kept: `(replicas,)` or `(replicas, channels)`.
-        steps: `(replicas, channels)`.
+        before: Running statistic before, `(channels,)`.
+        kept: Fraction that each replica keeps, `(replicas,)` or `(replicas, channels)`.
+        steps: Step of each replica, `(replicas, channels)`.
     """
     kept = ops.cast(kept, steps.dtype)
     kept = ops.reshape(kept, (steps.shape[0], -1))
@@ -91,13 +91,13 @@ def in_order(before, kept, steps):
 
 
 def weigh_for_join(value, before, kept):
-    """What a replica adds to a running statistic of all, which all keep alike.
+    """What a replica adds to a joined running statistic, if all keep the same fraction.
 
-    Running statistics take one step per ghost, in the order of the batch, whose shares
-    the replicas hold in their order. A step is linear: from `before` a replica with
-    the step `s` gets `value = kept * before + s`. With all steps, in order, the first
-    replica's `value` and the others' `s` count, each times `kept` to the power of how
-    many replicas come after.
+    Running statistics take one step per ghost, in the order of the batch. The replicas
+    hold its shares in that order. A step is linear: a replica with the step `s` goes
+    from `before` to `value = kept * before + s`. The joined statistic is a sum over the
+    replicas, of the first one's `value` and the others' `s`. Each is multiplied by
+    `kept` to the power of the number of later replicas.
     """
     replica, count = this_replica()
     if count == 1:
@@ -114,13 +114,13 @@ def sum_over_replicas(values):
     if count == 1:
         return values
     context = tf.distribute.get_replica_context()
-    # What a loop gives has no device, and cannot be reduced without.
+    # The output of a loop has no device, and an all-reduce needs one.
     values = tf.nest.map_structure(tf.identity, values)
     return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
 
 
 def refuse_cut_shares(examples, virtual_batch_size: int):
-    """Raises if the replicas' shares of `examples` each are not whole ghosts."""
+    """Raises if a share of `examples` is not made of whole ghosts."""
     _, count = this_replica()
     if count == 1:
         return
@@ -131,23 +131,24 @@ def refuse_cut_shares(examples, virtual_batch_size: int):
     tf.debugging.assert_equal(
         examples % virtual_batch_size,
         0,
-        f"A replica's share must be a multiple of {virtual_batch_size}, so that no "
-        f"ghost lies on two of the {count} replicas. {_REMEDY}",
+        f"A replica's share must be a multiple of {virtual_batch_size} examples, so "
+        f"that no ghost is split between two of the {count} replicas. {_REMEDY}",
     )
 
 
 def cut_ghosts(batch_size: int, replicas: int, virtual_batch_size: int) -> str:
-    """Why replicas cannot share a batch in whole ghosts, and which they can."""
+    """Why replicas cannot share a batch in whole ghosts, and which batches they can."""
     multiple = replicas * virtual_batch_size
     ghosts = f"ghosts of {virtual_batch_size}" if virtual_batch_size > 1 else "shares"
     return (
-        f"batch {batch_size} on {replicas} replicas: {ghosts} need a multiple of "
-        f"{multiple}: {nearest_multiples(batch_size, multiple)}"
+        f"batch {batch_size} on {replicas} replicas must be a multiple of {multiple} "
+        f"to split evenly into {ghosts}. "
+        f"Choose {nearest_multiples(batch_size, multiple)}"
     )
 
 
 def refuse_uneven_shares(examples, total):
-    """Raises if the replicas, with `total` examples, do not have `examples` each."""
+    """Raises unless each replica has `examples` of the `total` examples."""
     _, count = this_replica()
     if count > 1:
         tf.debugging.assert_equal(
@@ -158,4 +159,4 @@ def refuse_uneven_shares(examples, total):
 
 
 def _uneven(count):
-    return f"The {count} replicas must have shares of one size. {_REMEDY}"
+    return f"The {count} replicas must have shares of equal size. {_REMEDY}"

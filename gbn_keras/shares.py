@@ -1,4 +1,4 @@
-"""`Shares`: which of a batch's shares a data set is to give."""
+"""`Shares`: which of a batch's shares a data set gives."""
 
 import dataclasses
 
@@ -7,12 +7,12 @@ import dataclasses
 class Shares:
     """Some of the equal, contiguous shares into which replicas cut each batch.
 
-    By default the only share: the whole batch.
+    The default is the only share: the whole batch.
 
     Attributes:
         replicas: Number of shares of a batch, one for each replica.
-        first: The first of them that is meant, counted from 0.
-        number: How many of them are meant, one after the other.
+        first: Index of the first share to give, counted from 0.
+        number: Number of consecutive shares to give.
     """
 
     replicas: int = 1

@@ -1,4 +1,4 @@
-"""Files that are found whole or not at all."""
+"""Writes files that are complete or not there at all."""
 
 import contextlib
 import os
@@ -8,20 +8,21 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def whole_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives a draft to write, which becomes the file when it is done.
+    """Gives a draft to write, which replaces the file when it is done.
 
-    So under the file's name there is all of it or what was there before, whenever the
-    process is killed or the machine loses its power.
+    So the file always has its complete new content or its old content, even if the
+    process is killed or the machine loses power.
 
     Raises:
-        OSError: If the disk is full, say; no draft is left.
+        OSError: If writing fails, for example because the disk is full. The draft is
+            then removed.
     """
-    # With the file's own ending, which says to some writers what to write.
+    # The draft has the file's extension, because some writers choose the format by it.
     draft = path.with_name(f"{path.stem}.part{path.suffix}")
     try:
         with naming(path):
             yield draft
-            # The new name must not reach the disk before what it stands for.
+            # The content must reach the disk before the new name does.
             to_disk(draft)
             draft.replace(path)
     except BaseException:
@@ -32,7 +33,7 @@ def whole_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def naming(path: pathlib.Path) -> Iterator[None]:
-    """Gives an error the file's name where Python does not: a full disk's."""
+    """Adds the file's name to an error if Python does not, as when a disk is full."""
     try:
         yield
     except OSError as error:
@@ -41,7 +42,7 @@ def naming(path: pathlib.Path) -> Iterator[None]:
 
 
 def to_disk(path: pathlib.Path) -> None:
-    """Returns when what was written to a file, or a folder, is on the disk."""
+    """Returns when everything written to a file or folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

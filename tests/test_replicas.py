@@ -79,7 +79,7 @@ def test_a_ghost_on_two_replicas_is_refused():
     with replicas_of(2).scope():
         layer = GhostBatchNormalization(48)
         layer.build(INPUTS.shape)
-    message = "batch 256 on 2 replicas: ghosts of 48 need a multiple of 96: 192 or 288"
+    message = "multiple of 96 to split evenly into ghosts of 48. Choose 192 or 288"
     with pytest.raises(ValueError, match=message):
         on_replicas(2, functools.partial(layer, training=True))
     on_replicas(2, functools.partial(layer, training=False))  # Where nothing is cut.
@@ -106,7 +106,7 @@ def test_replicas_with_shares_of_different_sizes_are_refused():
         layer.build((None, 5))
     shares = shares_of(strategy, INPUTS, (8, 16))
     run = tf.function(lambda x: strategy.run(layer, (x,), {"training": True}))
-    with pytest.raises(tf.errors.InvalidArgumentError, match="shares of one size"):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="shares of equal size"):
         run(shares)
 
 
@@ -196,12 +196,12 @@ def test_ghosts_that_are_masked_altogether_take_no_part_on_any_replica(wrap):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ((1000, 3, 128), "batch 1000 on 3 replicas: ghosts of 128 need a multiple of "
-         "384: 768 or 1152"),
-        ((100, 2, 128), "batch 100 on 2 replicas: ghosts of 128 need a multiple of "
-         "256: 256"),
-        ((100, 3, 1), "batch 100 on 3 replicas: shares need a multiple of 3: 99 or "
-         "102"),
+        ((1000, 3, 128), "batch 1000 on 3 replicas must be a multiple of 384 to "
+         "split evenly into ghosts of 128. Choose 768 or 1152"),
+        ((100, 2, 128), "batch 100 on 2 replicas must be a multiple of 256 to "
+         "split evenly into ghosts of 128. Choose 256"),
+        ((100, 3, 1), "batch 100 on 3 replicas must be a multiple of 3 to split "
+         "evenly into shares. Choose 99 or 102"),
     ],
 )  # fmt: skip
 def test_the_nearest_sizes_are_named(arguments, message):

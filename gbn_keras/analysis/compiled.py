@@ -1,4 +1,4 @@
-"""Compilation of a pure function by whichever backend is in use."""
+"""Compiles a pure function with the backend in use."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ elif keras.backend.backend() == "jax":
 
 
 def compiled(function: Callable) -> Callable:
-    """The function, traced once for each shape; on PyTorch, the function itself."""
+    """The function, traced once per shape. On PyTorch, it is the function itself."""
     if keras.backend.backend() == "tensorflow":
         return tf.function(function, autograph=False)
     if keras.backend.backend() == "jax":

@@ -1,4 +1,4 @@
-"""Curves through measured distances, without Keras or TensorFlow."""
+"""Fits curves to measured distances, without Keras or TensorFlow."""
 
 import dataclasses
 import math
@@ -8,14 +8,14 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """A curve through distances by least squares.
+    """A curve, fitted to distances by least squares.
 
     Attributes:
         formula: `a + b log t` or `a t^b`.
-        a: The first coefficient.
-        b: The second one.
-        r_squared: The share of the distances' variance that the curve explains.
-        residual: The root of the mean squared difference, in units of the distance.
+        a: First coefficient.
+        b: Second coefficient.
+        r_squared: Fraction of the distances' variance that the curve explains.
+        residual: Root mean squared residual, in units of the distance.
     """
 
     formula: str
@@ -25,21 +25,21 @@ class Fit:
     residual: float
 
     def __call__(self, updates):
-        """The curve's distances after so many updates."""
+        """The distances on the curve after `updates` updates."""
         return _FORMULAS[self.formula](np.asarray(updates, "float64"), self.a, self.b)
 
 
 def fit_distance(updates, distances) -> tuple[Fit, Fit]:
     """Fits a logarithm and a power law to distances by update.
 
-    Both are fitted to the distances themselves, each point counting alike. So with
-    logarithmically spaced updates each factor of ten counts alike, and the two fits'
-    residuals can be compared.
+    Both fits minimize the squared residuals of the distances themselves, with equal
+    weight for each point. So with logarithmically spaced updates, each factor of ten
+    has equal weight, and you can compare the two residuals.
 
     Args:
-        updates: `(points,)`, from 1; those of the phase of high learning rate, for
-            which the paper claims the logarithm.
-        distances: `(points,)`.
+        updates: Numbers of updates, `(points,)`, from 1. Take those of the phase of
+            high learning rate, for which the paper claims the logarithm.
+        distances: Distances after these updates, `(points,)`.
 
     Returns:
         `(logarithm, power_law)`.
@@ -51,16 +51,16 @@ def fit_distance(updates, distances) -> tuple[Fit, Fit]:
     distances = np.asarray(distances, "float64")
     if len(updates) < 3 or updates.min() < 1:
         raise ValueError(
-            "updates must be at least 3 numbers from 1 on. Received: "
+            "updates must be at least 3 numbers, all at least 1. Received: "
             f"updates={updates.tolist()}."
         )
-    # It takes half a second to import, and most report pages have no distances.
+    # The import takes half a second, and most report pages have no distances.
     from scipy.optimize import curve_fit
 
     log = np.log(updates)
     slope, intercept = np.polyfit(log, distances, 1)
-    # From where the logarithms of the distances say; they are no fit themselves, as
-    # they would weigh small distances more.
+    # The fit starts at the power law through the logarithms of the distances. That line
+    # is not the result, because it would give small distances more weight.
     exponent, log_factor = np.polyfit(log, np.log(np.maximum(distances, 1e-30)), 1)
     (factor, exponent), _ = curve_fit(
         _power_law, updates, distances, p0=(math.exp(log_factor), exponent)
@@ -92,12 +92,12 @@ def _fit(formula, a, b, updates, distances):
 
 @dataclasses.dataclass(frozen=True)
 class AlphaFit:
-    """A power law through deviations of the loss.
+    """A power law, fitted to deviations of the loss.
 
     Attributes:
         alpha: Twice the slope of log deviation over log distance.
-        error: Its standard error, by resampling the directions.
-        r_squared: The share of the log deviation's variance that the line explains.
+        error: Standard error of alpha, from resampling the directions.
+        r_squared: Fraction of the log deviation's variance that the line explains.
     """
 
     alpha: float

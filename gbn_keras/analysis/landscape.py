@@ -1,4 +1,4 @@
-"""The roughness of a real loss: how its differences grow with the distance."""
+"""The roughness of a real loss: how its differences grow with distance."""
 
 import dataclasses
 import functools
@@ -12,19 +12,20 @@ from gbn_keras.analysis.compiled import compiled
 from gbn_keras.analysis.fits import AlphaFit
 from gbn_keras.arguments import integer
 
-# With fewer, a resampling may well be of a single direction, which has no deviation.
+# With fewer directions, a resample may well repeat a single one, which has no
+# deviation.
 _FEWEST_DIRECTIONS = 10
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LossDeviation:
-    """Differences of the loss around a point in the space of weights.
+    """Differences of the loss around a point in weight space.
 
     Attributes:
-        distances: `(distances,)`, from the point, in units of the weights.
-        differences: `(directions, distances)`: loss there less `loss`.
-        loss: The loss at the point.
-        weights_norm: The point's own distance from 0, to compare the distances with.
+        distances: Distances from the point, `(distances,)`, in units of the weights.
+        differences: Loss at each distance minus `loss`, `(directions, distances)`.
+        loss: Loss at the point.
+        weights_norm: The point's own distance from 0, for comparison.
     """
 
     distances: np.ndarray
@@ -34,12 +35,12 @@ class LossDeviation:
 
     @property
     def deviation(self) -> np.ndarray:
-        """`(distances,)`: standard deviation of the differences over directions."""
+        """`(distances,)`: standard deviation of the differences over the directions."""
         return self.differences.std(axis=0, ddof=1)
 
     @property
     def mean(self) -> np.ndarray:
-        """`(distances,)`: mean of the differences, what all directions share."""
+        """`(distances,)`: mean of the differences, common to all directions."""
         return self.differences.mean(axis=0)
 
     @property
@@ -69,15 +70,16 @@ def loss_deviation(
 ) -> LossDeviation:
     """Differences of a model's loss between its weights and points around them.
 
-    `L(w_0 + r d) - L(w_0)` for each distance `r` along each random direction `d`, which
-    is uniform on the unit sphere in the space of all trainable weights together. The
-    loss is the mean over the given examples, without penalties on the weights.
+    It computes `L(w_0 + r d) - L(w_0)` for each distance `r` along each random
+    direction `d`. A direction is uniform on the unit sphere in the space of all
+    trainable weights. The loss is the mean over the given examples, without penalties
+    on the weights.
 
-    The model runs in training mode: normalization takes the statistics of its batch,
-    since the running statistics of a fresh network, or of other weights, say nothing.
-    All points see the same batches and the same dropout masks (on PyTorch, of dropout
-    layers with a seed: the others draw from PyTorch's own generator). Nothing of the
-    model changes, running statistics and seed generators included.
+    The model runs in training mode, so normalization uses the statistics of its batch.
+    Running statistics of a fresh network, or of other weights, mean nothing here. All
+    points see the same batches and the same dropout masks. (On PyTorch, that holds for
+    dropout layers with a seed. Others draw from PyTorch's own generator.) The model
+    does not change, including its running statistics and seed generators.
 
     Example:
     ```python
@@ -87,18 +89,18 @@ def loss_deviation(
 
     Args:
         model: Any built model, fresh or trained.
-        loss: Takes `(y, outputs)` and gives one number for each example or their mean,
-            as what `keras.losses` has.
-        x: Inputs of one batch, or a list of batches; for ghost normalization in whole
-            ghosts. Each batch goes through the model at once.
+        loss: Function of `(y, outputs)` that gives one number per example or their
+            mean, such as those in `keras.losses`.
+        x: Inputs of one batch, or a list of batches. With ghost normalization, a batch
+            should be made of whole ghosts. Each batch goes through the model at once.
         y: Targets in the same form.
-        distances: `(distances,)`, above 0, in units of the weights.
-        directions: How many, at least 2; a fit wants 10.
-        seed: Of the directions.
+        distances: Distances, `(distances,)`, above 0, in units of the weights.
+        directions: Number of directions, at least 2. A fit needs 10.
+        seed: Seed of the directions.
 
     Raises:
-        ValueError: If a distance is not a finite number above 0, there are fewer than 2
-            directions, or x and y are not the same number of batches.
+        ValueError: If a distance is not a finite number above 0, if there are fewer
+            than 2 directions, or if x and y have different numbers of batches.
 
     Reference:
         Hoffer, Hubara, Soudry, "Train longer, generalize better", section 3 and
@@ -131,24 +133,27 @@ def fit_alpha(
 ) -> AlphaFit:
     """`alpha` of `E (L(w_1) - L(w_2))^2 ~ ||w_1 - w_2||^alpha`.
 
-    A straight line by least squares through log deviation over log distance. Its own
-    residuals say little about the error, because the distances share the directions;
-    the directions are independent, so they are drawn again (a bootstrap).
+    It fits a straight line to log deviation over log distance by least squares. The
+    residuals of that line say little about the error, because all distances use the
+    same directions. The directions are independent, so the error comes from resampling
+    them (a bootstrap).
 
-    The deviation is by default the standard deviation over directions, as the paper
-    measures it. The model's potential has no drift: what all directions share (a mean
-    that rises around any point where training has been) is no roughness, and would
-    push alpha to 4. `centred=False` takes the root of the mean square with it.
+    By default, the deviation is the standard deviation over directions, as in the
+    paper. The paper's random potential has no drift. A real loss has a mean over
+    directions, which rises around any point where training has been. This mean is not
+    roughness, and it would push alpha to 4. With `centred=False`, the deviation is the
+    root mean square, which includes it.
 
     Args:
-        distances: `(distances,)`, at least 2, above 0.
-        differences: `(directions, distances)`, at least 10 directions.
-        centred: Whether to take the directions' mean out.
-        resamples: How often the directions are drawn again.
-        seed: Of these draws.
+        distances: Distances, `(distances,)`, at least 2, above 0.
+        differences: Differences of the loss, `(directions, distances)`, with at least
+            10 directions.
+        centred: Whether to subtract the mean over directions.
+        resamples: Number of times to resample the directions.
+        seed: Seed of the resampling.
 
     Raises:
-        ValueError: If there are fewer distances or directions, or if at some distance
+        ValueError: If there are too few distances or directions, or if at some distance
             all directions agree or a difference is not finite.
     """
     distances = _checked_distances(distances)
@@ -176,7 +181,7 @@ def _log_deviations(differences, centred):
 
 
 def _loss_along(model, loss, start):
-    """A function of direction, distance and a batch: the losses there."""
+    """A function of direction, distance and batch that gives the losses there."""
     fixed = [_copy(variable) for variable in model.non_trainable_variables]
 
     def losses(direction, distance, x, y):
@@ -184,7 +189,8 @@ def _loss_along(model, loss, start):
             w + ops.cast(distance, w.dtype) * d
             for w, d in zip(start, direction, strict=True)
         ]
-        # What the call would assign to the other variables is returned, not assigned.
+        # `stateless_call` returns the new values of the other variables and assigns
+        # none.
         outputs, _ = model.stateless_call(weights, fixed, x, training=True)
         return loss(y, outputs)
 
@@ -192,7 +198,7 @@ def _loss_along(model, loss, start):
 
 
 def _mean_loss(losses_along, batches, direction, distance):
-    """Over the examples of all batches, in float64: differences may be tiny."""
+    """The mean over all examples, in float64 because differences may be tiny."""
     distance = ops.convert_to_tensor(distance, "float32")
     total = sum(
         len(y) * _mean(losses_along(direction, distance, x, y)) for x, y in batches
@@ -205,7 +211,7 @@ def _mean(losses):
 
 
 def _random_direction(random, start):
-    """Uniform on the unit sphere: normal numbers have no direction of their own."""
+    """Uniform on the unit sphere, because normal vectors prefer no direction."""
     parts = [random.standard_normal(tuple(w.shape), np.float32) for w in start]
     norm = _norm(parts)
     return [
@@ -229,8 +235,8 @@ def _batches(x, y):
     if not x or not isinstance(y, list) or len(x) != len(y):
         targets = len(y) if isinstance(y, list) else "no list"
         raise ValueError(
-            "x and y must be lists of as many batches, at least one, or one batch "
-            f"each. Received: {len(x)} batches of x, {targets} of y."
+            "x and y must be lists of equally many batches, at least one, or one "
+            f"batch each. Received: {len(x)} batches of x, {targets} of y."
         )
     return [
         (ops.convert_to_tensor(inputs), ops.convert_to_tensor(targets))
@@ -262,12 +268,12 @@ def _checked_differences(differences, distances):
         )
     if len(set(distances.tolist())) < 2:
         raise ValueError(
-            "distances must be at least 2 different ones for a slope. Received: "
-            f"distances={distances.tolist()}."
+            "distances must have at least 2 different values, to fit a slope. "
+            f"Received: distances={distances.tolist()}."
         )
     if not np.isfinite(differences).all() or (np.ptp(differences, axis=0) == 0).any():
         raise ValueError(
-            "differences must be finite, and of some deviation at each distance. "
-            f"Received: deviations {differences.std(axis=0).tolist()}."
+            "differences must be finite and differ between directions at each "
+            f"distance. Received: deviations {differences.std(axis=0).tolist()}."
         )
     return differences

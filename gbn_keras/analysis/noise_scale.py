@@ -1,4 +1,4 @@
-"""What the gradient noise scale says of a training, and its table.
+"""A verdict on the batch size from the gradient noise scale, and the scale's log.
 
 See `large_batch.gradient_moments`.
 """
@@ -15,40 +15,40 @@ def noise_scale_advice(
     updates: int,
     stretch: float,
 ) -> str:
-    """In one sentence, whether the batch was too large for its number of updates.
+    """One sentence on whether the batch was too large for its number of updates.
 
     Args:
-        estimate: A training's last `NoiseScale`; `None` if there is none.
-        batch_size: Examples per update.
-        small_batch_size: The batch size that the regime was tuned for.
-        updates: How many there were.
-        stretch: How many times more epochs than the small batch's there were.
+        estimate: Last `NoiseScale` of a training; `None` if there is none.
+        batch_size: Number of examples per update.
+        small_batch_size: Batch size that the regime was tuned for.
+        updates: Number of updates made.
+        stretch: How many times more epochs the training had than the regime.
     """
     if estimate is None:
         return (
-            "The gradient noise scale is not known: it takes at least two "
+            "The gradient noise scale is unknown, because it needs at least two "
             "micro-batches or replicas."
         )
     suitable = estimate.suitable_stretch(batch_size, small_batch_size)
-    is_enough = stretch > 0.9 * suitable  # Nobody knows it better than that.
+    is_enough = stretch > 0.9 * suitable  # The estimate is no more accurate.
     verdict = "was not too large" if is_enough else "was too large"
     return (
         f"At a gradient noise scale of {estimate.noise_scale:,.0f} examples, batch "
         f"{batch_size} {verdict} for {updates:,} updates: to learn as much as batch "
-        f"{small_batch_size} does, a stretch of {suitable:.3g} would suit "
-        f"(it was {stretch:.3g})."
+        f"{small_batch_size} does, a stretch of {suitable:.3g} would suit (it was "
+        f"{stretch:.3g})."
     )
 
 
 class NoiseScaleLog(LogSpacedLog):
     """Logs the gradient noise scale at logarithmically spaced updates.
 
-    `noise_scale.csv` has the columns `updates`, `gradient_square`, `noise` and
-    `noise_scale`.
+    It writes `noise_scale.csv` with the columns `updates`, `gradient_square`, `noise`
+    and `noise_scale`.
 
     Args:
-        folder: Where the file goes.
-        moments: The `GradientMoments` that the training updates, as
+        folder: Folder of the file.
+        moments: The `GradientMoments` that training updates, such as
             `LargeBatchModel.gradient_moments`.
     """
 
@@ -57,12 +57,12 @@ class NoiseScaleLog(LogSpacedLog):
         self._moments = moments
 
     def columns(self) -> list[str]:
-        """Those after `updates`."""
+        """The columns after `updates`."""
         return ["gradient_square", "noise", "noise_scale"]
 
     def row(self) -> list[float | str]:
-        """The estimate by now."""
+        """The current estimate."""
         now = self._moments.estimate()
-        if now is None:  # No batch was cut yet.
+        if now is None:  # No batch was split yet.
             return ["", "", ""]
         return [now.gradient_square, now.noise, now.noise_scale]

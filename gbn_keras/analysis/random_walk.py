@@ -1,11 +1,11 @@
-"""A random walk on a random potential: the paper's model of the start of a training.
+"""A random walk on a random potential: the paper's model of early training.
 
-The walker moves on a line of sites. At rate 1 it tries each of its two neighbours, and
+The walker moves on a line of sites. It tries each of its two neighbours at rate 1, and
 goes there with probability `min(1, exp(V(here) - V(there)))`. The potential `V` is
-random with `E (V(x) - V(y))^2 = strength^2 |x - y|^alpha`. To leave a valley of width
-`d` takes a time of about `exp(strength d^(alpha/2))`, so the walker gets on with the
-logarithm of time alone: `E x^2 ~ (log t)^(4/alpha)`. For `alpha = 1` this is Sinai's
-walk, where the exponent of 4 is proved.
+random, with `E (V(x) - V(y))^2 = strength^2 |x - y|^alpha`. To leave a valley of width
+`d` takes a time of about `exp(strength d^(alpha/2))`. So the distance grows only with
+the logarithm of time: `E x^2 ~ (log t)^(4/alpha)`. For `alpha = 1` this is Sinai's
+walk, for which the exponent of 4 is proved.
 
 Example:
 ```python
@@ -29,14 +29,15 @@ from scipy.optimize import minimize_scalar
 
 from gbn_keras.arguments import integer, positive_number
 
-# Numbers of the inverse Laplace transform. More of them follow a function of log t more
-# closely (14: to 1e-4), but their weights, of both signs, soon exceed 1 / rounding.
+# Number of nodes of the inverse Laplace transform. More nodes follow a function of log
+# t more closely (14: to 1e-4). But their weights have both signs and soon exceed 1 /
+# rounding.
 _NODES = 14
 
-# Longest log t: exp(-690) is still an ordinary number.
+# Longest log t. exp(-690) is still a normal number.
 _LONGEST = 690.0
 
-# Potentials that are worked on at once: what they take stays in the processor's cache.
+# Number of potentials per chunk, so that the work fits into the processor's cache.
 _CHUNK = 16
 
 
@@ -50,22 +51,23 @@ def sample_potentials(
 ) -> np.ndarray:
     """Random potentials with `E (V(x) - V(y))^2 = strength^2 |x - y|^alpha`.
 
-    Fractional Brownian motion of Hurst exponent `alpha / 2`. Its increments are drawn
-    exactly, as part of a periodic sequence whose covariance the Fourier transform
-    makes diagonal.
+    They are fractional Brownian motion with Hurst exponent `alpha / 2`. The increments
+    are drawn exactly, as part of a periodic sequence. The Fourier transform makes its
+    covariance diagonal.
 
     Args:
-        alpha: Above 0, below 2. At 2 every potential is a straight line.
-        half_width: Sites on either side of the walker's first.
+        alpha: Exponent, above 0 and below 2. At 2, every potential would be a straight
+            line.
+        half_width: Number of sites on either side of the walker's first site.
         count: Number of potentials.
-        strength: The deviation between neighbours, in units of the temperature.
-        seed: Of the potentials.
+        strength: Standard deviation between neighbours, in units of the temperature.
+        seed: Seed of the potentials.
 
     Returns:
-        `(count, 2 half_width + 1)`; 0 at the walker's first site, the middle one.
+        `(count, 2 half_width + 1)`. The walker's first site, in the middle, has 0.
 
     Raises:
-        ValueError: If an argument is not as said above.
+        ValueError: If an argument is not as described above.
 
     Reference:
         Davies, Harte, "Tests for Hurst effect", Biometrika 74, 1987.
@@ -87,34 +89,34 @@ def sample_potentials(
 def mean_squared_displacement(
     potentials, log_times, *, largest_end_share: float = 0.02
 ) -> np.ndarray:
-    """`E x^2` at given times, on each potential, of a walker that starts in the middle.
+    """`E x^2` over time on each potential, for a walker that starts in the middle.
 
-    From the master equation, not from sampled walks. Its Laplace transform in time is
-    a chain of equations that is solved from the ends inward by additions, products and
-    quotients of positive numbers alone. So however small the rates are, rounding stays
-    relative, and `log t` may be in the hundreds; the eigenvalues of the generator
-    would be lost in rounding at `log t` of about 35. The way back to time is
-    Stehfest's, to a relative 1e-4.
+    It solves the master equation and samples no walks. The Laplace transform of the
+    equation in time is a chain of equations. They are solved from the ends inward, with
+    only sums, products and quotients of positive numbers. So the rounding error stays
+    relative however small the rates are, and `log t` may be in the hundreds. The
+    eigenvalues of the generator would be lost in rounding at `log t` of about 35.
+    Stehfest's method transforms back to time, to a relative 1e-4.
 
     Args:
-        potentials: `(potentials, sites)`, an odd number of sites, in units of the
-            temperature. The outermost sites reflect.
-        log_times: `(times,)`, natural logarithms of the time, up to 690. The unit of
-            time is that in which the walker tries each neighbour once.
-        largest_end_share: The share of `E x^2`, averaged over the potentials, that the
-            outer tenth of the sites may have: more, and the walk feels that the sites
-            end. 1 allows all.
+        potentials: Potentials, `(potentials, sites)`, with an odd number of sites, in
+            units of the temperature. The outermost sites reflect.
+        log_times: Natural logarithms of the times, `(times,)`, up to 690. In one unit
+            of time, the walker tries each neighbour once.
+        largest_end_share: Largest fraction of `E x^2`, averaged over the potentials,
+            that may come from the outer tenth of the sites. With more, the walk feels
+            the ends. 1 allows all.
 
     Returns:
         `(potentials, times)`, in squares of the distance between sites.
 
     Raises:
-        ValueError: If the sites are even in number, a time is too long, or the walk
+        ValueError: If the number of sites is even, a time is too long, or the walk
             comes too near the ends.
 
     Reference:
-        Stehfest, "Numerical inversion of Laplace transforms", Communications of the
-        ACM 13, 1970.
+        Stehfest, "Numerical inversion of Laplace transforms", Communications of the ACM
+        13, 1970.
     """
     potentials = np.asarray(potentials, "float64")
     log_times = np.asarray(log_times, "float64")
@@ -133,13 +135,13 @@ def mean_squared_displacement(
         [_squares_at_times(chunk, log_times) for chunk in chunks], axis=1
     )
     share = (outer.mean(axis=0) / squares.mean(axis=0)).max()
-    # Rounding may make a whole a bit more than 1.
+    # Rounding may bring a fraction of 1 slightly above 1.
     if min(share, 1.0) > largest_end_share:
         raise ValueError(
-            f"potentials must be wide enough: of E x^2 at most {largest_end_share} may "
-            f"come from the outer tenth of the sites. Received: {share:.2g} on "
-            f"{potentials.shape[1]} sites. Take more sites, a stronger potential or "
-            "shorter times."
+            f"potentials must be wide enough: at most a fraction {largest_end_share} "
+            "of E x^2 may come from the outer tenth of the sites. Received: "
+            f"{share:.2g} on {potentials.shape[1]} sites. Use more sites, a stronger "
+            "potential or shorter times."
         )
     return squares
 
@@ -149,10 +151,10 @@ class ExponentFit:
     """`E x^2 = factor (log t + shift)^exponent`.
 
     Attributes:
-        exponent: The theory's is `4 / alpha`.
-        error: Its standard error, by resampling the potentials.
-        shift: In units of `log t`.
-        factor: In squares of the distance between sites.
+        exponent: The exponent. In theory it is `4 / alpha`.
+        error: Standard error of the exponent, from resampling the potentials.
+        shift: Shift of `log t`, in the same units.
+        factor: Factor, in squares of the distance between sites.
     """
 
     exponent: float
@@ -161,7 +163,7 @@ class ExponentFit:
     factor: float
 
     def __call__(self, log_times):
-        """The curve's `E x^2`."""
+        """`E x^2` on the curve."""
         return self.factor * (np.asarray(log_times) + self.shift) ** self.exponent
 
 
@@ -170,24 +172,25 @@ def fit_exponent(
 ) -> ExponentFit:
     """Fits the power of `log t` with which `E x^2` grows.
 
-    By least squares in `log E x^2`, so that each time counts alike. The power law is
-    for long times. What comes on top of a barrier does not depend on its height: the
-    walker tries at rate 1, and the rims of a valley of whole sites are a bit higher
-    than asked for. So the first correction is a shift of `log t`, of a size that
-    nobody knows; it is fitted. Without it the exponent comes out too small, by more
-    than a third for `alpha` of 0.5.
+    It fits `log E x^2` by least squares, so that each time has equal weight. The power
+    law holds for long times. Some corrections to `log t` do not depend on a barrier's
+    height: the walker tries at rate 1, and the rims of a valley of whole sites are a
+    bit too high. So the first correction is a shift of `log t`. Its size is unknown, so
+    it is fitted. Without it, the exponent comes out too small, by more than a third for
+    `alpha` of 0.5.
 
     Args:
-        log_times: `(times,)`, at least 4, increasing, above 0. The longest should be
-            five times the shortest, or shift and exponent are hard to tell apart. At
-            the shortest the walk should be some ten sites away, where it no longer
-            feels single sites; the error does not know about that.
-        displacements: `(potentials, times)`, `E x^2` on each potential, at least 2.
-        resamples: How often the potentials are drawn again for the error.
-        seed: Of these draws.
+        log_times: Logarithms of the times, `(times,)`, at least 4, increasing, above 0.
+            The longest should be five times the shortest, or shift and exponent are
+            hard to tell apart. At the shortest, the walk should be some ten sites away,
+            so that it does not feel single sites. The error does not cover that.
+        displacements: `E x^2` on each potential, `(potentials, times)`, with at least 2
+            potentials.
+        resamples: Number of times to resample the potentials for the error.
+        seed: Seed of the resampling.
 
     Raises:
-        ValueError: If the times or the displacements are not as said above.
+        ValueError: If the times or the displacements are not as described above.
     """
     log_times = np.asarray(log_times, "float64")
     displacements = np.asarray(displacements, "float64")
@@ -213,16 +216,16 @@ def fit_exponent(
 
 
 def _increment_spectrum(alpha, count):
-    """Of the increments between neighbours, once around a circle of `2 count`."""
+    """The spectrum of increments between neighbours, periodic over `2 count` sites."""
     lags = np.arange(count + 1.0)
     covariance = (lags + 1) ** alpha - 2 * lags**alpha + np.abs(lags - 1) ** alpha
     circle = np.concatenate([covariance, covariance[-2:0:-1]]) / 2
-    # None is negative; rounding may make a 0 so.
+    # No value is negative, but rounding may make a 0 negative.
     return np.fft.rfft(circle).real.clip(min=0)
 
 
 def _squares_at_times(potentials, log_times):
-    """`E x^2` and the part of it from the outer tenth: `(2, potentials, times)`."""
+    """`E x^2` and its part from the outer tenth: `(2, potentials, times)`."""
     nodes = np.arange(1, _NODES + 1) * math.log(2)
     rates = np.exp(np.log(nodes) - log_times[:, np.newaxis])
     transforms = _squares_when_stopped(potentials, rates.ravel())
@@ -231,14 +234,14 @@ def _squares_at_times(potentials, log_times):
 
 
 def _squares_when_stopped(potentials, rates):
-    """As `_squares_at_times`, of walkers that are stopped at random, at given rates.
+    """As `_squares_at_times`, for walkers that are stopped at random at given rates.
 
-    That is the Laplace transform in time, times the rate. A walker at site `x` goes one
-    out, and is stopped there or farther out rather than come back, at the rate
-    `outward stopped / (inward + stopped)`, where `stopped` is the rate at which it is
-    stopped from the site `x + 1` outward. So site by site from the ends inward, a half
-    line becomes the rate at which it stops a walker at the middle. The squares of where
-    it is stopped are summed along.
+    This is the Laplace transform in time, multiplied by the rate. Let `stopped` be the
+    rate at which a walker is stopped at site `x + 1` or farther out. Then a walker at
+    site `x` steps out and is stopped there, without coming back, at the rate
+    `outward stopped / (inward + stopped)`. Applied site by site from the ends inward,
+    this turns a half line into the rate at which it stops a walker at the middle. The
+    squared distances of the stops are summed in the same way.
     """
     outward, inward = _rates_of_half_lines(potentials)
     distances = np.arange(len(outward) + 1.0)
@@ -249,13 +252,13 @@ def _squares_when_stopped(potentials, rates):
     for site in reversed(range(len(outward))):
         stopped *= outward[site] / (inward[site] + stopped[0])
         stopped += counted[site] * rates
-    # The middle site belongs to both half lines; it is counted here.
+    # The middle site belongs to both half lines, so it is counted here.
     stopped = stopped.sum(axis=1)
     return stopped[1:] / (rates + stopped[0])
 
 
 def _rates_of_half_lines(potentials):
-    """Rates between neighbours, `(sites - 1, halves, potentials, 1)`: out and back."""
+    """Rates out and back between neighbours: `(sites - 1, halves, potentials, 1)`."""
     middle = potentials.shape[1] // 2
     halves = np.stack([potentials[:, middle:], potentials[:, middle::-1]])
     rises = np.moveaxis(np.diff(halves), -1, 0)[..., np.newaxis]
@@ -263,7 +266,7 @@ def _rates_of_half_lines(potentials):
 
 
 def _stehfest_weights():
-    """Of the transform, times its rate, at the rates `k log 2 / t`, `k` from 1."""
+    """Weights of transform times rate, at the rates `k log 2 / t`, `k` from 1."""
     half = _NODES // 2
     weights = []
     for k in range(1, _NODES + 1):
@@ -278,7 +281,7 @@ def _stehfest_weights():
 
 
 def _shifted_power(log_times, displacement):
-    """Shift, exponent and log factor of the least squares."""
+    """Shift, exponent and log factor of the least-squares fit."""
     log_displacement = np.log(displacement)
 
     def line(log_first):
@@ -287,8 +290,8 @@ def _shifted_power(log_times, displacement):
         (slope, intercept), residual, *_ = np.polyfit(x, log_displacement, 1, full=True)
         return residual[0], shift, slope, intercept
 
-    # With the shift given it is a straight line, so that only one number is searched:
-    # the shortest time after the shift, from a tenth of it to ten times the longest.
+    # For a given shift the fit is a straight line, so only one number is searched: the
+    # shortest time after the shift, from a tenth of it to ten times the longest.
     bounds = math.log(log_times[0] / 10), math.log(10 * log_times[-1])
     best = minimize_scalar(lambda s: line(s)[0], bounds=bounds, method="bounded")
     return line(best.x)[1:]

@@ -1,4 +1,4 @@
-"""`UpdateTable`, a CSV file by update with which a resumed training goes on."""
+"""`UpdateTable`, a CSV file by update that a resumed training continues."""
 
 import csv
 import os
@@ -11,14 +11,14 @@ from gbn_keras.whole_file import naming, whole_file
 class UpdateTable:
     """A CSV file that grows while a model trains.
 
-    Its first column is `updates`, the number of updates made. Where a training goes on
-    after some updates, so does its file; rows of updates that are to be made again are
-    dropped, so that none is there twice.
+    Its first column, `updates`, is the number of updates made. When training resumes
+    after some updates, the file continues from there. Rows of later updates are
+    dropped, because training makes these updates again. So no update appears twice.
 
     Args:
-        file: The CSV file. Its folder is made.
+        file: Path of the CSV file. Its folder is created.
         columns: Names of the other columns.
-        updates: How many updates there were before.
+        updates: Number of updates made before.
     """
 
     def __init__(self, file: str | os.PathLike, columns: list[str], updates: int = 0):
@@ -29,13 +29,13 @@ class UpdateTable:
             csv.writer(table).writerows(rows)
 
     def append(self, updates: int, values: Sequence) -> None:
-        """Adds the row of an update."""
+        """Appends the row of an update."""
         size = self._file.stat().st_size
         try:
             with naming(self._file), self._file.open("a", newline="") as file:
                 csv.writer(file).writerow([updates, *values])
         except OSError:
-            os.truncate(self._file, size)  # A full disk took a part of the row.
+            os.truncate(self._file, size)  # A full disk may hold part of the row.
             raise
 
     def _rows_until(self, updates):
@@ -43,5 +43,5 @@ class UpdateTable:
             return []
         with self._file.open(newline="") as file:
             header, *rows = csv.reader(file)
-        # The last one may be cut off.
+        # The last row may be incomplete.
         return [r for r in rows if len(r) == len(header) and int(r[0]) <= updates]

@@ -1,8 +1,8 @@
-"""How far the weights travel: `||w_t - w_0||`, logged while a model trains, and fits.
+"""`WeightDistance` logs how far the weights travel, `||w_t - w_0||`.
 
-In the paper's Figure 2 the distance grows with the logarithm of the number of updates,
-for every batch size, as long as the learning rate is high: what a random walk on a
-rough landscape does.
+In the paper's Figure 2, the distance grows with the logarithm of the number of updates
+while the learning rate is high, for every batch size. A random walk on a rough
+landscape does the same.
 """
 
 import math
@@ -20,23 +20,25 @@ from gbn_keras.whole_file import whole_file
 class WeightDistance(LogSpacedLog):
     """Logs the distance of the weights from where they started.
 
-    `weight_distance.csv` has a row at logarithmically spaced updates (`LogSpacedLog`):
-    the number of `updates`, the Euclidean distance `total` over all trainable weights,
-    and one for each layer with weights, under the layer's path. Beside it is
-    `initial_weights.npz`, from which a training that goes on measures further.
+    It writes `weight_distance.csv`, with rows at logarithmically spaced updates (see
+    `LogSpacedLog`). The columns are `updates`, the Euclidean distance `total` over all
+    trainable weights, and one distance per layer with weights, under the layer's path.
+    It also writes `initial_weights.npz`, so that a resumed training measures from the
+    same weights.
 
     Args:
-        folder: Where the two files go. It is made.
-        start: The weights to measure from, as `model.trainable_variables`. By default
-            those that the training starts with, or if it goes on, those in the folder.
+        folder: Folder of the two files. It is created.
+        start: Weights to measure from, in the form of `model.trainable_variables`. By
+            default, these are the weights at the start of training. If training
+            resumes, they are those in the folder.
 
     Raises:
-        ValueError: In `on_train_begin`, if the training goes on but the folder does not
-            hold the weights that it started from.
+        ValueError: In `on_train_begin`, if training resumes but the folder does not
+            contain the weights that it started from.
 
     Reference:
-        Hoffer, Hubara, Soudry, "Train longer, generalize better", section 3 and
-        Figure 2, arXiv 1705.08741.
+        Hoffer, Hubara, Soudry, "Train longer, generalize better", section 3 and Figure
+        2, arXiv 1705.08741.
     """
 
     def __init__(self, folder: str | os.PathLike, start: list | None = None):
@@ -46,7 +48,7 @@ class WeightDistance(LogSpacedLog):
         super().__init__(self._folder / "weight_distance.csv")
 
     def on_train_begin(self, logs=None):
-        """Keeps the weights to measure from."""
+        """Stores the weights to measure from."""
         weights = self.model.trainable_variables
         self._layers = _by_layer(weights)
         updates = self._updates_made()
@@ -56,16 +58,16 @@ class WeightDistance(LogSpacedLog):
             self._start = self._given or [ops.copy(weight) for weight in weights]
             self._folder.mkdir(parents=True, exist_ok=True)
             _write(self._start_file, self._start)
-        # One by one the operations would take five times as long.
+        # Uncompiled, the operations would take five times as long.
         self._squared_distances = compiled(_squared_distances)
         super().on_train_begin(logs)
 
     def columns(self) -> list[str]:
-        """`total`, and the layers' paths."""
+        """`total` and the paths of the layers."""
         return ["total", *self._layers]
 
     def row(self) -> list[float]:
-        """The distances."""
+        """The distances now."""
         squares = ops.convert_to_numpy(
             self._squared_distances(
                 [weight.value for weight in self.model.trainable_variables], self._start
@@ -80,15 +82,15 @@ class WeightDistance(LogSpacedLog):
                 start = [arrays[str(place)] for place in range(len(arrays.files))]
         except (OSError, ValueError, KeyError) as error:
             raise ValueError(
-                f"folder must hold {self._start_file.name}, the weights from which the "
-                f"training started {updates} updates ago. Received: "
+                f"folder must contain {self._start_file.name}, the weights from which "
+                f"the training started {updates} updates ago. Received: "
                 f"folder='{self._folder}' ({error})."
             ) from error
         shapes = [tuple(weight.shape) for weight in weights]
         if [array.shape for array in start] != shapes:
             raise ValueError(
-                f"folder must hold {self._start_file.name} of this model. Received: "
-                f"folder='{self._folder}', whose weights have other shapes."
+                f"folder must contain the {self._start_file.name} of this model. "
+                f"Received: folder='{self._folder}', whose weights have other shapes."
             )
         return [
             ops.convert_to_tensor(array, dtype=weight.dtype)
@@ -97,7 +99,7 @@ class WeightDistance(LogSpacedLog):
 
 
 def _squared_distances(weights, start):
-    """`(weights,)`, the square of each weight's distance."""
+    """`(weights,)`: the squared distance of each weight."""
     return ops.stack(
         [
             ops.sum(ops.square(ops.cast(now, "float32") - ops.cast(then, "float32")))
@@ -107,7 +109,7 @@ def _squared_distances(weights, start):
 
 
 def _by_layer(weights):
-    """The places of each layer's weights in the list."""
+    """The indices of each layer's weights in the list."""
     layers = {}
     for place, weight in enumerate(weights):
         layers.setdefault(weight.path.rpartition("/")[0], []).append(place)
@@ -116,7 +118,7 @@ def _by_layer(weights):
 
 def _write(path, arrays):
     arrays = [ops.convert_to_numpy(array) for array in arrays]
-    # numpy's format does not know bfloat16.
+    # numpy cannot save bfloat16.
     arrays = [
         array.astype(np.promote_types(array.dtype, "float32")) for array in arrays
     ]

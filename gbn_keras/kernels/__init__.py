@@ -1,1 +1,1 @@
-"""How ghost batches are computed, where and how fast."""
+"""The kernels that compute ghost batches."""

@@ -7,26 +7,26 @@ import operator
 
 from keras import backend, ops
 
-# Into how many slices the first stage of a sum cuts, the best first.
+# Numbers of slices that the first stage of a sum may use, the best first.
 _SLICES = (8, 9, 7, 10, 6, 11, 5, 12, 4, 3, 2)
 
 
 @dataclasses.dataclass(frozen=True)
 class ClosedForm:
-    """Forward and backward in a number of operations that ghosts do not change.
+    """Forward and backward pass, with as many operations for many ghosts as for few.
 
-    The gradient is that of batch normalization, by ghost: with `d = x - mean`,
+    The gradient is that of batch normalization, by ghost. With `d = x - mean`,
     `s = 1 / sqrt(variance + epsilon)` and sums over the ghost's `n` values,
-    `dx = gamma s (dy - (sum(dy) + d s^2 sum(dy d)) / n)`. It needs the input and the
-    ghosts' statistics alone; autodiff would save and read several tensors of the size
-    of the input.
+    `dx = gamma s (dy - (sum(dy) + d s^2 sum(dy d)) / n)`. It needs only the input and
+    the statistics of the ghosts. Autodiff would save and read several tensors of the
+    input's size.
 
     Args:
-        virtual_batch_size: Number of examples of a ghost; what remains of a batch
-            joins the last one.
-        axis: The channel axis, counted from the front.
-        epsilon: Added to the variance.
-        in_two_stages: Whether to sum as XLA's compiler for CPUs likes it, see
+        virtual_batch_size: Number of examples per ghost. The remainder of a batch joins
+            the last ghost.
+        axis: Channel axis, counted from the front.
+        epsilon: Number added to the variance.
+        in_two_stages: Whether to sum in the way that suits XLA's compiler for CPUs, see
             `_Layout`.
     """
 
@@ -38,9 +38,9 @@ class ClosedForm:
     def statistics(self, inputs, mask=None):
         """Each ghost's mean and biased variance, `(ghosts, channels)`.
 
-        Where `mask`, of the shape of `inputs`, is false, a value is left out.
+        `mask` has the shape of `inputs`. Values where it is false do not count.
         """
-        # Squares of float16 overflow, and sums of bfloat16 stall at 256 terms.
+        # Squares overflow in float16, and sums in bfloat16 stall at 256 terms.
         dtype = backend.result_type(inputs.dtype, "float32")
         means, variances = [], []
         for layout, ghosts, valid in self._pieces(inputs, mask):
@@ -61,14 +61,15 @@ class ClosedForm:
             self._pieces(inputs), self._by_piece(inputs, mean, scale), strict=True
         ):
             mean, scale = map(layout.per_channel, parameters)
-            # The difference first: `x * scale - mean * scale` cancels for a large mean.
+            # Subtract first: `x * scale - mean * scale` loses precision for a large
+            # mean.
             centered = ops.cast(ghosts, mean.dtype) - mean
             values = centered * scale + layout.per_channel(beta)
             outputs.append(layout.by_example(ops.cast(values, inputs.dtype)))
         return _concatenate(outputs)
 
     def gradients(self, upstream, inputs, gamma, mean, variance, mask=None):
-        """Gradients by inputs, gamma and beta, from the one by the outputs."""
+        """Gradients by inputs, gamma and beta, from the gradient by the outputs."""
         dtype = mean.dtype
         inverse = ops.rsqrt(variance + self.epsilon)
         parameters = self._by_piece(inputs, mean, inverse, gamma * inverse)
@@ -94,7 +95,7 @@ class ClosedForm:
         )
 
     def number_valid(self, valid):
-        """How many values of each ghost are valid, `(ghosts, channels)`."""
+        """Number of valid values of each ghost, `(ghosts, channels)`."""
         return _concatenate(
             [
                 layout.by_ghost(layout.sum(ops.cast(piece, "float32")))
@@ -105,8 +106,9 @@ class ClosedForm:
     def _pieces(self, *tensors):
         """The batch in one or two pieces: a layout, and each tensor in that layout.
 
-        One piece if the ghosts are known to be of one size; otherwise all ghosts but
-        the last, then the last with the remainder. An empty batch has no ghosts.
+        There is one piece if all ghosts are known to have the same size. Otherwise the
+        first piece has all ghosts but the last, and the second has the last ghost with
+        the remainder. An empty batch has no ghosts.
         """
         for examples, ghosts, size in self._cuts(tensors[0]):
             example_shape = ops.shape(tensors[0])[1:]
@@ -115,13 +117,13 @@ class ClosedForm:
             yield layout, *views
 
     def _by_piece(self, inputs, *statistics):
-        """The rows of the statistics, `(ghosts, channels)`, that belong to a piece."""
+        """The rows of the statistics, `(ghosts, channels)`, of each piece."""
         if len(self._cuts(inputs)) == 1:
             return [statistics]
         return [[s[:-1] for s in statistics], [s[-1:] for s in statistics]]
 
     def _cuts(self, inputs):
-        """Of each piece: which examples, the number of ghosts and their size."""
+        """For each piece: its examples, the number of its ghosts, and their size."""
         batch, size = ops.shape(inputs)[0], self.virtual_batch_size
         if isinstance(batch, int):
             if batch % size == 0:
@@ -142,14 +144,16 @@ class ClosedForm:
 class _Layout:
     """How ghosts of one size lie in memory, and how to sum over each.
 
-    In one stage: `(ghosts, examples, ...)`, one sum over all axes but ghosts and
-    channels. That is best where a compiler for GPUs or TPUs arranges the sum.
+    In one stage, the layout is `(ghosts, examples, ...)`, with one sum over all axes
+    but ghosts and channels. That is best where a compiler for GPUs or TPUs arranges the
+    sum.
 
-    In two stages: `(ghosts, slices, rows, channels, columns)`. XLA's compilers for CPUs
-    make slow code of a sum over what has yet to be computed (squares, products): they
-    read it column by column. So the slices are added one by one, which is fused with
-    what computes them and runs as fast as memory, and what is left, an eighth of the
-    input, is summed as a product with ones, which nothing is merged into.
+    In two stages, the layout is `(ghosts, slices, rows, channels, columns)`. XLA's
+    compilers for CPUs make slow code for a sum over values that are computed on the fly
+    (squares, products): they read it column by column. So the first stage adds the
+    slices one by one. XLA fuses that with the computation of the values, and it runs at
+    memory speed. The second stage sums what is left, an eighth of the input, as a
+    product with ones, which XLA does not fuse with anything.
     """
 
     def __init__(self, ghosts, size, example_shape, axis, in_two_stages):
@@ -179,23 +183,23 @@ class _Layout:
         self._per_channel[0] = -1
 
     def view(self, values):
-        """The piece of a batch in this layout."""
+        """A piece of a batch in this layout."""
         return ops.reshape(values, self._shape)
 
     def by_example(self, values):
-        """And back."""
+        """The inverse of `view`."""
         return ops.reshape(values, self._shape_by_example)
 
     def per_channel(self, parameters):
-        """`(channels,)` or `(ghosts, channels)`, to be broadcast over this layout."""
+        """`(channels,)` or `(ghosts, channels)`, to broadcast over this layout."""
         return ops.reshape(parameters, self._per_channel)
 
     def by_ghost(self, sums):
-        """`(ghosts, channels)` of what `sum` returns."""
+        """The result of `sum` as `(ghosts, channels)`."""
         return ops.reshape(sums, self._statistics_shape)
 
     def sum(self, values):
-        """Over each ghost and channel."""
+        """The sum for each ghost and channel."""
         if self._slices == 1:
             return ops.sum(values, axis=self._summed, keepdims=True)
         _, _, rows, channels, columns = self._shape
@@ -209,10 +213,10 @@ class _Layout:
         return self.per_channel(values)
 
     def count(self, valid, dtype):
-        """How many values such a sum has, 1 at least."""
+        """The number of values in such a sum, at least 1."""
         if valid is not None:
-            # With the epsilon that BatchNormalization has there: a ghost that is
-            # masked altogether has mean and variance 0.
+            # BatchNormalization adds the same epsilon. With it, a ghost that the mask
+            # covers has mean and variance 0.
             return self.sum(ops.cast(valid, dtype)) + backend.epsilon()
         if all(isinstance(size, int) for size in self._sizes):
             return max(math.prod(self._sizes), 1)
@@ -221,7 +225,7 @@ class _Layout:
 
 
 def _where(valid, values):
-    """Zero where not valid. No product: what is masked may be infinite or nan."""
+    """Zero where not valid. A product would fail for masked values of inf or NaN."""
     return values if valid is None else ops.where(valid, values, 0)
 
 

@@ -1,4 +1,4 @@
-"""Functions that XLA compiles, as single operations of graphs that can be forgotten."""
+"""XLA-compiled functions as single graph operations that do not leak memory."""
 
 import dataclasses
 import functools
@@ -9,8 +9,8 @@ import tensorflow as tf
 from gbn_keras._tensorflow_internals import record_gradient
 from gbn_keras.kernels.tensorflow_gradients import registered
 
-# The functions of so many shapes are kept: more than a network has, and few enough for
-# a process that trains ever other networks. What is left out is traced again.
+# Number of traced functions to keep. It is more than a network has, and few enough for
+# a process that trains one network after another. Dropped functions are traced again.
 _KEPT = 128
 
 
@@ -18,37 +18,37 @@ _KEPT = 128
 class Compiled:
     """A function of tensors, compiled by XLA for each of their shapes.
 
-    Where a graph calls a `tf.function(jit_compile=True)`, TensorFlow (2.21) keeps a
-    copy of the function's body for that graph, for good: memory grows with every model
-    that is trained. When the graph runs, such a call becomes the operation `XlaLaunch`,
-    of which nothing is kept; so here it is made to begin with. That also spares each
-    call the functions that TensorFlow would trace for its gradient.
+    If a graph calls a `tf.function(jit_compile=True)`, TensorFlow (2.21) keeps a copy
+    of the function's body for that graph forever, so memory grows with every model you
+    train. When the graph runs, such a call becomes the operation `XlaLaunch`, of which
+    TensorFlow keeps nothing. `Compiled` creates that operation directly. TensorFlow
+    then also traces no gradient functions for each call.
 
     The gradient, of any order, is that of the function's own operations. It is traced
-    where it is asked for.
+    where it is needed.
 
     Args:
-        function: From tensors to a tuple of tensors, made of operations that have
-            gradients. It is kept for good, so it holds no tensors; equal functions
+        function: Function from tensors to a tuple of tensors. Its operations must have
+            gradients. It is kept forever, so it must not hold tensors. Equal functions
             are traced once.
     """
 
     function: Callable
 
     def __call__(self, *tensors):
-        """The function's outputs."""
+        """The outputs of the function."""
         shapes = tuple(tf.TensorSpec(x.shape, x.dtype) for x in tensors)
         function = _traced(self.function, shapes)
         if tf.executing_eagerly():
             return function(*tensors)
-        with tf.init_scope():  # Else it would hold the graph that was first to call it.
+        with tf.init_scope():  # Otherwise it would keep the first caller's graph.
             function = function.get_concrete_function()
         return self._launch(function, tensors)
 
     def _launch(self, function, tensors):
         graph = tf.compat.v1.get_default_graph()
         function.add_to_graph(graph)
-        # Not all of its `outputs`: for a gradient, TensorFlow appends to them.
+        # Not `outputs`: TensorFlow appends to them for a gradient.
         known = function.structured_outputs
         attribute, types = tf.compat.v1.AttrValue, [x.dtype for x in known]
         name = tf.compat.v1.NameAttrList(name=function.name)
@@ -69,7 +69,7 @@ class Compiled:
             )
         for output, traced in zip(operation.outputs, known, strict=True):
             output.set_shape(traced.shape)
-        # For a tape, which knows no names.
+        # A tape does not look up gradients by name.
         record_gradient(
             "XlaLaunch",
             list(operation.outputs),
@@ -81,7 +81,7 @@ class Compiled:
 
 @dataclasses.dataclass(frozen=True)
 class _GradientOfLaunch:
-    """By the inputs of an operation that launches a function."""
+    """Gradient by the inputs of an operation that launches a function."""
 
     function: Callable
 
@@ -98,7 +98,7 @@ class _GradientOfLaunch:
 
 @dataclasses.dataclass(frozen=True)
 class _Gradient:
-    """Of a function of so many tensors, by those that are numbers."""
+    """Gradient of a function of `number` tensors, by those with a floating dtype."""
 
     function: Callable
     number: int
@@ -106,7 +106,7 @@ class _Gradient:
     def __call__(self, *tensors):
         inputs, upstreams = tensors[: self.number], tensors[self.number :]
         sources = [x for x in inputs if x.dtype.is_floating]
-        # Not by a tape, which records nothing where `__call__` has this traced.
+        # Not a tape: it records nothing where `__call__` has this traced.
         outputs = self.function(*inputs)
         return tuple(
             tf.gradients(outputs, sources, upstreams, unconnected_gradients="zero")
@@ -114,17 +114,17 @@ class _Gradient:
 
 
 def _types(types):
-    """The attribute of an operation that lists dtypes."""
+    """The operation attribute that lists dtypes."""
     types = [x.as_datatype_enum for x in types]
     return tf.compat.v1.AttrValue(list=tf.compat.v1.AttrValue.ListValue(type=types))
 
 
 @functools.lru_cache(_KEPT)
 def _traced(function, shapes):
-    """For inputs of such shapes and dtypes.
+    """The function, traced for inputs of these shapes and dtypes.
 
-    One for each, rather than one that is traced anew for each: TensorFlow warns of
-    functions that are traced often, and takes equal ones for one, but not partial ones.
+    Each combination gets its own `tf.function`, because TensorFlow warns about one that
+    is traced often. It treats equal functions as the same one, but not partial ones.
     """
     return tf.function(
         functools.partial(function),

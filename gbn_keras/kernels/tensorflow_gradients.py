@@ -1,9 +1,9 @@
-"""Gradients of one's own, in graphs of TensorFlow that can be forgotten.
+"""Custom gradients in TensorFlow graphs that do not leak memory.
 
-`tf.custom_gradient` registers a function for each of its calls in a graph, and never
-forgets it: with the function it keeps the graph, and all that this holds. Memory grows
-with every model that is trained. Here a rule is registered once, for whatever graphs it
-is used in, and knows none of them.
+`tf.custom_gradient` registers a function for each of its calls in a graph and keeps it
+forever. The function keeps the graph and everything in it, so memory grows with every
+model you train. Here, a rule is registered once for all graphs and refers to none of
+them.
 """
 
 import dataclasses
@@ -19,24 +19,25 @@ _numbers = itertools.count()
 
 
 def with_gradient(rule, outputs, operands, saved=()):
-    """The outputs, with a gradient by the operands of which `rule` knows the formula.
+    """The outputs, with a gradient by the operands that `rule` computes.
 
     Args:
-        rule: `rule(upstream, *operands, *saved)` gives the gradients by the operands.
-            It is kept for good, so it holds no tensors; equal rules are kept once.
-        outputs: A tensor.
-        operands: The tensors from which it is computed.
-        saved: Tensors that the rule needs besides.
+        rule: Function `rule(upstream, *operands, *saved)` that gives the gradients by
+            the operands. It is kept forever, so it must not hold tensors. Equal rules
+            are kept once.
+        outputs: Tensor with the outputs.
+        operands: Tensors that the outputs were computed from.
+        saved: Other tensors that the rule needs.
     """
     tensors = [outputs, *operands, *saved]
     gradient = _GradientOfIdentity(rule, len(saved))
     if tf.executing_eagerly():
         outputs = tf.identity(outputs)
     else:
-        # For gradients that are taken of the graph, then or later.
+        # For gradients of the graph, now or later.
         with outputs.graph.gradient_override_map({"IdentityN": registered(gradient)}):
             outputs = tf.identity_n(tensors)[0]
-    # For a tape, which knows no names.
+    # A tape does not look up gradients by name.
     record_gradient(
         "GhostBatches", [outputs], tensors, functools.partial(gradient, tensors)
     )
@@ -45,7 +46,7 @@ def with_gradient(rule, outputs, operands, saved=()):
 
 @dataclasses.dataclass(frozen=True)
 class _GradientOfIdentity:
-    """By the tensors of `with_gradient`, or those of an operation on them."""
+    """Gradient by the tensors of `with_gradient`: a list or an operation's inputs."""
 
     rule: Callable
     number_saved: int
@@ -61,8 +62,8 @@ def registered(gradient) -> str:
     """The name under which TensorFlow finds a gradient.
 
     Args:
-        gradient: `gradient(operation, *upstreams)` gives those by the operation's
-            inputs. It is kept for good, as in `with_gradient`.
+        gradient: Function `gradient(operation, *upstreams)` that gives the gradients by
+            the operation's inputs. It is kept forever, as in `with_gradient`.
     """
     name = f"GbnKerasGradient{next(_numbers)}"
     tf.RegisterGradient(name)(gradient)

@@ -1,9 +1,9 @@
-"""Ghost batches where TensorFlow runs op by op, and which kernel is the fastest there.
+"""Ghost batches where TensorFlow runs operation by operation, and the fastest kernel.
 
-Two kernels beside the closed form itself: `compiled` has XLA make one operation each of
-the closed form's forward and backward, and `fused` calls TensorFlow's fused kernel for
-each ghost. Both are functions of their own, traced once a shape, so that a network of
-many layers is traced as fast as with one operation a layer.
+There are two kernels besides the closed form. `compiled` makes one XLA operation of its
+forward pass and one of its backward pass. `fused` calls TensorFlow's fused kernel for
+each ghost. Both are separate functions, traced once per shape. So a network of many
+layers is traced as fast as with one operation per layer.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from gbn_keras.kernels.closed_form import ClosedForm
 from gbn_keras.kernels.tensorflow_compiled import Compiled
 from gbn_keras.kernels.tensorflow_gradients import with_gradient
 
-# With more, the fused kernel's calls cost more than the passes that it saves.
+# With more ghosts, the fused kernel's calls cost more than the passes that it saves.
 _MOST_FUSED_GHOSTS = 64
 
 # See `tensorflow_compiled`.
@@ -26,16 +26,16 @@ _FUSED_DTYPES = ("float32", "bfloat16", "float16")
 
 
 def fastest_kernel(inputs, virtual_batch_size: int, axis: int, mask) -> str:
-    """The name of the kernel to take, from what is known while tracing."""
+    """The name of the kernel to use, from what is known while tracing."""
     on_cpu = _only_cpus()
     if is_compiled_by_xla():
-        # Not the fused kernel: XLA would compute its variance as a difference of
-        # squares, which cancels, and fuses better by itself.
+        # Not the fused kernel: under XLA, it computes the variance as a difference of
+        # squares, which loses precision, and XLA fuses better on its own.
         return "two_stages" if on_cpu else "closed_form"
     if not isinstance(inputs, tf.Tensor):
         return "closed_form"
-    # XLA compiles for each shape that comes: one more for a data set's last batch, but
-    # many more where other sizes are unknown (sequences of any length, say).
+    # XLA compiles for each new shape. A data set's last batch adds one shape, but other
+    # unknown sizes (such as sequence lengths) may add many.
     if on_cpu and None not in inputs.shape[1:]:
         return "compiled"
     can_be_fused = (
@@ -64,7 +64,7 @@ def compiled(form: ClosedForm, inputs, gamma, beta, mask=None):
 
 @dataclasses.dataclass(frozen=True)
 class _Forward:
-    """A closed form's outputs and statistics."""
+    """The outputs and statistics of a closed form."""
 
     form: ClosedForm
 
@@ -76,7 +76,7 @@ class _Forward:
 
 @dataclasses.dataclass(frozen=True)
 class ClosedFormGradient:
-    """A closed form's gradient, from whatever computed its outputs and statistics."""
+    """The gradient of a closed form, whatever computed its outputs and statistics."""
 
     form: ClosedForm
 
@@ -86,7 +86,7 @@ class ClosedFormGradient:
 
 
 def fused(inputs, gamma, beta, virtual_batch_size: int, epsilon: float):
-    """`(outputs, mean, variance)` by the fused kernel, with the channels last."""
+    """`(outputs, mean, variance)` from the fused kernel, with channels last."""
     forward, _ = _fused(tuple(inputs.shape), virtual_batch_size, epsilon)
     outputs, mean, variance, reserved = forward(inputs, gamma, beta)
     outputs = with_gradient(
@@ -100,7 +100,7 @@ def fused(inputs, gamma, beta, virtual_batch_size: int, epsilon: float):
 
 @dataclasses.dataclass(frozen=True)
 class _FusedGradient:
-    """Of `fused`."""
+    """The gradient of `fused`."""
 
     virtual_batch_size: int
     epsilon: float
@@ -124,7 +124,7 @@ def _fused(shape, virtual_batch_size, epsilon):
     sizes.append(batch - sum(sizes))
 
     def split(values):
-        """Ghosts in the kernel's four dimensions; TensorFlow copies nothing for it."""
+        """Ghosts in the four dimensions that the kernel needs, without a copy."""
         return tf.split(tf.reshape(values, [batch, -1, 1, channels]), sizes)
 
     def join(pieces):
@@ -145,7 +145,7 @@ def _fused(shape, virtual_batch_size, epsilon):
             )
             outputs.append(result.y)
             means.append(result.batch_mean)
-            # The kernel applies Bessel's correction, unlike Keras.
+            # The kernel applies Bessel's correction; Keras does not.
             count = ghost.shape.num_elements() // channels
             variances.append(result.batch_variance * ((count - 1) / count))
             reserved += result[3:]

@@ -1,4 +1,4 @@
-"""One batch in parts, the same result: micro-batches and replicas.
+"""Splits a batch into micro-batches and shares, with the same result.
 
-`LargeBatchModel` is TensorFlow's; `GradientMoments` runs on any backend.
+`LargeBatchModel` needs TensorFlow. `GradientMoments` runs on any backend.
 """

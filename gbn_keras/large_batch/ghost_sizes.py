@@ -1,4 +1,4 @@
-"""The sizes of the ghosts in a model, which no micro-batch may cut."""
+"""The sizes of a model's ghosts, which micro-batches must not split."""
 
 import math
 
@@ -10,12 +10,12 @@ from gbn_keras.ghost_batch_normalization import GhostBatchNormalization
 
 
 def smallest_micro_batch(model: keras.Model) -> int:
-    """The number of examples that every virtual batch size in the model divides."""
+    """The smallest micro-batch that every virtual batch size in the model divides."""
     return math.lcm(*ghost_sizes(model))
 
 
 def ghost_sizes(model: keras.Model) -> list[int]:
-    """The different virtual batch sizes in the model, in order."""
+    """The different virtual batch sizes in the model, in ascending order."""
     sizes = {
         layer.virtual_batch_size
         for layer in layers_of(model)
@@ -25,7 +25,7 @@ def ghost_sizes(model: keras.Model) -> list[int]:
 
 
 def refuse_cut_ghosts(micro_batch_size: int, virtual_batch_size: int) -> None:
-    """Raises a ValueError if micro-batches are not whole ghosts."""
+    """Raises a ValueError if micro-batches are not made of whole ghosts."""
     if micro_batch_size % virtual_batch_size:
         raise ValueError(
             "micro_batch_size must be made of whole ghosts. Received: "

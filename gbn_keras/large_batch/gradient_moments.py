@@ -1,10 +1,11 @@
-"""The gradient noise scale: how large a batch is worth its examples.
+"""The gradient noise scale: up to which batch size more examples pay off.
 
-The mean gradient of `b` examples is the true one, `G`, plus noise of the covariance
-`Sigma / b`. Far below `b = tr(Sigma) / |G|^2`, the simple noise scale, twice as
-many examples make an update worth twice as much; far above, no more than before. Two
-batch sizes are enough to tell: `E |g_b|^2 = |G|^2 + tr(Sigma) / b`. A training in
-micro-batches has both sizes anyway, the micro-batch and the whole.
+The mean gradient of `b` examples is the true gradient `G` plus noise with covariance
+`Sigma / b`. The simple noise scale is `tr(Sigma) / |G|^2`. For `b` far below it, twice
+as many examples make an update worth twice as much. Far above it, they add nothing.
+Gradients of two batch sizes are enough to estimate it, because
+`E |g_b|^2 = |G|^2 + tr(Sigma) / b`. Training in micro-batches has two sizes anyway: the
+micro-batch and the whole batch.
 
 Reference:
     McCandlish, Kaplan, Amodei et al., "An Empirical Model of Large-Batch Training",
@@ -17,17 +18,17 @@ import keras
 import numpy as np
 from keras import ops
 
-# Of the old means in the new ones: the last 50 updates or so count.
+# Weight of the old means in the new ones: about the last 50 updates count.
 _SMOOTHING = 0.98
 
 
 @dataclasses.dataclass(frozen=True)
 class NoiseScale:
-    """What is known of a gradient and its noise.
+    """Estimates of a gradient and its noise.
 
     Attributes:
-        gradient_square: `|G|^2`, of the true gradient.
-        noise: `tr(Sigma)`, of one example's gradient.
+        gradient_square: `|G|^2` of the true gradient.
+        noise: `tr(Sigma)` of one example's gradient.
     """
 
     gradient_square: float
@@ -35,7 +36,7 @@ class NoiseScale:
 
     @property
     def noise_scale(self) -> float:
-        """`tr(Sigma) / |G|^2`, in examples; infinite where there is only noise."""
+        """`tr(Sigma) / |G|^2`, in examples; infinite if there is only noise."""
         if self.gradient_square <= 0:
             return float("inf")
         return max(0.0, self.noise / self.gradient_square)
@@ -43,9 +44,10 @@ class NoiseScale:
     def suitable_stretch(self, batch_size: int, small_batch_size: int) -> float:
         """How many times more epochs than the small batch reach the same loss.
 
-        By the paper's model an update with a batch of `B` is worth `1 / (1 + scale /
-        B)` of one without noise. So `M (1 + scale / B) / (1 + scale / B_S)`: 1 where
-        the noise scale is far above both batches, `M` where it is far below.
+        By McCandlish et al.'s model, an update with a batch of `B` is worth
+        `1 / (1 + scale / B)` of an update without noise. So the stretch is
+        `M (1 + scale / B) / (1 + scale / B_S)`. It is 1 if the noise scale is far above
+        both batch sizes, and `M` if it is far below.
         """
         scale, ratio = self.noise_scale, batch_size / small_batch_size
         if scale == float("inf"):
@@ -56,29 +58,29 @@ class NoiseScale:
 class GradientMoments:
     """Running means of `|G|^2` and `tr(Sigma)`, from gradients of two batch sizes.
 
-    Both are estimated without bias in every update, and smoothed before their quotient
-    is taken, which otherwise would be biased.
+    Each update gives an unbiased estimate of both. They are smoothed before they are
+    divided, because the quotient of single estimates would be biased.
     """
 
     def __init__(self):
-        # The means, and how much the updates until now count in them.
+        # The two means, and the total weight of the updates so far in them.
         self._means = keras.Variable(np.zeros(3, "float32"), trainable=False)
 
     @property
     def variables(self) -> list[keras.Variable]:
-        """What a training that goes on must have as it was."""
+        """The state that a resumed training must restore."""
         return [self._means]
 
     def update(self, small_square, small_inverse, large_square, large_inverse):
-        """Takes one update in.
+        """Includes one update.
 
         Args:
             small_square: Mean of `|g|^2` over the small batches.
-            small_inverse: Mean of `1 / size` over them.
+            small_inverse: Mean of `1 / size` over the small batches.
             large_square: `|g|^2` of the large batch.
-            large_inverse: `1 / size` of it.
+            large_inverse: `1 / size` of the large batch.
         """
-        # A batch that was too small to be cut has gradients of one size only.
+        # A batch that is too small to split gives gradients of one size only.
         known = small_inverse > large_inverse
         difference = ops.where(known, small_inverse - large_inverse, 1.0)
         noise = (small_square - large_square) / difference
@@ -89,7 +91,7 @@ class GradientMoments:
         self._means.assign(ops.where(known, means, before))
 
     def estimate(self) -> NoiseScale | None:
-        """The estimate by now; `None` before the first update."""
+        """The current estimate; `None` before the first update."""
         gradient_square, noise, weight = ops.convert_to_numpy(self._means).tolist()
         if not weight:
             return None

@@ -1,15 +1,16 @@
-"""`GradientNorm`: how large the gradient of the last update was; `squared_norm`."""
+"""`GradientNorm`, the size of the last update's gradient, and `squared_norm`."""
 
 import keras
 import tensorflow as tf
 
 
 def squared_norm(gradients, loss_scale):
-    """The squared norm of all gradients together, without the factor of the loss.
+    """The squared norm of all gradients together, without the loss scale.
 
     `None` stands for a weight without a gradient.
     """
-    # Half of each square, in one pass over memory, where `square` needs two.
+    # `l2_loss` gives half of the sum of squares, in one pass over memory; `square`
+    # needs two.
     halves = [
         tf.nn.l2_loss(tf.cast(gradient, tf.float32))
         for gradient in gradients
@@ -19,19 +20,21 @@ def squared_norm(gradients, loss_scale):
 
 
 class GradientNorm:
-    """The global norm of the last update's gradient, `float(...)` of this.
+    """The global norm of the last update's gradient. `float(...)` reads it.
 
-    Of the whole batch's mean loss, in float32, before clipping and without the factor
-    of a loss scale; not finite where an entry of the gradient is not, and NaN before
-    the first update. The same on all replicas. It is no weight of the model.
+    It is the norm for the mean loss of the whole batch, in float32, before clipping and
+    without the loss scale. It is not finite if an entry of the gradient is not, and NaN
+    before the first update. It is the same on all replicas, and it is not a weight of
+    the model.
     """
 
     def __init__(self):
         self._norm = keras.Variable(float("nan"), trainable=False, dtype="float32")
 
     def update(self, gradients, loss_scale):
-        """Takes an update's gradients, `None` where a weight has none."""
-        # In the operations of Keras's clipping, which TensorFlow then does only once.
+        """Takes the gradients of an update, `None` where a weight has none."""
+        # These are the operations of Keras's clipping, so TensorFlow runs them only
+        # once.
         squares = [
             tf.reduce_sum(tf.square(tf.cast(gradient, tf.float32)))
             for gradient in gradients

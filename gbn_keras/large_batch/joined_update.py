@@ -1,4 +1,4 @@
-"""`joined_update`: the update of the whole batch, from what each replica has summed."""
+"""`joined_update`: the update of the whole batch, from the sums of each replica."""
 
 import tensorflow as tf
 
@@ -18,22 +18,23 @@ from gbn_keras.replicas import (
 def joined_update(
     step, sums: Sums, before: Values, examples, loss_scale, totals=None
 ) -> tuple[list, Values, list]:
-    """What the replicas agree on, in one all-reduce.
+    """The result of one update, which all replicas agree on in one all-reduce.
+
+    Keras sums the metrics' variables over the replicas, so the first replica keeps all
+    of their values. The sum then does not depend on how the replicas got there, which a
+    resumed training could not know.
 
     Args:
         step: The `ReplicaStep` that made the sums.
-        sums: Of this replica's share.
-        before: The variables' values before the update.
-        examples: Number of examples of the share.
-        loss_scale: The factor that the gradients have.
-        totals: What `ReplicaStep.count` gives, summed over the replicas.
+        sums: Sums of this replica's share.
+        before: Values of the variables before the update.
+        examples: Number of examples in the share.
+        loss_scale: Factor that the gradients have.
+        totals: Result of `ReplicaStep.count`, summed over the replicas.
 
     Returns:
         `(gradients, after, metrics)`: the gradients of the mean loss over the whole
-        batch; the values to assign; the metrics' values over all replicas. Keras sums
-        the metrics' variables over the replicas, so the first replica keeps all of
-        them: the sum then does not depend on how it came about, which a training that
-        resumes could not know.
+        batch; the values to assign; the metrics' values over all replicas.
     """
     found, model = step.found, step.model
     used = [
@@ -68,7 +69,7 @@ def joined_update(
         statistics[index] = value
 
     losses = tf.math.divide_no_nan(losses, counts)
-    # Where batches are filled up, their sizes tell nothing.
+    # If batches are filled up, their sizes mean nothing.
     size = counts[0] if found.counts_by_weight else total
     metrics = step.trackers.updated(metrics, losses, size)
     is_first = tf.equal(this_replica()[0], 0)

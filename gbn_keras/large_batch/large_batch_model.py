@@ -1,4 +1,4 @@
-"""`LargeBatchModel`: a batch of any size, on any number of replicas, in any memory."""
+"""`LargeBatchModel`: any batch size, on any number of replicas, in limited memory."""
 
 import keras
 import tensorflow as tf
@@ -25,35 +25,40 @@ from gbn_keras.replicas import refuse_cut_shares, sum_over_replicas, this_replic
 
 @keras.saving.register_keras_serializable("gbn_keras")
 class LargeBatchModel(WrappedModel):
-    """Trains a model on batches that one device could not take at once.
+    """Trains a model on batches that are too large for one device at once.
 
-    The batch of an update is shared by the replicas of the `tf.distribute` strategy, if
-    there is one. Each cuts its share into contiguous micro-batches, which go through
-    the model one after the other. Their gradients are averaged, summed over the
-    replicas together with all else that replicas must agree on, in one all-reduce, and
-    then there is **one** update: the learning-rate schedule, `optimizer.iterations` and
-    callbacks count updates, loss and metrics are those of the whole batch, gradients
-    are clipped when they are whole. What remains of a share joins its last micro-batch.
-    Memory depends on the micro-batch.
+    Each replica of the `tf.distribute` strategy, if there is one, takes a share of the
+    batch. It cuts its share into contiguous micro-batches, which go through the model
+    one after the other. The remainder of a share joins its last micro-batch. So memory
+    depends on the micro-batch.
 
-    Where all that looks at several examples at once is `GhostBatchNormalization`, and
-    shares and micro-batches are made of whole ghosts, an update is that of one device
-    with the whole batch, running statistics included, up to rounding. So it is with
-    `ShardingInvariantDropout`; other random layers draw masks of their own for each
-    micro-batch. Plain batch normalization would see micro-batches.
+    The gradients of the micro-batches are averaged. One all-reduce sums them over the
+    replicas, with everything else that the replicas must agree on. Then there is
+    **one** update:
 
-    A micro-batch counts by what Keras has divided each output's loss by: its examples,
-    the sum of its sample weights, or what masks leave of it. Where that differs between
-    losses, a pass without gradients finds it for the whole batch first, in an
-    all-reduce of its own. A loss that a layer adds is taken as a mean over examples, as
-    an activity regularizer's is. Losses with the reduction `mean_with_sample_weight`
-    are means by weight over batches too, so that examples of weight 0 can fill up a
-    batch.
+    - The learning-rate schedule, `optimizer.iterations` and callbacks count updates.
+    - Loss and metrics are those of the whole batch.
+    - Clipping applies to the gradient of the whole batch.
 
-    A ghost layer that is called more than once in a pass is warned of: its running
-    statistics step call by call within a micro-batch only.
+    The update equals that of one device with the whole batch, up to rounding, if
+    `GhostBatchNormalization` is the only layer that looks at several examples at once
+    and if shares and micro-batches are made of whole ghosts. Running statistics are
+    equal too. Plain batch normalization would see micro-batches.
+    `ShardingInvariantDropout` keeps its masks; other random layers draw new masks for
+    each micro-batch.
 
-    Make it in the scope of the strategy, as any Keras model.
+    A micro-batch has the weight that Keras divides each output's loss by: its number of
+    examples, the sum of its sample weights, or what masks leave of it. If this differs
+    between losses, a pass without gradients first computes it for the whole batch, with
+    an all-reduce of its own. A loss that a layer adds counts as a mean over examples,
+    as an activity regularizer's loss is. Losses with the reduction
+    `mean_with_sample_weight` are weighted means over batches too, so you can fill up a
+    batch with examples of weight 0.
+
+    The model warns about a ghost layer that is called more than once in a pass: its
+    running statistics step call by call only within a micro-batch.
+
+    Create the model in the strategy's scope, as any Keras model.
 
     Example:
     ```python
@@ -64,26 +69,26 @@ class LargeBatchModel(WrappedModel):
     ```
 
     Args:
-        model: Any Keras model: functional, Sequential or subclassed. The weights are
-            its own.
+        model: Any Keras model: functional, Sequential or subclassed. Both models have
+            the same weights.
         micro_batch_size: Number of examples that go through the model at once, a
             multiple of every virtual batch size in it.
-        noise_scale: Whether to keep `gradient_moments`, from which the gradient noise
-            scale follows. It takes at least two micro-batches or replicas.
-        **kwargs: The arguments of `keras.Model`: `name`, `trainable`; `dtype`, by
-            default the model's.
+        noise_scale: Whether to keep `gradient_moments`, which give the gradient noise
+            scale. They need at least two micro-batches or replicas.
+        **kwargs: The arguments of `keras.Model`: `name`, `trainable`, and `dtype`,
+            which defaults to the model's.
 
     Attributes:
-        gradient_norm: The `GradientNorm`: `float(model.gradient_norm)` is that of the
-            last update.
+        gradient_norm: The `GradientNorm`. `float(model.gradient_norm)` is the gradient
+            norm of the last update.
 
     Raises:
-        ValueError: If `micro_batch_size` is not a positive integer, or would cut a
-            ghost; if `model` has a training step, loss or metrics of its own; in
-            `compile`, if the loss is not a mean over examples, or the optimizer
-            accumulates gradients itself; in training, if a loss has one value for a
-            batch, or compares its examples, if sample weights have the wrong axes, or
-            if a ghost would lie on two replicas.
+        ValueError: If `micro_batch_size` is not a positive integer or would split a
+            ghost; if `model` has its own training step, loss or metrics; in `compile`,
+            if the loss is not a mean over examples, or if the optimizer accumulates
+            gradients itself; in training, if a loss gives one value per batch or
+            compares examples, if sample weights have the wrong axes, or if a ghost
+            would be split between two replicas.
 
     Reference:
         Hoffer, Hubara, Soudry, "Train longer, generalize better", section 4,
@@ -106,34 +111,35 @@ class LargeBatchModel(WrappedModel):
         self.gradient_moments = GradientMoments() if noise_scale else None
 
     def compile(self, optimizer="rmsprop", loss=None, **kwargs):
-        """As `keras.Model.compile`."""
+        """Compiles the model, as `keras.Model.compile`."""
         refuse_reductions(tf.nest.flatten(loss))
         self._counts_losses_first = False
         super().compile(optimizer, loss, **kwargs)
         steps = getattr(_inner(self.optimizer), "gradient_accumulation_steps", None)
         if steps:
             raise ValueError(
-                "optimizer must not accumulate gradients: its schedule would count "
-                "micro-batches. Received: gradient_accumulation_steps="
-                f"{steps}. Leave it out; micro_batch_size is for that."
+                "optimizer must not accumulate gradients, because its schedule would "
+                f"count micro-batches. Received: gradient_accumulation_steps={steps}. "
+                "Remove it; micro_batch_size does the same."
             )
 
     def compile_from_config(self, config):
-        """Compiles as the model that was saved."""
+        """Compiles the model as it was compiled when it was saved."""
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.built:
             self.optimizer.build(self.trainable_variables)
 
     def train_step(self, data):
-        """One update from the whole batch, of which `data` is this replica's share."""
+        """Makes one update from the whole batch; `data` is this replica's share."""
         gradients, logs = self._through_model(data, training=True)
-        # They are sums already. Keras would clip those of each replica, then sum.
+        # These gradients are sums over the replicas already. Keras would clip each
+        # replica's gradients and then sum them.
         skip_reduction(_inner(self.optimizer))
         self.optimizer.apply(gradients, self.trainable_weights)
         return logs
 
     def test_step(self, data):
-        """Evaluates one batch, of which `data` is this replica's share."""
+        """Evaluates one batch; `data` is this replica's share."""
         _, logs = self._through_model(data, training=False)
         return logs
 
@@ -153,10 +159,10 @@ class LargeBatchModel(WrappedModel):
 
     @property
     def jit_compile(self):
-        """Whether XLA compiles all that Keras runs.
+        """Whether XLA compiles everything that Keras runs.
 
-        Not on several replicas, where a compiled function could read no variables:
-        there it compiles what a replica computes of its share.
+        It is `False` on several replicas, because a compiled function cannot read
+        variables there. XLA then compiles what a replica computes from its share.
         """
         return super().jit_compile and not self._is_distributed
 
@@ -180,7 +186,7 @@ class LargeBatchModel(WrappedModel):
         return cls(**{**config, "model": model})
 
     def _through_model(self, data, training):
-        """Takes this replica's share through the model; moves all but the weights.
+        """Takes this replica's share through the model and updates all but the weights.
 
         Returns:
             `(gradients, logs)`, both of the whole batch.
@@ -190,13 +196,13 @@ class LargeBatchModel(WrappedModel):
         examples = number_of_examples(data)
         if training:
             for size in ghost_sizes(self.model):
-                # The model may have been converted to ghosts since.
+                # `to_ghost_batch_norm` may have changed the model since.
                 refuse_cut_ghosts(self.micro_batch_size, size)
                 refuse_cut_shares(examples, size)
         step = ReplicaStep(self, training, self.micro_batch_size)
 
         def compiled(function):
-            # Not for the last batch of a data set, of which a replica may get nothing.
+            # A data set's last batch is not compiled: a replica may get none of it.
             if self._compiles_shares() and isinstance(examples, int):
                 return tf.function(function, autograph=False, jit_compile=True)
             return function
@@ -229,17 +235,17 @@ class LargeBatchModel(WrappedModel):
             return gradients, self.get_metrics_result()
 
     def _compiles_shares(self):
-        """Whether XLA is to compile what Keras does not; on TPU it always does."""
+        """Whether XLA must compile shares, because Keras does not; TPUs always do."""
         is_tpu = isinstance(self.distribute_strategy, tf.distribute.TPUStrategy)
         return self._is_distributed and super().jit_compile and not is_tpu
 
     def _on_all_replicas(self, step):
-        """As Keras's own, for any strategy and any number of steps per execution."""
+        """As Keras's own, but for any strategy and number of steps per execution."""
         strategy = self.distribute_strategy
 
         def once(data):
             logs = strategy.run(step, args=(data,))
-            # They are the same on all replicas.
+            # The logs are the same on all replicas.
             return tf.nest.map_structure(
                 lambda value: strategy.experimental_local_results(value)[0], logs
             )
@@ -260,14 +266,14 @@ class LargeBatchModel(WrappedModel):
         return function
 
     def _is_complete(self):
-        """Whether all variables are there."""
+        """Whether all variables exist."""
         losses, metrics = compile_loss_of(self), compile_metrics_of(self)
         parts = (self.optimizer, losses, metrics, *layers_of(self))
         return all(part is None or part.built for part in parts)
 
     def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        # Keras's own takes the mean of the replicas' first shares, of which machines of
-        # their own know nothing.
+        # Keras's own method averages the first shares of all replicas, but a machine
+        # has only those of its own replicas.
         if not self._is_distributed or self._is_complete():
             return
         strategy = self.distribute_strategy
@@ -282,5 +288,5 @@ class LargeBatchModel(WrappedModel):
 
 
 def _inner(optimizer):
-    """The optimizer that a `LossScaleOptimizer` wraps; itself, if it is none."""
+    """The optimizer inside a `LossScaleOptimizer`, or the optimizer itself."""
     return getattr(optimizer, "inner_optimizer", optimizer)

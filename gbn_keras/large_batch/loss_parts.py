@@ -1,8 +1,9 @@
-"""`LossParts`: each loss of a micro-batch, together with what it is a mean over.
+"""`LossParts`: each loss of a micro-batch, and what it is a mean over.
 
-The mean over a batch is that of its micro-batches' means if each of these counts by
-what Keras has divided it by: the examples, the sum of their sample weights, or what a
-mask leaves of them. Which of these it is only the call of a loss can tell.
+The mean over a batch is the weighted mean of its micro-batches' means. The weight of a
+micro-batch is what Keras divided by: the number of its examples, the sum of their
+sample weights, or what a mask leaves of them. Only the call of a loss shows which of
+these applies.
 """
 
 import threading
@@ -15,26 +16,27 @@ from gbn_keras.replicas import this_replica
 
 _MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
 
-# The kind of a loss that is a mean over examples, as most are.
+# The kind of a loss that is a mean over examples, which most losses are.
 BY_EXAMPLES = ("examples",)
 
-_entered = threading.local()  # A thread each for the replicas of one machine.
+_entered = threading.local()  # Each replica on a machine has its own thread.
 
 
 class LossParts:
-    """Takes down what a model's losses give, as a context around their call.
+    """Records the results of a model's losses, as a context around their call.
 
     Args:
-        examples: The number of examples of the micro-batch.
-        totals: The `counts` of the whole batch. With them, a loss gives the part of the
-            whole batch's that the micro-batch contributes; without, its own mean.
+        examples: Number of examples in the micro-batch.
+        totals: The `counts` of the whole batch. With them, a loss returns the
+            micro-batch's contribution to the loss of the whole batch. Without them, it
+            returns its own mean.
 
     Attributes:
         means: Each loss of the micro-batch, without its weight in the total.
-        counts: What each of them is a mean over: a number of examples, or a sum of
-            sample weights.
-        kinds: Losses whose counts are the same by their nature have the same one, the
-            first word of which tells what counts.
+        counts: What each loss is a mean over: a number of examples, or a sum of sample
+            weights.
+        kinds: What the counts consist of. Losses of the same kind always have equal
+            counts. The first word names what counts.
     """
 
     def __init__(self, examples, totals=None):
@@ -49,12 +51,12 @@ class LossParts:
         _entered.parts = None
 
     def take(self, mean, count=None, kind=BY_EXAMPLES):
-        """Takes down one loss; returns it, or its part of the whole batch's.
+        """Records one loss; returns it, or its contribution to the whole batch's loss.
 
         Args:
             mean: The loss.
-            count: What it is a mean over, by default the examples.
-            kind: See `kinds`.
+            count: What it is a mean over. The default is the number of examples.
+            kind: An entry of `kinds`.
         """
         count = self._examples if count is None else count
         place = len(self.means)
@@ -67,21 +69,21 @@ class LossParts:
         return mean * tf.cast(part, mean.dtype)
 
     def take_none(self):
-        """Takes down that there is no such loss."""
+        """Records that there is no such loss."""
         self.means.append(tf.constant(0.0))
         self.counts.append(self._examples)
 
     def take_keras_loss(self, loss, y_true, y_pred, sample_weight):
-        """Calls one of Keras's losses and takes it down."""
+        """Calls one of Keras's losses and records it."""
         count, kind = self._count(loss, y_true, y_pred, sample_weight)
         mean = loss(y_true, y_pred, sample_weight)
-        # Keras has divided by the number of replicas.
+        # Keras has divided the loss by the number of replicas.
         _, replicas = this_replica()
         return self.take(mean * tf.cast(replicas, mean.dtype), count, kind)
 
     def _count(self, loss, y_true, y_pred, sample_weight):
-        # A second call, since the first shows neither a mask nor the shape. Of what it
-        # computes, a graph needs the mask at most.
+        # A second call, because the first shows neither a mask nor the shape. A graph
+        # needs at most the mask of it.
         values = loss.call(_in_dtype(loss, y_true), _in_dtype(loss, y_pred))
         masks = [_mask(y) for y in (y_pred, values)]
         masks = [mask for mask in masks if mask is not None]
@@ -98,35 +100,36 @@ class LossParts:
 
 
 class CountedLoss:
-    """One of a compiled model's losses, which `LossParts` takes down.
+    """One of a compiled model's losses, which `LossParts` records.
 
     Args:
         loss: The `keras.losses.Loss`.
 
     Raises:
-        ValueError: If it reduces by a rule of its own or compares examples; in the
-            call, if it does not give values for each example.
+        ValueError: If the loss has its own reduction or compares examples; in the call,
+            if it does not give a value for each example.
     """
 
     def __init__(self, loss):
         if type(loss).__call__ is not keras.losses.Loss.__call__:
             raise ValueError(
-                "loss must leave its reduction to keras.losses.Loss, that it can be "
-                f"taken in micro-batches. Received: {loss.name}, with a __call__ of "
-                "its own. Override `call`, which returns a value for each example."
+                "loss must leave its reduction to keras.losses.Loss, so that it works "
+                f"in micro-batches. Received: {loss.name}, which has its own "
+                "__call__. Override `call` instead, and return a value for each "
+                "example."
             )
         pairwise = (keras.losses.Circle, keras.losses.circle)
         if isinstance(loss, pairwise[0]) or getattr(loss, "fn", None) is pairwise[1]:
             raise ValueError(
                 "loss must be a mean over examples that do not depend on each other. "
-                f"Received: {loss.name}, which compares all examples of a batch. Train "
-                "without micro-batches, or choose another loss."
+                f"Received: {loss.name}, which compares all examples of a batch. "
+                "Train without micro-batches, or choose another loss."
             )
         self.loss = loss
         self._is_by_example = False
 
     def __call__(self, y_true, y_pred, sample_weight=None):
-        """As the loss itself; within a `LossParts`, takes it down."""
+        """Calls the loss; within a `LossParts`, records it."""
         parts = getattr(_entered, "parts", None)
         if parts is None:
             return self.loss(y_true, y_pred, sample_weight)
@@ -137,10 +140,10 @@ class CountedLoss:
 
 
 def counted_losses(compile_loss) -> list:
-    """The losses of a compiled, built model, from now on with `CountedLoss` as `loss`.
+    """The losses of a compiled, built model, each replaced by a `CountedLoss` in place.
 
     Args:
-        compile_loss: What `compile_loss_of` a model gives; `None` gives no losses.
+        compile_loss: Result of `compile_loss_of` for a model. `None` gives no losses.
     """
     if compile_loss is None:
         return []
@@ -155,18 +158,19 @@ def counted_losses(compile_loss) -> list:
 
 
 def refuse_reductions(losses) -> None:
-    """Raises if a loss is no mean."""
+    """Raises if a loss is not a mean."""
     reductions = {getattr(one, "reduction", "mean") for one in losses}
     if not reductions <= set(_MEANS):
         raise ValueError(
             "loss must be a mean over the examples, by their number or by their "
             "sample weights. Received: the reductions "
-            f"{', '.join(sorted(map(str, reductions)))}. Leave out the reduction."
+            f"{', '.join(sorted(map(str, reductions)))}. Remove the `reduction` "
+            "argument."
         )
 
 
 def _refuse_values_of_batch(loss, y_true, y_pred):
-    """Raises if a loss does not give a value, or several, for each example."""
+    """Raises if a loss does not give at least one value for each example."""
 
     def batch_of_any_size(y):
         return keras.tree.map_structure(
@@ -178,31 +182,31 @@ def _refuse_values_of_batch(loss, y_true, y_pred):
     values = call.get_concrete_function(*specs).structured_outputs
     if values.shape.rank == 0 or values.shape[0] is not None:
         raise ValueError(
-            "loss must give a value for each example, from which Keras takes the mean. "
+            "loss must give a value for each example, of which Keras takes the mean. "
             f"Received: {loss.name}, which gives the shape {tuple(values.shape)} for "
-            f"predictions of shape {_shape(y_pred)}. Leave the first axis as it is "
-            "(Dice and Tversky: axis=(1, 2, 3))."
+            f"predictions of shape {_shape(y_pred)}. Keep the first axis (Dice and "
+            "Tversky: axis=(1, 2, 3))."
         )
 
 
 def _refuse_mixed_examples(loss, factor, values):
     """Raises if Keras would multiply one example's value by another one's factor.
 
-    It aligns last axes. Ranks may differ by one last axis of size 1.
+    Keras aligns the last axes. Ranks may differ by one last axis of size 1.
     """
     lower, higher = sorted((factor.shape, values.shape), key=len)
     is_expanded = len(lower) + 1 == len(higher) and higher[-1] == 1
     if len(lower) != len(higher) and not is_expanded:
         raise ValueError(
-            "sample_weight, and a mask, must have the shape of the loss's values, or 1 "
-            f"instead of a size. Received: shape {tuple(factor.shape)} for values of "
-            f"shape {tuple(values.shape)} of {loss.name}. Add the missing axes "
-            "(sample_weight[:, None])."
+            "sample_weight, and any mask, must have the shape of the loss's values, "
+            f"with size 1 allowed in any axis. Received: shape {tuple(factor.shape)} "
+            f"for values of shape {tuple(values.shape)} of {loss.name}. Add the "
+            "missing axes (sample_weight[:, None])."
         )
 
 
 def _product(factors):
-    """Of tensors of ranks that differ by one last axis of size 1, in float32."""
+    """Product in float32. Ranks may differ by one last axis of size 1."""
     rank = max(len(factor.shape) for factor in factors)
     product = 1.0
     for factor in factors:

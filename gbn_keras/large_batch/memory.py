@@ -1,4 +1,4 @@
-"""How much memory an update takes, estimated before it is made."""
+"""Estimates how much memory an update needs, before the update is made."""
 
 import math
 import os
@@ -13,10 +13,10 @@ from gbn_keras.large_batch.ghost_sizes import smallest_micro_batch
 from gbn_keras.large_batch.large_batch_model import LargeBatchModel
 from gbn_keras.large_batch.replica_step import ReplicaStep
 
-# Operations whose output is their input's memory.
+# Operations whose output uses the memory of their input.
 _ALIASES = {"Identity", "Reshape", "Squeeze", "ExpandDims", "StopGradient"}
 
-# Where Linux says how much memory a container may use.
+# Files in which Linux gives the memory limit of a container.
 _CONTAINER_LIMITS = (
     "/sys/fs/cgroup/memory.max",
     "/sys/fs/cgroup/memory/memory.limit_in_bytes",
@@ -24,9 +24,9 @@ _CONTAINER_LIMITS = (
 
 
 def half_of_the_device(replicas: int) -> float:
-    """Half the bytes of the memory that a replica has.
+    """Half the bytes of memory that a replica has.
 
-    Logical CPU devices share the memory of the machine, or of its container.
+    Logical CPU devices split the memory of their machine, or of its container.
     """
     if limits := accelerators_memory():
         return min(limits) / 2
@@ -41,23 +41,24 @@ def half_of_the_device(replicas: int) -> float:
 def largest_micro_batch(model: LargeBatchModel, share: int, budget: float) -> int:
     """The largest micro-batch whose update fits into `budget` bytes, by `peak_bytes`.
 
-    The whole share if that fits; else so many ghosts that the share's are cut evenly,
-    or one if nothing fits.
+    This is the whole share if that fits. Otherwise it is the largest number of ghosts
+    that fits and divides the share's ghosts evenly, or one ghost if nothing fits.
     """
     ghost = smallest_micro_batch(model)
     ghosts = max(1, share // ghost)
     if _at_most(model, share) <= budget or peak_bytes(model, share) <= budget:
         return ghost * ghosts
-    # Straight lines: what an example needs, and what is needed anyway.
+    # Memory is about linear: a fixed part, and a part for each example.
     small, large = peak_bytes(model, ghost), peak_bytes(model, 2 * ghost)
     most = 1 + max(0.0, budget - small) / max(1.0, large - small)
     return ghost * max(n for n in range(1, ghosts + 1) if n <= most and not ghosts % n)
 
 
 def _at_most(model, examples):
-    """More bytes than an update needs, known without the seconds that a trace takes.
+    """An upper bound of an update's bytes, without a trace, which takes seconds.
 
-    Twice the outputs of all layers in float32: `peak_bytes` is below once.
+    It is based on twice the outputs of all layers in float32. `peak_bytes` is below
+    once.
     """
     network = model.model
     if not isinstance(network, keras.Model) or not hasattr(network, "operations"):
@@ -72,13 +73,14 @@ def _at_most(model, examples):
 
 
 def peak_bytes(model: LargeBatchModel, examples: int) -> int:
-    """The estimated peak of what an update needs that takes `examples` at once.
+    """The estimated peak memory of an update with `examples` at once.
 
-    Forward and backward pass are traced, nothing is computed. In the order of its
-    trace every operation makes its outputs, and what no later one needs is given back;
-    the peak is the most that is alive at once, the variables and the gradients among
-    it. What operations need inside themselves (workspaces of convolutions) and what the
-    allocator keeps are not in it: hence the default of half the memory.
+    It traces the forward and backward pass without computing them. It assumes that
+    operations run in traced order. Each operation allocates its outputs, and memory
+    that no later operation needs is freed. The peak is the most memory in use at once,
+    including variables and gradients. It leaves out the workspaces of operations (such
+    as convolutions) and the memory that the allocator keeps. That is why the default
+    budget is half the memory.
     """
     inputs = tf.TensorSpec((examples, *model.model.input_shape[1:]))
     labels = tf.TensorSpec((examples,), tf.int32)
@@ -98,7 +100,7 @@ def peak_bytes(model: LargeBatchModel, examples: int) -> int:
 
 
 def _most_alive(graph):
-    """The most bytes that are alive at once, if operations run as they were traced."""
+    """The most bytes in use at once, if operations run in traced order."""
     operations = graph.get_operations()
     memory_of, last_use = {}, {}
     for place, operation in enumerate(operations):

@@ -1,4 +1,4 @@
-"""`MicroBatches`: nested tensors of examples, taken in contiguous parts."""
+"""`MicroBatches`: cuts nested tensors of examples into contiguous parts."""
 
 import tensorflow as tf
 
@@ -6,28 +6,28 @@ import tensorflow as tf
 class MicroBatches:
     """The contiguous micro-batches of nested tensors of examples.
 
-    What remains joins the last one. Sizes may be unknown while tracing.
+    The remainder joins the last micro-batch. Sizes may be unknown while tracing.
 
     Args:
-        data: Nested tensors, examples first; `None` where there is nothing.
-        size: Number of examples of a micro-batch.
+        data: Nested tensors, examples first. `None` stands for a missing tensor.
+        size: Number of examples per micro-batch.
     """
 
     def __init__(self, data, size):
         self._data, self._size = data, size
 
     def equal_parts(self) -> int | None:
-        """The number of micro-batches, if all have as many examples; else `None`."""
+        """The number of micro-batches if all have the same size, else `None`."""
         size, examples = self._size, number_of_examples(self._data)
         if isinstance(examples, int):
-            if examples < 2 * size:  # What remains joins the only one.
+            if examples < 2 * size:  # The remainder joins it.
                 return 1
             if examples % size == 0:
                 return examples // size
         return None
 
     def reduce(self, function, state):
-        """`function(state, start, micro_batch)` over all of them, one after the other.
+        """Applies `function(state, start, micro_batch)` to all micro-batches in order.
 
         `start` is the place of the micro-batch's first example.
         """
@@ -42,8 +42,8 @@ class MicroBatches:
         def body(index, state):
             return index + 1, self._next(function, state, index * size, size)
 
-        # A loop of TensorFlow's, since micro-batches that were laid out one after the
-        # other in the graph would run, and need memory, at the same time.
+        # A TensorFlow loop, because micro-batches unrolled in the graph would run, and
+        # take memory, at the same time.
         if not isinstance(whole, int) or whole > 1:
             _, state = tf.while_loop(
                 lambda index, _: index < whole,
@@ -67,11 +67,12 @@ class MicroBatches:
             if values is None:  # No sample weights.
                 return None
             if isinstance(size, int) and values.shape[0] is None:
-                # XLA, which knows the size, compiles the loop also for data with less
-                # than a micro-batch, where it will not run: an index must do no harm.
+                # XLA knows the size and compiles the loop even if the data is smaller
+                # than a micro-batch. The loop does not run then, but its indices must
+                # be valid.
                 places = tf.minimum(start + tf.range(size), tf.shape(values)[0] - 1)
                 return tf.gather(values, places)
-            # Not by `[start:end]`, of which XLA could not tell the size.
+            # Not `[start:end]`: XLA could not infer its size.
             rest = values.shape[1:]
             begin = [start, *(0 for _ in rest)]
             return tf.slice(values, begin, [size, *(-1 for _ in rest)])
@@ -80,6 +81,6 @@ class MicroBatches:
 
 
 def number_of_examples(data):
-    """How many examples nested tensors hold: a number, or a tensor where unknown."""
+    """The number of examples in nested tensors, as a tensor if it is not static."""
     first = next(x for x in tf.nest.flatten(data) if x is not None)
     return tf.shape(first)[0] if first.shape[0] is None else first.shape[0]

@@ -1,4 +1,4 @@
-"""`ReplicaStep`: what one replica computes of an update from its share."""
+"""`ReplicaStep`: what one replica computes from its share in an update."""
 
 import warnings
 
@@ -16,15 +16,15 @@ from gbn_keras.large_batch.sums import Findings, SeveralCounts, Sums, Values
 from gbn_keras.replicas import this_replica
 from gbn_keras.sharding_invariant_dropout import ShardingInvariantDropout
 
-# Makes other seeds of one, by the place of a micro-batch in the batch.
+# Derives a micro-batch's seed from the batch's seed and the micro-batch's place.
 _SEED_STRIDE = 1_000_003
 
 
 class ReplicaStep:
     """Takes a replica's share of a batch through a model, in micro-batches.
 
-    Nothing here assigns a variable: values go in, values come out, so that XLA can
-    compile it on any device and a loop can carry it.
+    It assigns no variables. Values go in and values come out, so that XLA can compile
+    it on any device and a loop can carry the values.
 
     Args:
         model: A `LargeBatchModel`, built and compiled.
@@ -53,7 +53,7 @@ class ReplicaStep:
         self.trackers = LossTrackers(model, self._losses, self.variables.metrics)
         layers = layers_of(model)
         self.ghosts = [x for x in layers if isinstance(x, GhostBatchNormalization)]
-        # Their masks know the place of an example: one seed for the whole batch.
+        # Their masks depend on an example's place, so one seed serves the batch.
         self._same_seed = {
             id(layer.seed_generator.state)
             for layer in layers
@@ -62,7 +62,7 @@ class ReplicaStep:
         self.found = Findings()
 
     def values(self) -> Values:
-        """What the variables hold."""
+        """The current values of the variables."""
         return Values(
             *([tf.convert_to_tensor(v.value) for v in kind] for kind in self.variables)
         )
@@ -74,13 +74,13 @@ class ReplicaStep:
 
         Args:
             data: Inputs, labels and sample weights, as a Keras model gets them.
-            before: The variables' values.
-            first_example: The place in the batch of the share's first example.
-            loss_scale: A factor for the gradients.
-            totals: What `count` gives, summed over the replicas; see there.
+            before: Values of the variables.
+            first_example: Place in the batch of the share's first example.
+            loss_scale: Factor for the gradients.
+            totals: Result of `count`, summed over the replicas; see there.
 
         Raises:
-            SeveralCounts: If it takes `totals`.
+            SeveralCounts: If `totals` are needed but missing.
         """
 
         def add(sums, start, micro_batch):
@@ -106,11 +106,11 @@ class ReplicaStep:
         return micro_batches.reduce(add, nothing)
 
     def count(self, data, before: Values, first_example):
-        """What each loss is a mean over, in this share.
+        """What each loss is a mean over, summed over this share.
 
-        Where a mask or sample weights decide that for one loss but not for another, a
-        micro-batch cannot be weighed before the whole batch's are known. In a graph,
-        masks that do not depend on the network cost next to nothing.
+        If a mask or sample weights decide this for one loss but not for another, a
+        micro-batch's weight depends on the counts of the whole batch. In a graph, masks
+        that do not depend on the network cost next to nothing.
         """
 
         def add(counts, start, micro_batch):
@@ -124,7 +124,7 @@ class ReplicaStep:
         return micro_batches.reduce(add, self._no_losses())
 
     def assign(self, after: Values) -> None:
-        """Assigns what moved, the weights aside."""
+        """Assigns all values that changed, except the weights."""
         for index in sorted(self.found.moved):
             self.variables.statistics[index].assign(after.statistics[index])
         for kind in ("seeds", "metrics"):
@@ -169,7 +169,7 @@ class ReplicaStep:
         counts = tf.stack(parts.counts)
         weight = None
         if totals is None and not self.found.equal_parts:
-            # Of about one, whatever the precision of the gradients.
+            # About 1, so that it suits gradients of any precision.
             weight = counts[0] / self.micro_batch_size
         return Sums(
             gradients=self._sum(sums.gradients, gradients, weight),
@@ -180,7 +180,7 @@ class ReplicaStep:
                 kept * tf.cast(part.kept.get(id(layer), 1.0), kept.dtype)
                 for kept, layer in zip(sums.kept, self.ghosts, strict=True)
             ],
-            # As far as one micro-batch, which draws for all.
+            # One micro-batch advances the seeds for all.
             seeds=[
                 old + (new - used)
                 for old, new, used in zip(before.seeds, after.seeds, seeds, strict=True)
@@ -199,7 +199,7 @@ class ReplicaStep:
         return keras.StatelessScope(mapping, collect_losses=True)
 
     def _forward(self, micro_batch, totals=None):
-        """`(predictions, loss, parts)`, the loss as the gradient needs it."""
+        """`(predictions, loss, parts)`, with the loss to differentiate."""
         model = self.model
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(micro_batch)
         predictions = model(x, training=self.training)
@@ -227,7 +227,7 @@ class ReplicaStep:
         return tf.zeros([len(self._losses) + 1])
 
     def _note_counts(self, parts, totals):
-        """What there is to know about the counts, once the losses have been called."""
+        """Records what the called losses show about the counts."""
         of_outputs = set(parts.kinds[: len(self._losses)])
         self.found.counts_by_weight = [kind[0] for kind in of_outputs] == ["weights"]
         if self.training and totals is None and not self._is_whole():
@@ -237,11 +237,11 @@ class ReplicaStep:
                 self.found.equal_parts = None
 
     def _is_whole(self):
-        """Whether the batch is a single micro-batch of a single replica."""
+        """Whether the batch is one micro-batch on one replica."""
         return self.found.equal_parts == 1 and this_replica()[1] == 1
 
     def measures_noise(self):
-        """Whether there are gradients of two batch sizes, and a wish to know them."""
+        """Whether to measure noise, and there are gradients of two batch sizes."""
         if not self.training or self.model.gradient_moments is None:
             return False
         return self.found.equal_parts != 1 or this_replica()[1] > 1
@@ -251,7 +251,7 @@ class ReplicaStep:
             return tf.zeros([3])
         square = squared_norm(gradients, loss_scale)
         examples = tf.cast(number_of_examples(x), tf.float32)
-        if totals is not None:  # Of a part of the whole batch's gradient.
+        if totals is not None:  # The gradient is a part of the whole batch's.
             square *= (totals[-1] / examples) ** 2
         return tf.stack([square, 1 / examples, 1.0])
 
@@ -261,7 +261,7 @@ class ReplicaStep:
             if gradient is None:
                 self.found.without_gradient.add(index)
             else:
-                # The rows that an embedding looked up, say: a loop cannot carry them.
+                # A loop cannot carry sparse gradients, such as those of an embedding.
                 gradient = tf.convert_to_tensor(gradient)
                 if weight is not None:
                     gradient = gradient * tf.cast(weight, gradient.dtype)
@@ -270,7 +270,7 @@ class ReplicaStep:
         return found
 
     def ghost_layer_of(self, index):
-        """The number of the ghost layer whose running statistic it is, or `None`."""
+        """The index of the ghost layer with this running statistic, or `None`."""
         variable = self.variables.statistics[index]
         for number, layer in enumerate(self.ghosts):
             if variable is layer.moving_mean or variable is layer.moving_variance:
@@ -279,12 +279,12 @@ class ReplicaStep:
 
 
 def _precise(variable):
-    """The dtype in which statistics of a layer are computed."""
+    """The dtype in which a layer computes its statistics."""
     return keras.backend.result_type(variable.dtype, "float32")
 
 
 def _seed_of(seed, first_example):
-    """The seed for a micro-batch, that its masks are not those of another one."""
+    """The seed of a micro-batch, which gives it masks of its own."""
     place = tf.cast(first_example, seed.dtype) * _SEED_STRIDE
     return seed + tf.stack([place, tf.zeros_like(place)])
 
@@ -292,8 +292,8 @@ def _seed_of(seed, first_example):
 def _warn_of_order(names):
     warnings.warn(
         f"{', '.join(sorted(names))}: called more than once in a pass. In "
-        "micro-batches the running statistics step part by part, not call by call, and "
-        "so differ slightly from those of the whole batch; weights do not. Give each "
-        "call a layer of its own, or make micro_batch_size the whole batch.",
+        "micro-batches, running statistics step part by part, not call by call, so "
+        "they differ slightly from those of the whole batch. The weights do not. Use "
+        "one layer per call, or set micro_batch_size to the whole batch.",
         stacklevel=2,
     )

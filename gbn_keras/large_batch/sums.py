@@ -1,11 +1,11 @@
-"""What an update carries: `Values`, `Sums` over micro-batches, `Findings`."""
+"""The data of an update: `Values`, `Sums` over micro-batches, and `Findings`."""
 
 import dataclasses
 from typing import Any, NamedTuple
 
 
 class Values(NamedTuple):
-    """One list of tensors for each kind of a model's variables, or the variables."""
+    """One list for each kind of a model's variables: the variables, or their values."""
 
     weights: list
     statistics: list
@@ -14,12 +14,13 @@ class Values(NamedTuple):
 
 
 class Sums(NamedTuple):
-    """What goes from micro-batch to micro-batch.
+    """What one micro-batch passes on to the next.
 
-    `gradients` are weighted sums, as `losses` are, each by its own of the `counts`: the
-    outputs' losses, then those that layers add. Of the old running statistics, the new
-    ones of a ghost layer hold the share `kept`. `moments` are sums over micro-batches
-    of their gradients' squared norms, of 1 / their sizes, and of 1.
+    `gradients` are weighted sums. So are `losses`, with the weights `counts`: one for
+    each output's loss, then one for the losses that layers add. `kept` is the fraction
+    of its old running statistics that a ghost layer's new ones still contain. `moments`
+    are sums over the micro-batches: of their gradients' squared norms, of 1 / their
+    sizes, and of 1.
     """
 
     gradients: list
@@ -34,14 +35,14 @@ class Sums(NamedTuple):
 
 @dataclasses.dataclass
 class Findings:
-    """What is found out while a model is traced, and decides how sums are joined.
+    """What tracing finds out about a model, to decide how sums are joined.
 
     Attributes:
         without_gradient: Indices of the weights that the loss does not depend on.
         moved: Indices of the running statistics that the model assigns.
-        skipping: Numbers of the ghost layers whose ghosts may have no values, on one
-            replica or another.
-        equal_parts: The number of micro-batches, if all have as many examples; else
+        skipping: Indices of the ghost layers whose ghosts may have no values on some
+            replica.
+        equal_parts: Number of micro-batches if all have equally many examples, else
             `None`.
         counts_by_weight: Whether all losses are means by sample weight.
     """
@@ -54,4 +55,4 @@ class Findings:
 
 
 class SeveralCounts(Exception):
-    """The losses of a batch are means over different things: `ReplicaStep.count`."""
+    """The losses are means over different things, so `ReplicaStep.count` must run."""

@@ -1,4 +1,4 @@
-"""`WrappedModel`: all of another model but the way in which it is trained."""
+"""`WrappedModel`: another model in all respects except how it is trained."""
 
 import keras
 
@@ -7,50 +7,50 @@ from gbn_keras._keras_internals import (
     number_of_compiled_metrics,
 )
 
-# What `keras.Model` calls in training, and a model may have made its own.
+# Methods that `keras.Model` calls in training, and that a model may override.
 _OWN_TRAINING = ("train_step", "test_step", "compute_loss", "compute_metrics")
 
 
 class WrappedModel(keras.Model):
-    """Has the inputs, outputs, layers and metrics of another model.
+    """A model with the inputs, outputs, layers and metrics of another model.
 
-    So what is said to this one by the names of the other's outputs and layers is
-    understood, and logs have the names that they have in the other's own `fit`.
+    You can use the names of the other model's outputs and layers, and logs have the
+    same names as in its own `fit`.
 
     Args:
-        model: Any Keras model without a training step, loss or metrics of its own.
+        model: Any Keras model without its own training step, loss or metrics.
         **kwargs: The arguments of `keras.Model`.
 
     Attributes:
-        model: The other model, whose weights these are.
+        model: The other model. Both have the same weights.
 
     Raises:
-        ValueError: If the class of `model` says how to train it.
+        ValueError: If the class of `model` defines how to train it.
     """
 
     def __init__(self, model: keras.Model, **kwargs):
         _refuse_own_training(model)
-        # Where Keras looks whether losses must be scaled.
+        # Keras decides by the dtype policy whether to scale losses.
         super().__init__(**{"dtype": model.dtype_policy, **kwargs})
         self.model = model
-        # There are no variables but the model's.
+        # All variables are the other model's.
         self.built = model.built
 
     def call(self, inputs, training=None):
-        """What the model itself returns."""
+        """The outputs of the other model."""
         return self.model(inputs, training=training)
 
     def compute_loss(
         self, x=None, y=None, y_pred=None, sample_weight=None, training=True
     ):
-        """As `keras.Model.compute_loss`, of the model's outputs by their names."""
+        """As `keras.Model.compute_loss`, with the other model's outputs by name."""
         weights = self.weights_by_output(y_pred, sample_weight)
         return super().compute_loss(x, y, y_pred, weights, training)
 
     def weights_by_output(self, y_pred, sample_weight):
-        """Sample weights in the structure of the outputs, as Keras looks for them.
+        """Sample weights in the structure of the outputs, which Keras expects.
 
-        Names of a functional model's outputs tell which weights are whose.
+        The names of a functional model's outputs match weights to outputs.
         """
         names = getattr(self, "output_names", None)
         if isinstance(sample_weight, dict) and isinstance(y_pred, list | tuple):
@@ -62,22 +62,22 @@ class WrappedModel(keras.Model):
         return sample_weight
 
     def predict_step(self, data):
-        """As the model itself predicts."""
+        """Predicts as the other model does."""
         return self.model.predict_step(data)
 
     def export(self, filepath, *args, **kwargs):
-        """Exports the model itself, as its own `export`."""
+        """Exports the other model, with its own `export`."""
         return self.model.export(filepath, *args, **kwargs)
 
     def get_layer(self, name=None, index=None):
-        """A layer of the model itself."""
+        """A layer of the other model."""
         return self.model.get_layer(name, index)
 
     @property
     def metrics(self):
-        """Those of `compile`, of the model itself and of its layers."""
+        """The metrics of `compile`, of the other model and of its layers."""
         own = super().metrics
-        # Keras leaves out what it takes for a model inside another one.
+        # Keras leaves out the other model's metrics, as for any nested model.
         inner = [
             metric
             for metric in metrics_that_layers_track(self.model)
@@ -88,27 +88,30 @@ class WrappedModel(keras.Model):
 
     @property
     def inputs(self):
-        """The model's symbolic inputs; only some models have them, as all below."""
+        """The other model's symbolic inputs.
+
+        Some models do not have this property and those below.
+        """
         return self.model.inputs
 
     @property
     def outputs(self):
-        """The model's symbolic outputs."""
+        """The other model's symbolic outputs."""
         return self.model.outputs
 
     @property
     def input_shape(self):
-        """The model's, batch first."""
+        """The other model's input shape, batch first."""
         return self.model.input_shape
 
     @property
     def output_shape(self):
-        """The model's, batch first."""
+        """The other model's output shape, batch first."""
         return self.model.output_shape
 
     @property
     def output_names(self):
-        """The names by which `compile` and logs tell the outputs apart."""
+        """The names of the outputs in `compile` and in logs."""
         return self.model.output_names
 
 
@@ -120,8 +123,8 @@ def _refuse_own_training(model):
     ]
     if own:
         raise ValueError(
-            "model must leave its training to Keras: a loss or a metric of its own may "
-            "be no mean over examples, and its own step would not be taken. Received: "
-            f"{type(model).__name__} with {', '.join(own)}. Give loss and metrics to "
-            "`compile`, and what layers add to the loss to `add_loss`."
+            "model must leave its training to Keras: its own loss or metric may not "
+            "be a mean over examples, and its own step would not run. Received: "
+            f"{type(model).__name__} with {', '.join(own)}. Pass loss and metrics to "
+            "`compile`, and losses of layers to `add_loss`."
         )

@@ -1,16 +1,17 @@
-"""The paper's networks; how they normalize is an argument.
+"""The paper's networks, with the normalization as an argument.
 
 Each network is a function of the input shape, the number of classes and
-`normalization`, a callable that makes one normalization layer, or `None` for a network
-without, whose layers then have biases. So one function builds every arm of a study:
+`normalization`. `normalization` is a callable that makes one normalization layer, or
+`None` for a network without normalization, whose layers then have biases. So one
+function builds every arm of a study:
 
 ```python
 f1((28, 28, 1), 10, functools.partial(GhostBatchNormalization, 128))
 f1((28, 28, 1), 10, keras.layers.BatchNormalization)
 ```
 
-Images are `(height, width, channels)`. All return logits in float32, whatever the
-precision of the layers before.
+Images are `(height, width, channels)`. All networks return logits in float32, whatever
+the precision of the layers before.
 """
 
 from gbn_keras.networks.cifar_resnet import resnet, wresnet

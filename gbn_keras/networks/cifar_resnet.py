@@ -1,4 +1,4 @@
-"""Residual networks for CIFAR: of any depth, and wide ones."""
+"""Residual networks for CIFAR of any depth, and wide ones."""
 
 import keras
 from keras import layers
@@ -22,18 +22,18 @@ def resnet(
 ) -> keras.Model:
     """He et al.'s residual network for CIFAR: three stages of 16, 32, 64 channels.
 
-    A stage has `(depth - 2) / 6` basic blocks, the first of the later stages at half
-    the resolution. Where the shape changes, the shortcut is a 1x1 convolution with
-    normalization, as in the paper's published code.
+    A stage has `(depth - 2) / 6` basic blocks. In the later stages, the first block
+    halves the resolution. Where the shape changes, the shortcut is a 1x1 convolution
+    with normalization, as in the paper's published code.
 
     Args:
-        input_shape: `(height, width, channels)`.
-        classes: Number of outputs.
-        normalization: Makes a normalization layer; `None` for a network without.
-        depth: `6 n + 2`.
+        input_shape: Image shape `(height, width, channels)`.
+        classes: Number of classes, with one output each.
+        normalization: Function that makes a normalization layer, or `None` for none.
+        depth: Number of layers, `6 n + 2`.
 
     Raises:
-        ValueError: If `input_shape` or `depth` is not as said above.
+        ValueError: If `input_shape` or `depth` is not as described above.
 
     Reference:
         He et al., "Deep Residual Learning for Image Recognition", section 4.2,
@@ -41,7 +41,7 @@ def resnet(
     """
     if not is_resnet_depth(integer("depth", depth, 1)):
         raise ValueError(
-            f"depth must be 6 n + 2, as 20, 32, 44, 56. Received: depth={depth}."
+            f"depth must be 6 n + 2, such as 20, 32, 44, 56. Received: depth={depth}."
         )
     blocks = (depth - 2) // 6
     name = f"resnet{depth}"
@@ -58,22 +58,26 @@ def wresnet(
 ) -> keras.Model:
     """The paper's wide residual network: `resnet` with `width` times the channels.
 
-    This is the network of the paper's published code. Zagoruyko and Komodakis, who name
-    their networks WRN-depth-width by the same count, order their blocks the other way
-    (normalization, ReLU, convolution), leave the first convolution at 16 channels, and
-    have shortcuts without normalization. Here all is as in `resnet`: ReLU after the
-    addition, and the first convolution is as wide as the first stage.
+    This is the network of the paper's published code. It differs from Zagoruyko and
+    Komodakis' WRN-depth-width, which counts layers the same way:
+
+    | | here, as in `resnet` | Zagoruyko and Komodakis |
+    |---|---|---|
+    | order in a block | convolution, normalization, ReLU | normalization, ReLU, conv |
+    | ReLU after the addition | yes | no |
+    | first convolution | as wide as the first stage | 16 channels |
+    | shortcuts | with normalization | without normalization |
 
     Args:
-        input_shape: `(height, width, channels)`.
-        classes: Number of outputs.
-        normalization: Makes a normalization layer; `None` for a network without.
-        depth: `6 n + 4`, for `n` blocks a stage: the two shortcuts with a convolution
-            are counted.
-        width: How many times 16, 32 and 64 channels the stages have.
+        input_shape: Image shape `(height, width, channels)`.
+        classes: Number of classes, with one output each.
+        normalization: Function that makes a normalization layer, or `None` for none.
+        depth: Number of layers, `6 n + 4` for `n` blocks per stage. It includes two
+            shortcuts with a convolution.
+        width: Factor of the stages' 16, 32 and 64 channels.
 
     Raises:
-        ValueError: If an argument is not as said above.
+        ValueError: If an argument is not as described above.
 
     Reference:
         Hoffer, Hubara, Soudry, "Train longer, generalize better", section 6 and
@@ -82,7 +86,7 @@ def wresnet(
     """
     if not is_wresnet_depth(integer("depth", depth, 1)):
         raise ValueError(
-            f"depth must be 6 n + 4, as 16, 22, 28, 40. Received: depth={depth}."
+            f"depth must be 6 n + 4, such as 16, 22, 28, 40. Received: depth={depth}."
         )
     blocks = (depth - 4) // 6
     name = f"wresnet{depth}_{integer('width', width, 1)}"
@@ -90,12 +94,12 @@ def wresnet(
 
 
 def is_resnet_depth(depth: int) -> bool:
-    """Whether a depth is 6 n + 2 with at least a block a stage."""
+    """Whether a depth is `6 n + 2` with at least one block per stage."""
     return depth >= 8 and depth % 6 == 2
 
 
 def is_wresnet_depth(depth: int) -> bool:
-    """Whether a depth is 6 n + 4 with at least a block a stage."""
+    """Whether a depth is `6 n + 4` with at least one block per stage."""
     return depth >= 10 and depth % 6 == 4
 
 

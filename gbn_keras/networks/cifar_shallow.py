@@ -18,18 +18,18 @@ def c1(
 ) -> keras.Model:
     """C1, the paper's shallow network for CIFAR-10.
 
-    Twice a 5x5 convolution of 64 channels, max pooling of 3x3 at every second pixel,
-    normalization, ReLU; then dense layers of 384 and 192, each with normalization, ReLU
-    and a dropout of a half. The pooling takes whole windows only, so 32x32 pixels
-    become 15x15, then 7x7.
+    It has two times: 5x5 convolution with 64 channels, 3x3 max pooling with stride 2,
+    normalization, ReLU. Dense layers of 384 and 192 units follow, each with
+    normalization, ReLU and a dropout of 0.5. The pooling uses no padding, so 32x32
+    pixels become 15x15, then 7x7.
 
     Args:
-        input_shape: `(height, width, channels)`, at least 7 x 7.
-        classes: Number of outputs.
-        normalization: Makes a normalization layer; `None` for a network without.
+        input_shape: Image shape `(height, width, channels)`, at least 7 x 7.
+        classes: Number of classes, with one output each.
+        normalization: Function that makes a normalization layer, or `None` for none.
 
     Raises:
-        ValueError: If `input_shape` is not as said above.
+        ValueError: If `input_shape` is not as described above.
 
     Reference:
         Hoffer, Hubara, Soudry, "Train longer, generalize better", section 6 and
@@ -41,7 +41,7 @@ def c1(
 def c3(
     input_shape: tuple[int, ...], classes: int, normalization: Normalization
 ) -> keras.Model:
-    """C3, the paper's shallow network for CIFAR-100: `c1` by its other name."""
+    """C3, the paper's shallow network for CIFAR-100. It is `c1` with another name."""
     return _shallow(input_shape, classes, normalization, "c3")
 
 

@@ -10,8 +10,8 @@ from gbn_keras.networks.normalized import (
     logits,
 )
 
-# Channels of the five stages, and by depth how many convolutions each has: columns A,
-# B, D and E of the reference's table 1. (Depth counts three dense layers, as there.)
+# Channels of the five stages, and the number of convolutions in each, by depth: columns
+# A, B, D and E of the reference's table 1. As there, depth counts three dense layers.
 _CHANNELS = (64, 128, 256, 512, 512)
 CONVOLUTIONS = {
     11: (1, 1, 2, 2, 2),
@@ -30,25 +30,25 @@ def vgg(
 ) -> keras.Model:
     """The VGG network for CIFAR: 3x3 convolutions in five stages, one dense layer.
 
-    Each convolution is followed by normalization and ReLU, each stage by max pooling of
-    2x2, which brings 32x32 pixels down to one. What is left is flattened into a single
-    dense layer to the classes, in place of the three for ImageNet, and without
-    dropout, as is usual for CIFAR. An odd size is rounded up by the pooling, so 28x28
-    pixels also come down to one; larger images leave more to flatten.
+    Normalization and ReLU follow each convolution. 2x2 max pooling follows each stage
+    and reduces 32x32 pixels to one. One dense layer then computes the logits, without
+    dropout, as is usual for CIFAR; the network for ImageNet has three dense layers.
+    Pooling rounds odd sizes up, so 28x28 pixels become one too. Larger images leave
+    more values for the dense layer.
 
     The paper does not say which VGG it trained, and its published code has none. The
-    default is the most used one, of 16 layers.
+    default is VGG-16, the most used one.
 
     Args:
-        input_shape: `(height, width, channels)`, at least 17 x 17: each pooling then
-            has something to pool.
-        classes: Number of outputs.
-        normalization: Makes a normalization layer; `None` for a network without.
-        depth: 11, 13, 16 or 19, by the names of the networks for ImageNet, which have
-            two dense layers more.
+        input_shape: Image shape `(height, width, channels)`, at least 17 x 17, so that
+            each pooling has something to pool.
+        classes: Number of classes, with one output each.
+        normalization: Function that makes a normalization layer, or `None` for none.
+        depth: 11, 13, 16 or 19, as in the names of the networks for ImageNet, which
+            have two more dense layers.
 
     Raises:
-        ValueError: If `input_shape` or `depth` is not as said above.
+        ValueError: If `input_shape` or `depth` is not as described above.
 
     Reference:
         Simonyan, Zisserman, "Very Deep Convolutional Networks for Large-Scale Image

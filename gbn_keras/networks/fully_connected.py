@@ -16,13 +16,13 @@ def f1(
 ) -> keras.Model:
     """F1, the paper's fully connected network for MNIST.
 
-    `depth` times dense, normalization, ReLU, then a dense layer to the classes.
+    It has `depth` hidden layers (dense, normalization, ReLU) and a dense output layer.
 
     Args:
-        input_shape: Shape of one example, of any rank; it is flattened.
-        classes: Number of outputs.
-        normalization: Makes a normalization layer; `None` for a network without.
-        width: Units of a hidden layer.
+        input_shape: Shape of one example, of any rank. It is flattened.
+        classes: Number of classes, with one output each.
+        normalization: Function that makes a normalization layer, or `None` for none.
+        width: Number of units per hidden layer.
         depth: Number of hidden layers.
 
     Reference:
@@ -35,7 +35,7 @@ def f1(
 def f1_digits(
     input_shape: tuple[int, ...], classes: int, normalization: Normalization
 ) -> keras.Model:
-    """A small F1 for 8x8 digits: four hidden layers of 128; otherwise as `f1`."""
+    """A small F1 for 8x8 digits: four hidden layers of 128 units, otherwise as `f1`."""
     return _fully_connected(input_shape, classes, normalization, 128, 4, "f1_digits")
 
 

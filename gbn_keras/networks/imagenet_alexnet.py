@@ -18,21 +18,25 @@ def alexnet(
 ) -> keras.Model:
     """AlexNet in one tower, with normalization after each of its layers.
 
-    Five convolutions of 64, 192, 384, 256 and 256 channels, the first, second and last
-    with max pooling of 3x3 at every second pixel, each with normalization and ReLU; two
-    dense layers of 4096 with normalization, ReLU and a dropout of a half, as in the
-    first author's published AlexNet with batch normalization. There the second to
-    the last convolution have the ReLU before the normalization; here all layers have
-    it after, as the first does there.
+    | layers | channels or units | followed by |
+    |---|---|---|
+    | convolutions 1, 2 | 64, 192 | 3x3 max pooling with stride 2, normalization, ReLU |
+    | convolutions 3, 4 | 384, 256 | normalization, ReLU |
+    | convolution 5 | 256 | 3x3 max pooling with stride 2, normalization, ReLU |
+    | dense 1, 2 | 4096, 4096 | normalization, ReLU, dropout of 0.5 |
+
+    These are the layers of the first author's published AlexNet with batch
+    normalization, with one difference: there, convolutions 2 to 5 have the ReLU before
+    the normalization. Here, the ReLU comes after it in all layers.
 
     Args:
-        input_shape: `(height, width, channels)`, at least 63 x 63. 224 x 224 pixels
-            come down to 6 x 6 before the dense layers.
-        classes: Number of outputs.
-        normalization: Makes a normalization layer; `None` for a network without.
+        input_shape: Image shape `(height, width, channels)`, at least 63 x 63.
+            224 x 224 pixels become 6 x 6 before the dense layers.
+        classes: Number of classes, with one output each.
+        normalization: Function that makes a normalization layer, or `None` for none.
 
     Raises:
-        ValueError: If `input_shape` is not as said above.
+        ValueError: If `input_shape` is not as described above.
 
     Reference:
         Krizhevsky, "One weird trick for parallelizing convolutional neural networks",

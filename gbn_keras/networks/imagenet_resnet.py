@@ -1,4 +1,4 @@
-"""Residual networks for ImageNet, of 18 and 50 layers."""
+"""Residual networks for ImageNet, with 18 and 50 layers."""
 
 import keras
 from keras import layers
@@ -15,21 +15,21 @@ from gbn_keras.networks.residual import basic_block, bottleneck_block, stage
 def resnet18(
     input_shape: tuple[int, ...], classes: int, normalization: Normalization
 ) -> keras.Model:
-    """He et al.'s residual network of 18 layers for ImageNet: four stages of two.
+    """He et al.'s residual network for ImageNet with 18 layers.
 
-    A 7x7 convolution of 64 channels and max pooling of 3x3, each at half the
-    resolution, then stages of basic blocks with 64, 128, 256 and 512 channels, the
-    first block of the later stages at half the resolution. Where the shape changes, the
-    shortcut is a 1x1 convolution with normalization.
+    A 7x7 convolution with 64 channels and 3x3 max pooling come first, and each halves
+    the resolution. Four stages of two basic blocks follow, with 64, 128, 256 and 512
+    channels. In the later stages, the first block halves the resolution. Where the
+    shape changes, the shortcut is a 1x1 convolution with normalization.
 
     Args:
-        input_shape: `(height, width, channels)`, at least 32 x 32. 224 x 224 pixels
-            come down to 7 x 7 before they are averaged.
-        classes: Number of outputs.
-        normalization: Makes a normalization layer; `None` for a network without.
+        input_shape: Image shape `(height, width, channels)`, at least 32 x 32.
+            224 x 224 pixels become 7 x 7 before they are averaged.
+        classes: Number of classes, with one output each.
+        normalization: Function that makes a normalization layer, or `None` for none.
 
     Raises:
-        ValueError: If `input_shape` is not as said above.
+        ValueError: If `input_shape` is not as described above.
 
     Reference:
         He et al., "Deep Residual Learning for Image Recognition", table 1,
@@ -43,20 +43,21 @@ def resnet18(
 def resnet50(
     input_shape: tuple[int, ...], classes: int, normalization: Normalization
 ) -> keras.Model:
-    """He et al.'s residual network of 50 layers for ImageNet: 3, 4, 6, 3 bottlenecks.
+    """He et al.'s residual network for ImageNet with 50 layers.
 
-    As `resnet18`, but of bottleneck blocks, whose output has four times the channels.
-    Where a block halves the resolution, its 3x3 convolution does (known as v1.5), as in
-    the paper's published code and the usual recipes; He et al. have the stride in the
-    1x1 before, which then skips three quarters of its input.
+    It is `resnet18` with stages of 3, 4, 6 and 3 bottleneck blocks, whose output has
+    four times the channels. To halve the resolution, a block has stride 2 in its 3x3
+    convolution (known as v1.5), as in the paper's published code and the usual recipes.
+    He et al. have the stride in the 1x1 convolution before, which then skips three
+    quarters of its input.
 
     Args:
-        input_shape: `(height, width, channels)`, at least 32 x 32.
-        classes: Number of outputs.
-        normalization: Makes a normalization layer; `None` for a network without.
+        input_shape: Image shape `(height, width, channels)`, at least 32 x 32.
+        classes: Number of classes, with one output each.
+        normalization: Function that makes a normalization layer, or `None` for none.
 
     Raises:
-        ValueError: If `input_shape` is not as said above.
+        ValueError: If `input_shape` is not as described above.
 
     Reference:
         He et al., "Deep Residual Learning for Image Recognition", table 1,

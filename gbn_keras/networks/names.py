@@ -18,7 +18,7 @@ from gbn_keras.networks.fully_connected import f1, f1_digits
 from gbn_keras.networks.imagenet_alexnet import alexnet
 from gbn_keras.networks.imagenet_resnet import resnet18, resnet50
 
-# Those with a regime of their own, by its name in `REGIMES`.
+# Networks with a regime of their own, by its name in `REGIMES`.
 NETWORKS = {
     "f1": f1,
     "f1_digits": f1_digits,
@@ -40,16 +40,22 @@ NETWORK_NAMES = (
 
 
 def find_network(name: str) -> tuple[Callable[..., keras.Model], str]:
-    """The network of a name, and the name of the regime to train it with.
+    """The network with the given name, and the name of the regime to train it with.
 
-    Besides those of `NETWORKS`, these are their relatives of other sizes: `resnet20`
-    (any `6 n + 2`), `wresnet28_10` (any `6 n + 4`, any width), `vgg11`, `vgg13`,
-    `vgg16` (which is `vgg`), `vgg19` and `resnet18`. `resnet18` and `resnet50` are the
-    networks for ImageNet; the one of 50 layers for CIFAR is `resnet` with `depth=50`.
+    It finds the networks in `NETWORKS` and their relatives of other sizes:
+
+    | name | network |
+    |---|---|
+    | `resnet20` | for CIFAR; any depth `6 n + 2` |
+    | `wresnet28_10` | any depth `6 n + 4`, any width |
+    | `vgg11`, `vgg13`, `vgg16`, `vgg19` | `vgg16` is `vgg` |
+    | `resnet18`, `resnet50` | for ImageNet |
+
+    For 50 layers on CIFAR, call `resnet` with `depth=50`.
 
     Returns:
         A function of the input shape, the number of classes and the normalization; and
-        a key of `REGIMES`, that of the nearest relative which has one.
+        a key of `REGIMES`, that of the nearest relative with a regime.
 
     Raises:
         ValueError: If there is no network of that name.
@@ -69,7 +75,7 @@ def find_network(name: str) -> tuple[Callable[..., keras.Model], str]:
 
 
 def _sizes(name):
-    """`wresnet28_10` as `("wresnet", 28, 10)`; no family if it is no such name."""
+    """`wresnet28_10` as `("wresnet", 28, 10)`; three `None` for any other form."""
     number = "([1-9][0-9]{0,3})"
     match = re.fullmatch(f"([a-z]+){number}(?:_{number})?", str(name))
     if not match:

@@ -1,11 +1,11 @@
-"""Layers with the normalization after them, of which all the networks are made."""
+"""The layers with normalization that all networks are made of."""
 
 from collections.abc import Callable
 
 import keras
 from keras import layers
 
-# Makes one normalization layer; None for a network without.
+# Makes one normalization layer. None is for a network without normalization.
 Normalization = Callable[[], keras.layers.Layer] | None
 
 
@@ -19,7 +19,7 @@ def convolution(
     padding: str = "same",
     pooling: keras.layers.Layer | None = None,
 ) -> keras.KerasTensor:
-    """A square convolution, then the pooling if there is one, then normalization."""
+    """A square convolution, then pooling if given, then normalization."""
     x = layers.Conv2D(
         filters,
         size,
@@ -40,15 +40,15 @@ def dense(
 
 
 def logits(x: keras.KerasTensor, classes: int) -> keras.KerasTensor:
-    """A dense layer to the classes, in float32 whatever comes before."""
+    """A dense layer with one output per class, in float32 whatever comes before."""
     return layers.Dense(classes, dtype="float32")(x)
 
 
 def he_normal_fan_out() -> keras.initializers.Initializer:
-    """Normal weights of variance 2 / (height * width * filters), a new instance.
+    """A new initializer: normal weights of variance `2 / (height * width * filters)`.
 
-    By the number of a filter's outputs rather than its inputs, as in the paper's
-    published code, so that gradients keep their size on the way back.
+    It counts a filter's outputs, not its inputs, as the paper's published code does. So
+    gradients keep their size in the backward pass.
 
     Reference:
         He et al., "Delving Deep into Rectifiers", section 2.2, arXiv 1502.01852.
@@ -57,7 +57,12 @@ def he_normal_fan_out() -> keras.initializers.Initializer:
 
 
 def check_image_shape(input_shape: tuple[int, ...], at_least: int = 1) -> None:
-    """A ValueError if a shape is not `(height, width, channels)`, or too small."""
+    """Raises a ValueError unless `input_shape` fits a network's images.
+
+    Args:
+        input_shape: Image shape, which must be `(height, width, channels)`.
+        at_least: Smallest height and width.
+    """
     sizes = tuple(input_shape)
     known = all(isinstance(size, int) and size > 0 for size in sizes)
     if len(sizes) != 3 or not known or min(sizes[:2]) < at_least:
@@ -69,7 +74,7 @@ def check_image_shape(input_shape: tuple[int, ...], at_least: int = 1) -> None:
 
 
 def _wants_bias(normalization):
-    """The normalization's mean would take a bias out again, and its beta is one."""
+    """Whether to use a bias: normalization subtracts it, and beta replaces it."""
     return normalization is None
 
 

@@ -1,4 +1,4 @@
-"""Optimizers that the paper needs and Keras lacks."""
+"""The optimizer that the paper needs and Keras lacks."""
 
 from gbn_keras.optimizers.l2_sgd import L2SGD
 

@@ -7,20 +7,20 @@ from keras.optimizers.schedules import LearningRateSchedule
 
 @keras.saving.register_keras_serializable(package="gbn_keras")
 class L2SGD(keras.optimizers.SGD):
-    """SGD with the gradient of an L2 penalty.
+    """SGD that adds the gradient of an L2 penalty.
 
-    `l2 * w` is added to each gradient, after clipping and before momentum: where the
-    published training scripts (and PyTorch's SGD) add it. Keras's own `weight_decay`
-    is another method: it shrinks the weights past the momentum. A kernel regularizer
-    is a third: it would be clipped along, and reported in the loss.
+    It adds `l2 * w` to each gradient, after clipping and before momentum, as the
+    published training scripts and PyTorch's SGD do. Keras has two other methods:
+    `weight_decay` shrinks the weights without momentum, and a kernel regularizer's
+    gradient is clipped with the loss's and its penalty is part of the reported loss.
 
     Args:
         learning_rate: A number or a schedule.
-        l2: The coefficient, or a schedule of it by update. The penalty is
-            `l2 / 2 * ||w||^2`.
-        l2_kernels_only: Whether to leave out the variables of less than two
-            dimensions: biases, and a normalization's gamma and beta. The published
-            scripts penalize all trainable variables.
+        l2: Coefficient of the penalty `l2 / 2 * ||w||^2`, or a schedule of it by
+            update.
+        l2_kernels_only: Whether to leave out variables with fewer than two dimensions:
+            biases, and a normalization's gamma and beta. The published scripts penalize
+            all trainable variables.
         **kwargs: The arguments of `keras.optimizers.SGD`.
     """
 
@@ -36,7 +36,7 @@ class L2SGD(keras.optimizers.SGD):
         self.l2_kernels_only = l2_kernels_only
 
     def update_step(self, gradient, variable, learning_rate):
-        """One update of one variable."""
+        """Updates one variable."""
         gradient = ops.cast(gradient, variable.dtype)
         if len(variable.shape) > 1 or not self.l2_kernels_only:
             l2 = self.l2

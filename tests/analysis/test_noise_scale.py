@@ -194,7 +194,7 @@ def test_the_advice_is_one_sentence(stretch, verdict):
     advice = noise_scale_advice(NoiseScale(0.5, 64.0), 4096, 128, 140, stretch)
     assert f"scale of 128 examples, batch 4096 {verdict} for 140 updates" in advice
     assert f"a stretch of 16.5 would suit (it was {stretch})." in advice
-    assert "not known" in noise_scale_advice(None, 4096, 128, 140, 1)
+    assert "is unknown" in noise_scale_advice(None, 4096, 128, 140, 1)
 
 
 @tensorflow_only

@@ -228,7 +228,7 @@ class OwnReduction(keras.losses.Loss):
 @pytest.mark.parametrize(
     "loss, message",
     [
-        (OwnReduction(name="own"), "Received: own, with a __call__"),
+        (OwnReduction(name="own"), "Received: own, which has its own __call__"),
         (lambda y, p: keras.ops.mean(p), r"which gives the shape \(\)"),
         (lambda y, p: keras.ops.mean(p, axis=0), r"which gives the shape \(3,\)"),
         ("circle", "Received: circle, which compares"),

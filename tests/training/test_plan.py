@@ -83,14 +83,14 @@ def test_the_plan_says_who_takes_what(make_settings, flags, replicas, expected):
         (
             ("--batch_size=1000", "--virtual_batch_size=128"),
             3,
-            "--batch_size: batch 1000 on 3 replicas: ghosts of 128 need a multiple of "
-            "384: 768 or 1152",
+            "--batch_size: batch 1000 on 3 replicas must be a multiple of 384 to "
+            "split evenly into ghosts of 128. Choose 768 or 1152",
         ),
         (
             ("--batch_size=1000", "--virtual_batch_size=0"),
             3,
-            "--batch_size: batch 1000 on 3 replicas: shares need a multiple of 3: 999 "
-            "or 1002",
+            "--batch_size: batch 1000 on 3 replicas must be a multiple of 3 to split "
+            "evenly into shares. Choose 999 or 1002",
         ),
         (
             ("--batch_size=512", "--virtual_batch_size=0", "--micro_batch_size=128"),

@@ -311,7 +311,7 @@ def test_a_run_says_whether_its_batch_was_too_large(make_settings, digits, tmp_p
     # A batch in one piece has nothing to compare.
     whole = (*SHORT, "--noise_scale", f"--run_dir={tmp_path / 'whole'}")
     result = trainer.train(make_settings(*whole), digits, verbose=0)["noise_scale"]
-    assert "not known" in result["advice"] and "noise" not in result
+    assert "is unknown" in result["advice"] and "noise" not in result
 
 
 def test_measuring_the_noise_scale_changes_nothing(make_settings, digits, tmp_path):
