@@ -166,7 +166,7 @@ def fill(markdown: str) -> str:
 
 
 def on_files(files, config):
-    """mkdocs asks for the files of the site: adds the guides and their notebooks."""
+    """Adds the guides and their notebooks, when mkdocs lists the files of the site."""
     from mkdocs.structure.files import File
 
     for name, guide in guides().items():
@@ -178,7 +178,7 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """mkdocs has read a page: fills it, and makes links to sources links to pages."""
+    """Fills a page, and makes links to sources links to pages, for mkdocs."""
     if page.file.src_uri.startswith("guides/"):
         markdown = re.sub(r"\]\(\.\./docs/", "](../", markdown)
         return re.sub(r"\]\((\w+)\.py\)", r"](\1.md)", markdown)

@@ -83,9 +83,9 @@ def make_network(virtual_batch_size):
 ## One training
 
 `RegimeAdaptation` wraps the schedule of the small batch. `lr_scaling` says how the rate
-grows with M. `stretch` says how many times more epochs the training has, so it stretches
-the schedule as well. `L2SGD` adds the penalty to the gradient, as the paper's scripts do,
-and clips the gradient of the loss.
+grows with M. `stretch` says how many times more epochs the training has, so it
+stretches the schedule as well. `L2SGD` adds the penalty to the gradient, as the paper's
+scripts do, and clips the gradient of the loss.
 """
 
 

@@ -15,7 +15,14 @@ import pathlib
 import nbformat
 
 # What a head must name, in this order.
-HEAD = ("Title", "Author", "Date created", "Last modified", "Description", "Accelerator")
+HEAD = (
+    "Title",
+    "Author",
+    "Date created",
+    "Last modified",
+    "Description",
+    "Accelerator",
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,8 +14,8 @@ You write the training loop yourself, with TensorFlow's `GradientTape`. First yo
 batch into micro-batches of whole ghosts. Then you share it between two devices. Both
 ways give the weights that the whole batch gives on one device.
 
-You need no second device. TensorFlow can divide a processor into logical devices, if you
-ask for them before it starts.
+You need no second device. TensorFlow can divide a processor into logical devices, if
+you ask for them before it starts.
 """
 
 import keras
@@ -62,8 +62,8 @@ def make_model():
 """
 ## The rate
 
-`RegimeAdaptation` is a schedule of Keras: give it to the optimizer. The optimizer counts
-updates. The schedule inside counts updates of the small batch.
+`RegimeAdaptation` is a schedule of Keras: give it to the optimizer. The optimizer
+counts updates. The schedule inside counts updates of the small batch.
 """
 
 
@@ -76,8 +76,8 @@ def make_rate():
 ## The update
 
 A ghost knows nothing of other ghosts. So micro-batches of whole ghosts can go through
-the network one after the other. Weigh the loss of each by its share of the batch, add up
-the gradients, and apply the sum once. The running statistics take one step for each
+the network one after the other. Weigh the loss of each by its share of the batch, add
+up the gradients, and apply the sum once. The running statistics take one step for each
 ghost, in the order of the batch, whichever micro-batch the ghost is in.
 """
 
@@ -202,10 +202,10 @@ adds their terms in another order.
 
 ## Let gbn-keras do it
 
-`LargeBatchModel` does both at once in `fit`: make it in the scope of the strategy, and it
-cuts the share of each device into micro-batches. It also takes care of what this guide
-leaves out: clipping of the whole gradient, masks, sample weights, metrics, dropout. See
-[Large batches in your own model](your_own_model.py).
+`LargeBatchModel` does both at once in `fit`: make it in the scope of the strategy, and
+it cuts the share of each device into micro-batches. It also takes care of what this
+guide leaves out: clipping of the whole gradient, masks, sample weights, metrics,
+dropout. See [Large batches in your own model](your_own_model.py).
 
 [From a laptop to a cluster](../docs/cluster.md) says how the program trains on several
 machines.

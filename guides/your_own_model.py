@@ -17,7 +17,8 @@ guide takes four steps:
 1. It converts the model to ghost batch normalization.
 2. It adapts the learning rate.
 3. It trains with one update for 512 examples, 128 of them in memory at a time.
-4. It converts the model back, saves it, and serves it in a process that has no gbn-keras.
+4. It converts the model back, saves it, and serves it in a process that has no
+   gbn-keras.
 
 `LargeBatchModel` needs TensorFlow. The other steps work on every backend of Keras.
 """
@@ -95,10 +96,10 @@ print(f"first rate {float(rate(0)):.3f}, {small_updates} updates")
 """
 ## Train in micro-batches
 
-`LargeBatchModel` wraps the model and shares its weights. It takes a batch of 512 through
-the network in 4 micro-batches of 128, and makes one update from all of them. The weights
-are those of the whole batch, up to rounding, because no ghost is cut: 128 is a multiple
-of 32.
+`LargeBatchModel` wraps the model and shares its weights. It takes a batch of 512
+through the network in 4 micro-batches of 128, and makes one update from all of them.
+The weights are those of the whole batch, up to rounding, because no ghost is cut: 128
+is a multiple of 32.
 """
 
 trainer = LargeBatchModel(model, micro_batch_size=micro_batch)
@@ -161,6 +162,7 @@ difference of 0 or of a rounding error.
 ## Where to go on
 
 - [Your model](../docs/your_model.md) says what conversion and `LargeBatchModel` accept.
-- [Your own loop and more than one device](your_own_loop.py) shares a batch among devices.
+- [Your own loop and more than one device](your_own_loop.py) shares a batch among
+  devices.
 - [How it works](../docs/how_it_works.md) says why micro-batches give the same weights.
 """
