@@ -90,9 +90,7 @@ def flags_table() -> str:
         title, _, remark = group.partition(". ")
         rows = ["| flag | default | meaning |", "|---|---|---|"]
         for flag in members:
-            values = getattr(flag.parser, "enum_values", None)
-            choices = f"One of {', '.join(values)}. " if values else ""
-            meaning = _cell(choices + " ".join(flag.help.split()))
+            meaning = _cell(_meaning(flag))
             rows.append(f"| `--{flag.name}` | {_default(flag)} | {meaning} |")
         texts.append("\n".join([f"### {title}", *([f"\n{remark}."] * bool(remark))]))
         texts.append("\n".join(rows))
@@ -183,6 +181,16 @@ def on_page_markdown(markdown, page, config, files):
         markdown = re.sub(r"\]\(\.\./docs/", "](../", markdown)
         return re.sub(r"\]\((\w+)\.py\)", r"](\1.md)", markdown)
     return fill(re.sub(r"\]\(\.\./guides/(\w+)\.py\)", r"](guides/\1.md)", markdown))
+
+
+def _meaning(flag):
+    """The help of a flag, with the values of an enumeration in words."""
+    text = " ".join(flag.help.split())
+    values = getattr(flag.parser, "enum_values", None)
+    if values is None:
+        return text
+    # absl writes them before the help: `<one|mirrored>: Who shares ...`.
+    return f"One of {', '.join(values)}. {re.sub('^<[^>]*>: ', '', text)}"
 
 
 def _cell(text):

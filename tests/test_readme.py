@@ -99,7 +99,7 @@ def test_the_page_of_the_program_names_every_flag_with_its_meaning():
     known = {f.name: f for f in flags.FLAGS.get_flags_for_module(gbn_train)}
     assert len(rows) == len(known)
     for name, default, meaning in rows:
-        assert known[name].help.split()[0] in meaning
+        assert known[name].help.split()[-1] in meaning
         if default not in ("", "on", "off"):
             assert default == f"`{known[name].default}`"
     # As the file groups them, a heading each.
