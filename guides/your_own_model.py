@@ -117,7 +117,7 @@ _, accuracy = trainer.evaluate(test_images, test_labels, verbose=0)
 print(f"validation accuracy {100 * accuracy:.2f} % after {updates} updates")
 
 """
-You should see an accuracy of about 98 %, after as many updates as three epochs of the
+You should see an accuracy of about 96 %, after as many updates as three epochs of the
 small batch make.
 
 ## Save it as plain Keras
