@@ -148,7 +148,7 @@ for arm, settings in arms.items():
     print(f"{arm:5}{updates[arm]:4} updates  {accuracies[arm][-1]:6.2f} %")
 
 """
-You should see this order: LB loses more than ten points to SB, +LR and +GBN win a part
+You should see this order: LB loses about ten points to SB, +LR and +GBN win a part
 of them back without one more update, and +RA reaches SB or passes it.
 
 Look at the column of the updates too. LB makes 12 of them where SB makes 288. That is
