@@ -7,6 +7,15 @@ from setuptools import find_packages, setup
 
 HERE = pathlib.Path(__file__).parent
 
+# The documentation site, and notebooks of the guides.
+DOCS = [
+    "mkdocs-material",
+    "mkdocstrings[python]",
+    "nbformat",
+    # The drawing of the packages comes from `tests/test_walls.py`.
+    "pytest",
+]
+
 setup(
     name="gbn-keras",
     version=runpy.run_path(str(HERE / "gbn_keras" / "version.py"))["__version__"],
@@ -48,14 +57,15 @@ setup(
         "tensorflow-datasets",
     ],
     extras_require={
+        "docs": DOCS,
         "test": [
+            *DOCS,
             "hypothesis",
             "jax",
             "mypy",
             "playwright",
             "pre-commit",
             "pydot",
-            "pytest",
             "pytest-xdist",
             "ruff",
             # To build a wheel and test it without the package index.

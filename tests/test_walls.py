@@ -5,9 +5,8 @@ import pathlib
 
 import pytest
 
-import gbn_keras
-
-PACKAGE = pathlib.Path(gbn_keras.__file__).parent
+# Not by an import: the site's drawing comes from here, without TensorFlow.
+PACKAGE = pathlib.Path(__file__).parent.parent / "gbn_keras"
 
 # What each folder may import of this project, besides itself. `method` are the files
 # beside `__init__.py`, which alone may import what it exports.
