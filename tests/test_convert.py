@@ -1,4 +1,4 @@
-"""Conversion of any model's batch normalization to ghosts and back."""
+"""Conversion to ghosts and back changes nothing that a model predicts."""
 
 import os
 import subprocess

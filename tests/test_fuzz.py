@@ -1,4 +1,4 @@
-"""Any command line runs, or ends in one line, with exit code 2, and changes nothing.
+"""Any command line runs, or ends in one line with exit code 2 and changes nothing.
 
 Most of the accepted ones are followed up to the training (flags, data, plan, network,
 run directory), which a stand-in for `fit` ends; the others train, in few updates.

@@ -1,4 +1,4 @@
-"""The layer, against plain BatchNormalization on the slices of the batch."""
+"""The layer is plain BatchNormalization on each slice of the batch (invariant 1)."""
 
 import copy
 from unittest import mock

@@ -1,4 +1,4 @@
-"""The mathematics of ghost batches, against numpy in float64."""
+"""Every kernel computes the outputs, statistics and gradients that numpy computes."""
 
 import ghosts
 import keras

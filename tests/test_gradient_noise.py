@@ -1,4 +1,4 @@
-"""Multiplicative gradient noise: its mean and covariance, its use as weights."""
+"""Gradient noise keeps the mean and restores the covariance of the small batch."""
 
 import keras
 import numpy as np

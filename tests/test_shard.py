@@ -1,4 +1,4 @@
-"""Layers on their own on several replicas, in models that nobody wrapped."""
+"""Layers on several replicas compute what one device computes, or refuse to."""
 
 import functools
 

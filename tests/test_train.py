@@ -1,4 +1,4 @@
-"""The program: its flags, its modes, and one line for each mistake."""
+"""The program takes flags and flagfiles, and answers each mistake in one line."""
 
 import dataclasses
 import os

@@ -1,4 +1,4 @@
-"""The deviation of the loss around a point, and its alpha."""
+"""The landscape finds the alpha of losses that have a known one, and no model changes."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""The gradient noise scale, on a quadratic whose noise is known."""
+"""The noise scale of a quadratic is the known one, however it is computed."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""Micro-batches: the update of the whole batch in the memory of a part."""
+"""Micro-batches make the update of the whole batch in the memory of a part."""
 
 import warnings
 

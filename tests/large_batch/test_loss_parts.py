@@ -1,4 +1,4 @@
-"""Whatever Keras divides a loss by: micro-batches give the model's own update."""
+"""Micro-batches make the model's own update, whatever Keras divides a loss by."""
 
 import dataclasses
 

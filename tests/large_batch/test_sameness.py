@@ -1,4 +1,4 @@
-"""Invariant 2: the same weights for any number of replicas and micro-batches."""
+"""Replicas, micro-batches and machines do not change the weights (invariant 2)."""
 
 import functools
 import itertools

@@ -1,4 +1,4 @@
-"""A wrapped model is called, compiled and saved as it is itself."""
+"""A wrapped model is called, compiled, exported and saved like the model itself."""
 
 import types
 

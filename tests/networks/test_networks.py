@@ -1,4 +1,4 @@
-"""The networks: sizes derived here by hand, normalization by argument."""
+"""Each network has the layers, sizes and normalization that we derive here by hand."""
 
 import functools
 import math

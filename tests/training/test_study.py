@@ -1,4 +1,4 @@
-"""The five arms: what each is, the table they give, an interrupted study."""
+"""Each arm of a study adds one technique, and an interrupted study goes on."""
 
 import dataclasses
 

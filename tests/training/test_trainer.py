@@ -1,4 +1,4 @@
-"""Training end to end on the digits: what a run leaves, repeats and refuses."""
+"""A training on the digits leaves what it promises, and repeats it exactly."""
 
 import dataclasses
 import json

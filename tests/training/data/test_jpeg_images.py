@@ -1,4 +1,4 @@
-"""JPEGs of real sizes on disk: random access, crops, and damaged files."""
+"""JPEGs of any size are trained with from the disk, and damaged files are named."""
 
 import dataclasses
 import io

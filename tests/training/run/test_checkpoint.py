@@ -1,4 +1,4 @@
-"""Exact resume: killed at any update, refused where it would not be exact."""
+"""A killed training resumes bit for bit, or is refused."""
 
 import dataclasses
 import os
