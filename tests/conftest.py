@@ -1,6 +1,9 @@
 """What the tests share: numpy's own ghost batches, and the program's settings."""
 
+import ctypes
+import gc
 import os
+import sys
 
 # TensorFlow's notices of which instructions it was built for.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -22,6 +25,20 @@ if keras.backend.backend() == "tensorflow":
         tf.config.list_physical_devices("CPU")[0],
         [tf.config.LogicalDeviceConfiguration()] * 4,
     )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def nothing_is_left_of_a_file():
+    """What a file's tests leave goes before the next file's begin.
+
+    Models and traced functions hold themselves in circles, which Python seldom looks
+    for among so many objects; and the C library keeps what is freed.
+    """
+    yield
+    keras.backend.clear_session()
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def settings_of(*flags) -> "Settings":

@@ -1,4 +1,4 @@
-"""Summaries, plots and errors name a ghost layer, and weight files fit its parent too."""
+"""Summaries, plots and errors name a ghost layer; weight files fit its parent too."""
 
 import json
 import subprocess

@@ -165,7 +165,7 @@ fuzz = settings(
     *("--mode=tune", "--search=batch_size:32,64", "--tuner=hyperband"),
     *("--epochs=9", "--trial_updates=3"),
 )
-@settings(fuzz, max_examples=40)
+@settings(fuzz, max_examples=15)
 @given(command=commands())
 def test_a_command_runs_or_ends_in_one_line_and_changes_nothing(world, command):
     world.check(command)

@@ -1,4 +1,4 @@
-"""The landscape finds the alpha of losses that have a known one, and no model changes."""
+"""The landscape finds a known alpha, and changes nothing of the model."""
 
 import functools
 

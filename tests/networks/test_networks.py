@@ -48,7 +48,10 @@ SMALL = {
     "resnet18": (resnet18, (32, 32, 3), 1 + 8 * 2 + 3),
     "resnet50": (resnet50, (32, 32, 3), 1 + 16 * 3 + 4),
 }
+# JAX takes long to compile these. And one network of a family is enough by default: a
+# basic block and a bottleneck have tests of their own.
 LARGE = ("c3", "wresnet10_2", "vgg11", "alexnet", "resnet18", "resnet50")
+RELATIVES = ("f1_digits", "c3", "wresnet10_2", "resnet50")
 
 
 @functools.cache
@@ -346,7 +349,15 @@ def test_a_layer_has_a_bias_where_no_normalization_follows(name):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=SLOW_ON_JAX if name in LARGE else []) for name in SMALL],
+    [
+        pytest.param(
+            name,
+            marks=pytest.mark.slow
+            if name in RELATIVES
+            else SLOW_ON_JAX * (name in LARGE),
+        )
+        for name in SMALL
+    ],
 )
 def test_an_update_moves_every_weight(name):
     network, shape, _ = SMALL[name]
