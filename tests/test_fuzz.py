@@ -198,7 +198,11 @@ def test_any_command(world, strategy, number, capsys):
     "flags, flagfile",
     [
         (("--flagfile=generated.cfg", "--run_dir=begun"), b"--model=\0\n"),
-        (("--mode=study", "--batch_size=64", "--micro_batch_size=32"), b""),
+        pytest.param(
+            ("--mode=study", "--batch_size=64", "--micro_batch_size=32"),
+            b"",
+            marks=pytest.mark.cluster,  # TensorFlow has started by then.
+        ),
     ],
 )
 def test_a_process_ends_so_too(world, flags, flagfile):

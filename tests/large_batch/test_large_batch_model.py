@@ -84,20 +84,20 @@ def assert_same(one, other):
 
 
 # Every model, and micro-batches of one ghost, of several and of the whole batch.
-SOME = [
+SIZES = [
     (sequential, 32),
     (sequential, 1024),
     (functional, 128),
     (Subclassed, 128),
 ]
-EVERY = itertools.product((sequential, functional, Subclassed), (32, 128, 1024))
+EVERY_SIZE = itertools.product((sequential, functional, Subclassed), (32, 128, 1024))
 
 
 @pytest.mark.parametrize(
     "make_model, micro_batch_size",
     [
-        pytest.param(*case, marks=[pytest.mark.slow] * (case not in SOME))
-        for case in EVERY
+        pytest.param(*case, marks=[pytest.mark.slow] * (case not in SIZES))
+        for case in EVERY_SIZE
     ],
 )
 def test_micro_batches_give_the_update_of_the_whole_batch(make_model, micro_batch_size):
@@ -304,20 +304,33 @@ def fitted(replicas, make_model, **how):
     return logs["loss"], logs["accuracy"], predictions, *model.get_weights()
 
 
+SOME = [
+    (1001, 333, 2, False),
+    (64, 64, 2, False),
+    # The last batches of 1 and 2 leave one or two of the replicas with nothing.
+    (129, 128, 2, True),
+    (130, 128, 4, False),
+]
+EVERY = [
+    (examples, batch_size, 4, jit)
+    for examples, batch_size in ((1001, 333), (64, 64), (130, 128))
+    for jit in (False, True)
+]
+
+
 @pytest.mark.parametrize(
-    "examples, batch_size, jit_compile",
+    "examples, batch_size, replicas, jit_compile",
     [
-        # The last batches of 2 leave two of the four replicas with nothing.
-        (1001, 333, False),
-        (64, 64, False),
-        (130, 128, False),
-        (130, 128, True),
-        pytest.param(1001, 333, True, marks=pytest.mark.slow),
-        pytest.param(64, 64, True, marks=pytest.mark.slow),
+        *SOME,
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in EVERY
+            if case not in SOME
+        ),
     ],
 )
 def test_evaluation_on_replicas_counts_every_example_once(
-    examples, batch_size, jit_compile
+    examples, batch_size, replicas, jit_compile
 ):
     x, y = digits(examples)
 
@@ -325,7 +338,8 @@ def test_evaluation_on_replicas_counts_every_example_once(
         model = replicated(functional, replicas, 32, **how)
         return model.evaluate(x, y, batch_size=batch_size, verbose=0)
 
-    np.testing.assert_allclose(scores(4, jit_compile=jit_compile), scores(1), rtol=1e-5)
+    found = scores(replicas, jit_compile=jit_compile)
+    np.testing.assert_allclose(found, scores(1), rtol=1e-5)
 
 
 def test_batch_logs_are_those_of_the_whole_batch():
@@ -340,7 +354,7 @@ def test_batch_logs_are_those_of_the_whole_batch():
         model.fit(x, y, batch_size=128, shuffle=False, verbose=0, callbacks=[callback])
         return [float(seen[0][name]) for name in ("loss", "accuracy")]
 
-    np.testing.assert_allclose(logs(4), logs(1), rtol=1e-5)
+    np.testing.assert_allclose(logs(2), logs(1), rtol=1e-5)
 
 
 def test_a_frozen_ghost_layer_stays_as_it_is_on_replicas():
