@@ -145,19 +145,32 @@ def test_every_way_of_training_learns(make_settings, digits, flags):
     assert keras.config.dtype_policy() == before
 
 
-def test_micro_batches_give_the_same_run(finished, make_settings, digits, tmp_path):
-    flags = (*SHORT, "--micro_batch_size=64")
-    parts = trainer.train(make_settings(*flags), digits, verbose=0)
-    assert parts["accuracy"] == finished.result["accuracy"]
-    assert parts["loss"] == pytest.approx(finished.result["loss"], rel=1e-4)
-    for one, other in zip(
-        weights(finished.folder), weights(tmp_path / "run"), strict=True
-    ):
+@pytest.fixture(scope="module")
+def in_parts(digits, tmp_path_factory):
+    """The same training in micro-batches: its directory, its result."""
+    folder = tmp_path_factory.mktemp("in_parts") / "run"
+    flags = (*SHORT, "--micro_batch_size=64", f"--run_dir={folder}")
+    return folder, trainer.train(settings_of(*flags), digits, verbose=0)
+
+
+@pytest.fixture(scope="module")
+def measured(digits, tmp_path_factory):
+    """And with the noise scale measured."""
+    folder = tmp_path_factory.mktemp("measured") / "run"
+    flags = (*SHORT, "--micro_batch_size=64", "--noise_scale", f"--run_dir={folder}")
+    return folder, trainer.train(settings_of(*flags), digits, verbose=0)
+
+
+def test_micro_batches_give_the_same_run(finished, in_parts):
+    folder, result = in_parts
+    assert result["accuracy"] == finished.result["accuracy"]
+    assert result["loss"] == pytest.approx(finished.result["loss"], rel=1e-4)
+    for one, other in zip(weights(finished.folder), weights(folder), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
 
 
 def test_a_micro_batch_that_fits_is_chosen(make_settings, digits, capsys):
-    flags = ("--batch_size=512", "--stretch=1", "--epochs=1", "--memory_budget=0.003")
+    flags = ("--batch_size=512", "--max_updates=1", "--memory_budget=0.003")
     trainer.train(make_settings(*flags), digits, verbose=0)
     first_line = capsys.readouterr().out.splitlines()[0]
     assert first_line == (
@@ -307,25 +320,18 @@ def test_gradient_noise_is_the_same_in_micro_batches(make_settings, digits, tmp_
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
 
 
-def test_a_run_says_whether_its_batch_was_too_large(make_settings, digits, tmp_path):
-    flags = (*SHORT, "--noise_scale", "--micro_batch_size=64")
-    result = trainer.train(make_settings(*flags), digits, verbose=0)["noise_scale"]
+def test_a_run_says_whether_its_batch_was_too_large(measured, make_settings, digits):
+    folder, result = measured[0], measured[1]["noise_scale"]
     assert result["noise"] > 0
     assert "batch 256 was" in result["advice"] and "12 updates" in result["advice"]
-    log = pd.read_csv(tmp_path / "run" / "noise_scale.csv")
+    log = pd.read_csv(folder / "noise_scale.csv")
     assert log["noise"].iloc[-1] == pytest.approx(result["noise"])
     # A batch in one piece has nothing to compare.
-    whole = (*SHORT, "--noise_scale", f"--run_dir={tmp_path / 'whole'}")
-    result = trainer.train(make_settings(*whole), digits, verbose=0)["noise_scale"]
+    whole = make_settings(*SHORT, "--noise_scale", "--max_updates=2")
+    result = trainer.train(whole, digits, verbose=0)["noise_scale"]
     assert "not known" in result["advice"] and "noise" not in result
 
 
-def test_measuring_the_noise_scale_changes_nothing(make_settings, digits, tmp_path):
-    flags = (*SHORT, "--micro_batch_size=64", "--max_updates=4")
-    trainer.train(make_settings(*flags), digits, verbose=0)
-    flags = (*flags, "--noise_scale", f"--run_dir={tmp_path / 'measured'}")
-    trainer.train(make_settings(*flags), digits, verbose=0)
-    for one, other in zip(
-        weights(tmp_path / "run"), weights(tmp_path / "measured"), strict=True
-    ):
+def test_measuring_the_noise_scale_changes_nothing(in_parts, measured):
+    for one, other in zip(weights(in_parts[0]), weights(measured[0]), strict=True):
         np.testing.assert_array_equal(one, other)
