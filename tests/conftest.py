@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import os
+import pathlib
 import sys
 
 # TensorFlow's notices of which instructions it was built for.
@@ -27,18 +28,49 @@ if keras.backend.backend() == "tensorflow":
     )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def nothing_is_left_of_a_file():
-    """What a file's tests leave goes before the next file's begin.
+# Models and traced functions hold themselves in circles, which Python seldom looks for
+# among so many objects, and the C library keeps what is freed.
+LARGE = 200 * 2**20
+memory_before = 0
 
-    Models and traced functions hold themselves in circles, which Python seldom looks
-    for among so many objects; and the C library keeps what is freed.
-    """
-    yield
-    keras.backend.clear_session()
+
+def resident_memory():
+    """Bytes of this process, where Linux tells; 0 elsewhere."""
+    statm = pathlib.Path("/proc/self/statm")
+    if not statm.exists():
+        return 0
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def give_back_memory():
+    """All that nothing refers to any more."""
+    global memory_before
     gc.collect()
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)
+    memory_before = resident_memory()
+
+
+def pytest_collection_finish():
+    """Leaves out what the imports made when Python looks for circles: for good."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def nothing_is_left_of_a_file():
+    """What a file's tests leave goes before the next file's begin."""
+    yield
+    keras.backend.clear_session(free_memory=False)
+    give_back_memory()
+
+
+@pytest.fixture(autouse=True)
+def nothing_large_is_left_of_a_test():
+    """And what some tests have piled up goes when it is large."""
+    yield
+    if resident_memory() > memory_before + LARGE:
+        give_back_memory()
 
 
 def settings_of(*flags) -> "Settings":
