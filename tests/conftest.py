@@ -1,6 +1,10 @@
 """What the tests share: numpy's own ghost batches, and the program's settings."""
 
+import ctypes
+import gc
 import os
+import pathlib
+import sys
 
 # TensorFlow's notices of which instructions it was built for.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -22,6 +26,51 @@ if keras.backend.backend() == "tensorflow":
         tf.config.list_physical_devices("CPU")[0],
         [tf.config.LogicalDeviceConfiguration()] * 4,
     )
+
+
+# Models and traced functions hold themselves in circles, which Python seldom looks for
+# among so many objects, and the C library keeps what is freed.
+LARGE = 200 * 2**20
+memory_before = 0
+
+
+def resident_memory():
+    """Bytes of this process, where Linux tells; 0 elsewhere."""
+    statm = pathlib.Path("/proc/self/statm")
+    if not statm.exists():
+        return 0
+    return int(statm.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def give_back_memory():
+    """All that nothing refers to any more."""
+    global memory_before
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
+    memory_before = resident_memory()
+
+
+def pytest_collection_finish():
+    """Leaves out what the imports made when Python looks for circles: for good."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def nothing_is_left_of_a_file():
+    """What a file's tests leave goes before the next file's begin."""
+    yield
+    keras.backend.clear_session(free_memory=False)
+    give_back_memory()
+
+
+@pytest.fixture(autouse=True)
+def nothing_large_is_left_of_a_test():
+    """And what some tests have piled up goes when it is large."""
+    yield
+    if resident_memory() > memory_before + LARGE:
+        give_back_memory()
 
 
 def settings_of(*flags) -> "Settings":

@@ -1,4 +1,4 @@
-"""The method on every backend: its tests, its files, and what it imports.
+"""The method gives the same results on every Keras backend, and needs no other one.
 
 Keras takes one backend a process, so each has its own.
 """

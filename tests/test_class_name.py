@@ -1,4 +1,4 @@
-"""A ghost layer is seen where a model is shown, and is its parent in files."""
+"""Summaries, plots and errors name a ghost layer; weight files fit its parent too."""
 
 import json
 import subprocess

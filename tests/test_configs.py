@@ -24,17 +24,26 @@ SHAPES = {
     "cifar100": ((32, 32, 3), 100),
     "imagenet2012": ((224, 224, 3), 1000),
 }
+# The same networks with fewer layers, whose updates take seconds to trace, and images
+# of the size that the largest one takes at least.
+SHALLOW = {
+    "resnet44": "resnet8",
+    "resnet20": "resnet8",
+    "wresnet16_4": "wresnet10_1",
+    "vgg": "vgg11",
+}
+SMALLER = {**SHAPES, "imagenet2012": ((63, 63, 3), 1000)}
 
 
 def name_of(config):
     return config.relative_to(ROOT / "configs").with_suffix("").as_posix()
 
 
-def read(config, *flags):
+def read(config, *flags, shapes=SHAPES):
     """The settings of a flagfile, and tiny data for them."""
     flags = [f"--flagfile={config}", "--download", *flags]
     settings = Settings(**gbn_train.parse(["train.py", *flags]))
-    shape, classes = SHAPES[settings.dataset]
+    shape, classes = shapes[settings.dataset]
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (24, *shape), np.uint8)
     labels = random.integers(0, classes, 24, np.int32)
@@ -57,8 +66,21 @@ def trainings(settings, data):
 
 @pytest.mark.parametrize("config", CONFIGS, ids=name_of)
 def test_a_config_starts_and_makes_two_updates(config, tmp_path):
-    # As the flagfile says, but for batches that the tiny data can fill.
-    sizes = ["--small_batch_size=4", "--epochs=1", "--max_updates=2"]
+    model = read(config)[0].model
+    flags = [f"--model={SHALLOW[model]}"] if model in SHALLOW else []
+    make_two_updates(config, tmp_path, *flags, shapes=SMALLER)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", CONFIGS, ids=name_of)
+def test_a_config_starts_with_its_own_network(config, tmp_path):
+    make_two_updates(config, tmp_path)
+
+
+def make_two_updates(config, tmp_path, *flags, shapes=SHAPES):
+    """Trains, or measures, as the flagfile says, but for these flags and shapes."""
+    # And for batches that the tiny data can fill.
+    sizes = [*flags, "--small_batch_size=4", "--epochs=1", "--max_updates=2"]
     sizes += ["--train_examples=0", f"--run_dir={tmp_path / 'run'}"]
     settings, _ = read(config)
     if settings.mode == "sweep":
@@ -67,7 +89,7 @@ def test_a_config_starts_and_makes_two_updates(config, tmp_path):
         sizes.append("--batch_size=12")
     if settings.virtual_batch_size:
         sizes.append("--virtual_batch_size=4")
-    settings, data = read(config, *sizes)
+    settings, data = read(config, *sizes, shapes=shapes)
     if settings.mode == "landscape":
         settings = dataclasses.replace(settings, directions=10)
         loss_landscape.measure_landscape(settings, data)

@@ -1,4 +1,4 @@
-"""Conversion of any model's batch normalization to ghosts and back."""
+"""Conversion to ghosts and back changes nothing that a model predicts."""
 
 import os
 import subprocess
@@ -408,6 +408,7 @@ if os.path.exists("exported"):
 """
 
 
+@pytest.mark.cluster
 def test_what_was_converted_back_is_loaded_and_served_without_the_package(tmp_path):
     model = compiled(built(functional))
     to_ghost_batch_norm(fit(model), 8)
@@ -491,13 +492,9 @@ def of_keras_applications(family):
 
 
 @pytest.mark.parametrize(
-    "family",
-    [
-        pytest.param(family, marks=SLOW_ON_JAX)
-        for family in ("MobileNetV2", "MobileNetV3Small", "ResNet50V2")
-    ],
+    "family", [pytest.param("MobileNetV3Small", marks=SLOW_ON_JAX)]
 )
-def test_small_networks_of_keras_applications_are_converted_and_back(family):
+def test_a_network_of_keras_applications_is_converted_and_back(family):
     assert_round_trip(*of_keras_applications(family))
 
 

@@ -1,4 +1,4 @@
-"""The layer, against plain BatchNormalization on the slices of the batch."""
+"""The layer is plain BatchNormalization on each slice of the batch (invariant 1)."""
 
 import copy
 from unittest import mock
@@ -83,7 +83,7 @@ def cases(draw, kernel):
     }
 
 
-@pytest.mark.parametrize(
+KERNELS = pytest.mark.parametrize(
     "kernel, dtype, tolerance",
     [
         # In float64, which Keras has on TensorFlow, only a wrong formula can differ.
@@ -95,13 +95,31 @@ def cases(draw, kernel):
         pytest.param("fused", "float32", 1e-3, marks=tensorflow_only),
     ],
 )
+
+
+@KERNELS
 @given(data=st.data())
-# JAX compiles every operation for every shape.
-@settings(max_examples=8 if NAME == "jax" else 40, deadline=None, derandomize=True)
+# JAX compiles every operation for every shape, and so does a kernel of TensorFlow's.
+@settings(max_examples=8 if NAME == "jax" else 15, deadline=None, derandomize=True)
 def test_a_batch_of_ghosts_is_plain_batch_normalization_on_each_slice(
     kernel, dtype, tolerance, data
 ):
     """Invariant 1: outputs, all gradients, running statistics."""
+    check_slices(kernel, dtype, tolerance, data)
+
+
+@pytest.mark.slow
+@KERNELS
+@given(data=st.data())
+@settings(max_examples=8 if NAME == "jax" else 40, deadline=None, derandomize=True)
+def test_any_batch_of_ghosts_is_plain_batch_normalization_on_each_slice(
+    kernel, dtype, tolerance, data
+):
+    check_slices(kernel, dtype, tolerance, data)
+
+
+def check_slices(kernel, dtype, tolerance, data):
+    """A layer with that kernel, against the plain one, on data that are drawn."""
     case = data.draw(cases(kernel))
     random = np.random.default_rng(case["seed"])
     shape, size = case["shape"], case["virtual_batch_size"]
@@ -147,24 +165,38 @@ def test_without_ghosts_or_with_one_the_layer_is_its_parent(
         np.testing.assert_allclose(result, reference, rtol=tolerance)
 
 
+# None takes Keras's own path, 1000 makes one ghost of the batch.
+SIZES = (None, 1000, 2)
+LAYOUTS = (((5, 3), -1), ((5, 3, 4, 2), -1), ((5, 3, 4, 2), 1))
+
+
 class KerasStandards(TestCase):
     """Keras's own checks of a layer: configuration, shapes, dtypes, saving, fit."""
 
     def test_run_layer_test(self):
-        for virtual_batch_size in (None, 2, 1000):
-            for shape, axis in (((5, 3), -1), ((5, 3, 4, 2), 1), ((5, 3, 4, 2), -1)):
-                with self.subTest(size=virtual_batch_size, shape=shape, axis=axis):
-                    self.run_layer_test(
-                        GhostBatchNormalization,
-                        {"virtual_batch_size": virtual_batch_size, "axis": axis},
-                        call_kwargs={"training": True},
-                        input_shape=shape,
-                        expected_output_shape=shape,
-                        expected_num_trainable_weights=2,
-                        expected_num_non_trainable_weights=2,
-                        expected_num_losses=0,
-                        supports_masking=True,
-                    )
+        for virtual_batch_size, (shape, axis) in zip(SIZES, LAYOUTS, strict=True):
+            self.check(virtual_batch_size, shape, axis)
+
+    @pytest.mark.slow
+    def test_run_layer_test_for_every_size_and_layout(self):
+        for virtual_batch_size in SIZES:
+            for shape, axis in LAYOUTS:
+                self.check(virtual_batch_size, shape, axis)
+
+    def check(self, virtual_batch_size, shape, axis):
+        """Keras's checks of one layer."""
+        with self.subTest(size=virtual_batch_size, shape=shape, axis=axis):
+            self.run_layer_test(
+                GhostBatchNormalization,
+                {"virtual_batch_size": virtual_batch_size, "axis": axis},
+                call_kwargs={"training": True},
+                input_shape=shape,
+                expected_output_shape=shape,
+                expected_num_trainable_weights=2,
+                expected_num_non_trainable_weights=2,
+                expected_num_losses=0,
+                supports_masking=True,
+            )
 
 
 @pytest.mark.parametrize("training", [True, False])

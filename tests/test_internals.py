@@ -1,4 +1,4 @@
-"""Which private names of Keras and TensorFlow a new version has dropped."""
+"""A new version of Keras or TensorFlow cannot drop a private name unnoticed."""
 
 import importlib
 import inspect

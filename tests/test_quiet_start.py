@@ -1,4 +1,4 @@
-"""Standard error while TensorFlow starts."""
+"""Standard error leaves out TensorFlow's start-up noise and nothing else."""
 
 import pathlib
 import subprocess

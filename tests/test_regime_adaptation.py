@@ -1,4 +1,4 @@
-"""The schedule against its closed form in numpy; the paper's recipes."""
+"""The schedule is its closed form in numpy, and the recipes are the paper's."""
 
 import math
 from fractions import Fraction

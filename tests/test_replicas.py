@@ -1,4 +1,4 @@
-"""Layers on their own on several replicas, in models that nobody wrapped."""
+"""Layers on several replicas compute what one device computes, or refuse to."""
 
 import functools
 
@@ -110,8 +110,24 @@ def test_replicas_with_shares_of_different_sizes_are_refused():
         run(shares)
 
 
-@pytest.mark.parametrize("sizes", [(64, 0), (0, 64), (0, 0), (32, 32, 0, 0)])
-@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize(
+    "sizes, dynamic",
+    [
+        ((0, 64), False),
+        ((32, 32, 0, 0), False),
+        ((64, 0), True),
+        ((0, 0), True),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ((64, 0), False),
+                ((0, 0), False),
+                ((0, 64), True),
+                ((32, 32, 0, 0), True),
+            )
+        ),
+    ],
+)
 def test_replicas_with_nothing_take_no_part(sizes, dynamic):
     def layer():
         return GhostBatchNormalization(16, momentum=0.7)

@@ -1,4 +1,4 @@
-"""Dropout whose masks do not depend on where an example is computed."""
+"""Dropout draws the same mask wherever an example is computed."""
 
 import keras
 import numpy as np

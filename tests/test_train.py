@@ -1,6 +1,7 @@
-"""The program: its flags, its modes, and one line for each mistake."""
+"""The program takes flags and flagfiles, and answers each mistake in one line."""
 
 import dataclasses
+import functools
 import os
 import pathlib
 import subprocess
@@ -32,9 +33,15 @@ def test_the_flags_are_the_fields_of_the_settings():
     assert set(gbn_train.parse(["train.py"])) == fields
 
 
-def test_training_then_evaluating_by_the_run_directory_alone(tmp_path):
+def run_here(*flags, capsys):
+    """The program in this process, as `run` returns it."""
+    code = gbn_train.main(["train.py", *flags])
+    return subprocess.CompletedProcess(flags, code, *capsys.readouterr())
+
+
+def check_training_then_evaluating(run):
     flags = ("--batch_size=256", "--epochs=2", "--stretch=1", "--run_dir=run")
-    trained = run(*flags, cwd=tmp_path)
+    trained = run(*flags)
     assert trained.returncode == 0, trained.stderr
     lines = trained.stdout.splitlines()
     assert lines[:3] == [
@@ -46,10 +53,22 @@ def test_training_then_evaluating_by_the_run_directory_alone(tmp_path):
     assert lines[-1].startswith("validation accuracy ")
     assert trained.stderr == ""
 
-    evaluated = run("--mode=evaluate", "--run_dir=run", cwd=tmp_path)
+    evaluated = run("--mode=evaluate", "--run_dir=run")
     assert evaluated.returncode == 0, evaluated.stderr
     # The same figure as at the end of the training.
     assert lines[-1].startswith(evaluated.stdout.splitlines()[-1])
+
+
+def test_training_then_evaluating_by_the_run_directory_alone(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    check_training_then_evaluating(functools.partial(run_here, capsys=capsys))
+
+
+@pytest.mark.cluster
+def test_processes_train_and_evaluate_and_write_nothing_else(tmp_path):
+    check_training_then_evaluating(functools.partial(run, cwd=tmp_path))
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)

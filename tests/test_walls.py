@@ -1,4 +1,4 @@
-"""Each package imports what is below it, and nothing else: the drawing, as a test."""
+"""Each package imports only what is below it."""
 
 import ast
 import pathlib

@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.cluster
+
 ROOT = pathlib.Path(__file__).parent.parent
 
 

@@ -1,4 +1,4 @@
-"""The deviation of the loss around a point, and its alpha."""
+"""The landscape finds a known alpha, and changes nothing of the model."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""The random walk on a random potential: potentials, displacement, exponent."""
+"""The random walk moves as the theory says, and the fit recovers its exponent."""
 
 import numpy as np
 import pytest

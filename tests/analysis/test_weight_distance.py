@@ -1,4 +1,4 @@
-"""The distance of the weights: what is logged and when, what is fitted."""
+"""The logged distances are those of the weights, and fits find what was put in."""
 
 import csv
 

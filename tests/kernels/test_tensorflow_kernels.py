@@ -1,4 +1,4 @@
-"""TensorFlow's kernels: which is taken where, and what they build."""
+"""TensorFlow takes the fastest kernel that is right, and builds no more than needed."""
 
 import ghosts
 import numpy as np

@@ -1,4 +1,4 @@
-"""The norm of the last update's gradient, on the digits."""
+"""The logged norm is that of the whole batch's gradient, however it is computed."""
 
 import keras
 import numpy as np

@@ -1,5 +1,7 @@
-"""Micro-batches: the update of the whole batch in the memory of a part."""
+"""Micro-batches make the update of the whole batch in the memory of a part."""
 
+import functools
+import itertools
 import warnings
 
 import keras
@@ -67,6 +69,12 @@ def trained(make_model, micro_batch_size, *, batch_size=256, weights=None, **how
     return values, state, history.history
 
 
+@functools.cache
+def whole(make_model, batch_size=256):
+    """What Keras itself makes of whole batches."""
+    return trained(make_model, None, batch_size=batch_size)
+
+
 def assert_same(one, other):
     for values, expected in zip(one[:2], other[:2], strict=True):
         for value, reference in zip(values, expected, strict=True):
@@ -75,22 +83,40 @@ def assert_same(one, other):
         np.testing.assert_allclose(one[2][name], other[2][name], rtol=1e-5)
 
 
-@pytest.mark.parametrize("make_model", [sequential, functional, Subclassed])
-@pytest.mark.parametrize("micro_batch_size", [32, 128, 1024])
+# Every model, and micro-batches of one ghost, of several and of the whole batch.
+SIZES = [
+    (sequential, 32),
+    (sequential, 1024),
+    (functional, 128),
+    (Subclassed, 128),
+]
+EVERY_SIZE = itertools.product((sequential, functional, Subclassed), (32, 128, 1024))
+
+
+@pytest.mark.parametrize(
+    "make_model, micro_batch_size",
+    [
+        pytest.param(*case, marks=[pytest.mark.slow] * (case not in SIZES))
+        for case in EVERY_SIZE
+    ],
+)
 def test_micro_batches_give_the_update_of_the_whole_batch(make_model, micro_batch_size):
-    assert_same(trained(make_model, micro_batch_size), trained(make_model, None))
+    assert_same(trained(make_model, micro_batch_size), whole(make_model))
 
 
-# 1,024 examples leave a last batch: of unknown size while tracing.
-@pytest.mark.parametrize("batch_size", [200, 300, 500])
+# 1,024 examples leave a last batch: of unknown size while tracing, and smaller than a
+# ghost, or larger than a micro-batch.
+@pytest.mark.parametrize(
+    "batch_size", [200, 300, pytest.param(500, marks=pytest.mark.slow)]
+)
 def test_what_remains_joins_the_last_micro_batch(batch_size):
-    how = {"batch_size": batch_size}
-    assert_same(trained(sequential, 64, **how), trained(sequential, None, **how))
+    result = trained(sequential, 64, batch_size=batch_size)
+    assert_same(result, whole(sequential, batch_size))
 
 
 @pytest.mark.parametrize("how", [{"jit_compile": True}, {"run_eagerly": True}])
 def test_compiled_or_eagerly_too(how):
-    assert_same(trained(functional, 64, **how), trained(functional, None))
+    assert_same(trained(functional, 64, **how), whole(functional))
 
 
 def test_sample_weights_count_over_the_whole_batch():
@@ -259,35 +285,61 @@ def replicated(make_model, replicas, micro_batch_size, **how):
     ids=str,
 )
 def test_every_way_of_running_works_on_replicas(how):
+    """And gives what one device does without it."""
     how = {"make_model": functional, **how}
-    x, y = digits(1024)
-
-    def fitted(replicas):
-        model = replicated(replicas=replicas, micro_batch_size=64, **how)
-        history = model.fit(
-            x, y, batch_size=256, epochs=2, shuffle=False, verbose=0
-        ).history
-        predictions = model.predict(x[:77], batch_size=32, verbose=0)
-        assert int(model.optimizer.iterations.numpy()) == 8
-        return history["loss"], history["accuracy"], predictions, *model.get_weights()
-
-    for one, other in zip(fitted(2), fitted(1), strict=True):
+    expected = fitted(1, how["make_model"])
+    for one, other in zip(fitted(2, **how), expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
-@pytest.mark.parametrize("examples, batch_size", [(1001, 333), (64, 64), (130, 128)])
+@functools.cache
+def fitted(replicas, make_model, **how):
+    """Logs, predictions and weights after eight updates."""
+    x, y = digits(1024)
+    model = replicated(make_model, replicas, 64, **how)
+    history = model.fit(x, y, batch_size=256, epochs=2, shuffle=False, verbose=0)
+    predictions = model.predict(x[:77], batch_size=32, verbose=0)
+    assert int(model.optimizer.iterations.numpy()) == 8
+    logs = history.history
+    return logs["loss"], logs["accuracy"], predictions, *model.get_weights()
+
+
+SOME = [
+    (1001, 333, 2, False),
+    (64, 64, 2, False),
+    # The last batches of 1 and 2 leave one or two of the replicas with nothing.
+    (129, 128, 2, True),
+    (130, 128, 4, False),
+]
+EVERY = [
+    (examples, batch_size, 4, jit)
+    for examples, batch_size in ((1001, 333), (64, 64), (130, 128))
+    for jit in (False, True)
+]
+
+
+@pytest.mark.parametrize(
+    "examples, batch_size, replicas, jit_compile",
+    [
+        *SOME,
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in EVERY
+            if case not in SOME
+        ),
+    ],
+)
 def test_evaluation_on_replicas_counts_every_example_once(
-    examples, batch_size, jit_compile
+    examples, batch_size, replicas, jit_compile
 ):
-    # The last batches of 2 leave two of the four replicas with nothing.
     x, y = digits(examples)
 
-    def scores(replicas):
-        model = replicated(functional, replicas, 32, jit_compile=jit_compile)
+    def scores(replicas, **how):
+        model = replicated(functional, replicas, 32, **how)
         return model.evaluate(x, y, batch_size=batch_size, verbose=0)
 
-    np.testing.assert_allclose(scores(4), scores(1), rtol=1e-5)
+    found = scores(replicas, jit_compile=jit_compile)
+    np.testing.assert_allclose(found, scores(1), rtol=1e-5)
 
 
 def test_batch_logs_are_those_of_the_whole_batch():
@@ -302,7 +354,7 @@ def test_batch_logs_are_those_of_the_whole_batch():
         model.fit(x, y, batch_size=128, shuffle=False, verbose=0, callbacks=[callback])
         return [float(seen[0][name]) for name in ("loss", "accuracy")]
 
-    np.testing.assert_allclose(logs(4), logs(1), rtol=1e-5)
+    np.testing.assert_allclose(logs(2), logs(1), rtol=1e-5)
 
 
 def test_a_frozen_ghost_layer_stays_as_it_is_on_replicas():

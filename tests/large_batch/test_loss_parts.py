@@ -1,4 +1,4 @@
-"""Whatever Keras divides a loss by: micro-batches give the model's own update."""
+"""Micro-batches make the model's own update, whatever Keras divides a loss by."""
 
 import dataclasses
 
@@ -141,7 +141,7 @@ def assert_same(result, expected):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=tolerance)
 
 
-@given(
+some_update = given(
     outputs=st.booleans().flatmap(some_outputs),
     how_model=st.tuples(st.booleans(), st.booleans()),
     examples=st.integers(2, 9),
@@ -149,16 +149,25 @@ def assert_same(result, expected):
     replicas=st.sampled_from([1, 1, 2]),
     seed=st.integers(0, 99),
 )
-@settings(
-    max_examples=80,
-    deadline=None,
-    derandomize=True,
-    database=None,
-    phases=[Phase.generate],
+repeatably = settings(
+    deadline=None, derandomize=True, database=None, phases=[Phase.generate]
 )
-def test_any_loss_is_the_whole_batchs_or_refused(
-    outputs, how_model, examples, size, replicas, seed
-):
+
+
+@some_update
+@settings(repeatably, max_examples=30)
+def test_a_loss_is_the_whole_batchs_or_refused(**case):
+    check_loss(**case)
+
+
+@pytest.mark.slow
+@some_update
+@settings(repeatably, max_examples=80)
+def test_any_loss_is_the_whole_batchs_or_refused(**case):
+    check_loss(**case)
+
+
+def check_loss(outputs, how_model, examples, size, replicas, seed):
     data = data_of(outputs, examples * replicas, np.random.default_rng(seed))
     model = model_of(outputs, *how_model)
     before = model.get_weights()

@@ -1,4 +1,4 @@
-"""How much memory an update takes, and the micro-batch that fits."""
+"""The chosen micro-batch is the largest whose update fits into the memory."""
 
 import functools
 import math

@@ -1,4 +1,4 @@
-"""Every example is in one micro-batch."""
+"""Every example is in exactly one micro-batch."""
 
 import numpy as np
 import pytest

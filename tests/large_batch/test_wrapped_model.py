@@ -1,4 +1,4 @@
-"""A wrapped model is called, compiled and saved as it is itself."""
+"""A wrapped model is called, compiled, exported and saved like the model itself."""
 
 import types
 
@@ -76,8 +76,15 @@ WAYS = [
 
 
 @pytest.mark.filterwarnings("ignore:Gradients do not exist")
-@pytest.mark.parametrize("kind", ["dict", "list"])
-@pytest.mark.parametrize("how", WAYS, ids=str)
+@pytest.mark.parametrize(
+    "kind, how",
+    [
+        pytest.param(kind, how, marks=[pytest.mark.slow] * ((row + column) % 2))
+        for row, kind in enumerate(("dict", "list"))
+        for column, how in enumerate(WAYS)
+    ],
+    ids=str,
+)
 def test_logs_are_the_models_own_key_by_key(kind, how):
     targets = {"a": A, "b": B} if kind == "dict" else [A, B]
     assert_same_logs(kind, targets, **how)

@@ -1,4 +1,4 @@
-"""SGD with L2 in the gradient, against the published update in numpy."""
+"""SGD with L2 in the gradient makes the published update."""
 
 import keras
 import numpy as np

@@ -15,9 +15,9 @@ EXAMPLES = 60_000
 STUDY = ("--mode=study", "--dataset=mnist", "--download", "--batch_size=4096")
 
 
-def write_training(settings, accuracy, finished=True):
+def write_training(settings, accuracy, finished=True, examples=EXAMPLES):
     """Leaves what a training does, without training."""
-    plan = Planner(EXAMPLES).plan(settings)
+    plan = Planner(examples).plan(settings)
     run_dir = pathlib.Path(settings.run_dir)
     run_dir.mkdir(parents=True)
     (run_dir / "flags.cfg").write_text(plan.settings.flagfile())

@@ -1,4 +1,4 @@
-"""A training that diverges among others: it has its row, and the others go on."""
+"""A training that diverges has its row in the table, and the others go on."""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""The program's landscape mode: of a fresh network, of a trained one, of a mistake."""
+"""The landscape mode measures a fresh or a trained network, and changes neither."""
 
 import json
 

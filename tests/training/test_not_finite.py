@@ -1,4 +1,4 @@
-"""A training that breaks down stops at that update, with its last checkpoint."""
+"""A training that breaks down stops at that update and keeps its last checkpoint."""
 
 import pathlib
 

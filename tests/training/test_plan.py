@@ -1,4 +1,4 @@
-"""What follows from the settings, and which settings are refused."""
+"""The plan says what follows from the settings, and refuses those without a sense."""
 
 import pytest
 

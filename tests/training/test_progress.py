@@ -1,4 +1,4 @@
-"""How far a training is: on a terminal a bar, elsewhere one line for each training."""
+"""You see how far a training is: a bar on a terminal, elsewhere one line for each."""
 
 import dataclasses
 import io

@@ -1,4 +1,4 @@
-"""Strategies by name, and the program on several machines."""
+"""The program computes on replicas and machines what one device computes."""
 
 import json
 import pathlib

@@ -1,10 +1,12 @@
-"""The five arms: what each is, the table they give, an interrupted study."""
+"""Each arm of a study adds one technique, and an interrupted study goes on."""
 
 import dataclasses
+import pathlib
 
 import numpy as np
 import pandas as pd
 import pytest
+from run_directories import write_training
 
 import gbn_train
 from gbn_keras.training import study, trainer
@@ -57,6 +59,10 @@ def test_all_arms_share_the_small_batch_regime(make_settings):
         assert plan.regime.learning_rate[0] == (0, 0.2)
 
 
+# With this seed a training takes no time.
+PRETENDED = 2
+
+
 @pytest.fixture
 def trainings(monkeypatch):
     """The run directories of the trainings that a study starts."""
@@ -64,6 +70,9 @@ def trainings(monkeypatch):
 
     def train(settings, *args, **kwargs):
         started.append(settings.run_dir)
+        if settings.seed == PRETENDED:
+            write_training(settings, 0.5, examples=1536)
+            return None
         return trainer.train(settings, *args, **kwargs)
 
     monkeypatch.setattr(study, "train", train)
@@ -145,12 +154,14 @@ def test_an_interrupted_study_goes_on_where_it_was(
 
 
 @pytest.mark.parametrize("eval_every, epochs", [(0, [1, 3, 6]), (2, [1, 2, 4, 6])])
-def test_all_arms_are_evaluated_as_often_unless_told_otherwise(
+def test_an_arm_of_more_epochs_is_evaluated_as_often_unless_told_otherwise(
     make_settings, eval_every, epochs
 ):
     flags = (f"--eval_every={eval_every}", "--seeds=1", "--max_updates=12")
-    run_dir = study.run_study(make_settings(*TINY, *flags))
-    curve = pd.read_csv(run_dir / "ra" / "seed_1" / "metrics.csv")
+    settings = make_settings(*TINY, *flags)
+    arm = study.prepare_study(settings, 1536, 1)[1]["+RA"]
+    trainer.train(dataclasses.replace(arm, run_dir=settings.run_dir), verbose=0)
+    curve = pd.read_csv(pathlib.Path(settings.run_dir) / "metrics.csv")
     evaluated = curve.dropna(subset=["val_accuracy"])["epoch"] + 1
     assert evaluated.tolist() == epochs
 
@@ -218,18 +229,17 @@ def test_the_noise_belongs_to_the_arms_with_a_scaled_rate(make_settings):
 
 def test_a_sweep_trains_with_each_batch_size(make_settings, trainings, tmp_path):
     settings = make_settings(
-        *("--mode=sweep", "--batch_sizes=16,64,256", "--epochs=2", "--seeds=2"),
-        "--weight_distance",
+        *("--mode=sweep", "--batch_sizes=16,256", "--epochs=2", "--weight_distance"),
     )
     run_dir = study.run_study(settings)
-    assert len(trainings) == 6
+    assert len(trainings) == 2
     text = report.report_sweep(run_dir)
     table = pd.read_csv(run_dir / "sweep.csv", index_col="arm")
-    assert table["batch_size"].tolist() == [16, 64, 256]
+    assert table["batch_size"].tolist() == [16, 256]
     # 48 small batches an epoch: as many updates for all.
-    assert table["updates"].tolist() == [96, 96, 96]
+    assert table["updates"].tolist() == [96, 96]
     assert "log t (R²" in text
-    for size in (16, 64, 256):
+    for size in (16, 256):
         flags = (run_dir / f"batch_{size}" / "seed_1" / "flags.cfg").read_text()
         assert f"--virtual_batch_size={min(size, 32)}\n" in flags
         distance = pd.read_csv(run_dir / f"batch_{size}/seed_1/weight_distance.csv")

@@ -1,4 +1,4 @@
-"""Training end to end on the digits: what a run leaves, repeats and refuses."""
+"""A training on the digits leaves what it promises, and repeats it exactly."""
 
 import dataclasses
 import json
@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
+from conftest import settings_of
 from trainings import SHORT, weights
 
 import gbn_train as program
@@ -26,10 +27,25 @@ def digits():
     return datasets.load("digits")
 
 
-def test_a_run_leaves_its_directory(make_settings, digits, tmp_path):
-    settings = make_settings(*SHORT)
-    result = trainer.train(settings, digits, verbose=0)
-    run = tmp_path / "run"
+class Finished:
+    """A short training that has ended, for the tests that only look at it."""
+
+    def __init__(self, folder, digits):
+        self.folder = folder
+        self.result = trainer.train(self.settings(), digits, verbose=0)
+
+    def settings(self, *flags):
+        """Those of the training, with these flags."""
+        return settings_of(*SHORT, f"--run_dir={self.folder}", *flags)
+
+
+@pytest.fixture(scope="module")
+def finished(digits, tmp_path_factory):
+    return Finished(tmp_path_factory.mktemp("finished") / "run", digits)
+
+
+def test_a_run_leaves_its_directory(finished):
+    run, result = finished.folder, finished.result
     assert json.loads((run / "result.json").read_text()) == result
     assert result["updates"] == 2 * 6
     assert result["samples"] == 12 * 256
@@ -54,38 +70,31 @@ def test_a_run_leaves_its_directory(make_settings, digits, tmp_path):
     assert (run / "plots" / "training.png").stat().st_size > 10_000
 
 
-def test_the_flagfile_of_a_run_runs_it_again(make_settings, digits, tmp_path):
-    trainer.train(make_settings(*SHORT), digits, verbose=0)
-    flagfile = tmp_path / "run" / "flags.cfg"
+def test_the_flagfile_of_a_run_runs_it_again(finished, digits, tmp_path):
+    flagfile = finished.folder / "flags.cfg"
     again = program.parse(
         ["train.py", f"--flagfile={flagfile}", f"--run_dir={tmp_path / 'again'}"]
     )
     trainer.train(Settings(**again), digits, verbose=0)
-    for a, b in zip(
-        weights(tmp_path / "run"), weights(tmp_path / "again"), strict=True
-    ):
+    for a, b in zip(weights(finished.folder), weights(tmp_path / "again"), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def test_another_seed_is_another_run(make_settings, digits, tmp_path):
-    settings = make_settings(*SHORT)
-    first = trainer.train(settings, digits, verbose=0)
-    other = dataclasses.replace(settings, seed=2, run_dir=str(tmp_path / "other"))
-    assert trainer.train(other, digits, verbose=0)["loss"] != first["loss"]
+def test_another_seed_is_another_run(finished, make_settings, digits):
+    other = trainer.train(make_settings(*SHORT, "--seed=2"), digits, verbose=0)
+    assert other["loss"] != finished.result["loss"]
 
 
-def test_a_finished_run_is_not_run_again(make_settings, digits, tmp_path, capsys):
-    result = trainer.train(make_settings(*SHORT), digits, verbose=0)
-    saved = (tmp_path / "run" / "model.keras").stat().st_mtime_ns
-    assert trainer.train(make_settings(*SHORT), digits, verbose=0) == result
-    assert (tmp_path / "run" / "model.keras").stat().st_mtime_ns == saved
+def test_a_finished_run_is_not_run_again(finished, digits, capsys):
+    saved = (finished.folder / "model.keras").stat().st_mtime_ns
+    assert trainer.train(finished.settings(), digits, verbose=0) == finished.result
+    assert (finished.folder / "model.keras").stat().st_mtime_ns == saved
     assert "already finished" in capsys.readouterr().out
 
 
-def test_other_flags_are_refused_by_name(make_settings, digits):
-    trainer.train(make_settings(*SHORT), digits, verbose=0)
+def test_other_flags_are_refused_by_name(finished, digits):
     with pytest.raises(UsageError) as error:
-        trainer.train(make_settings(*SHORT, "--learning_rate=0.2"), digits)
+        trainer.train(finished.settings("--learning_rate=0.2"), digits)
     assert "--learning_rate=0.03 there, --learning_rate=0.2 here" in str(error.value)
 
 
@@ -137,20 +146,32 @@ def test_every_way_of_training_learns(make_settings, digits, flags):
     assert keras.config.dtype_policy() == before
 
 
-def test_micro_batches_give_the_same_run(make_settings, digits, tmp_path):
-    whole = trainer.train(make_settings(*SHORT), digits, verbose=0)
-    flags = (*SHORT, f"--run_dir={tmp_path / 'parts'}", "--micro_batch_size=64")
-    parts = trainer.train(make_settings(*flags), digits, verbose=0)
-    assert parts["accuracy"] == whole["accuracy"]
-    assert parts["loss"] == pytest.approx(whole["loss"], rel=1e-4)
-    for one, other in zip(
-        weights(tmp_path / "run"), weights(tmp_path / "parts"), strict=True
-    ):
+@pytest.fixture(scope="module")
+def in_parts(digits, tmp_path_factory):
+    """The same training in micro-batches: its directory, its result."""
+    folder = tmp_path_factory.mktemp("in_parts") / "run"
+    flags = (*SHORT, "--micro_batch_size=64", f"--run_dir={folder}")
+    return folder, trainer.train(settings_of(*flags), digits, verbose=0)
+
+
+@pytest.fixture(scope="module")
+def measured(digits, tmp_path_factory):
+    """And with the noise scale measured."""
+    folder = tmp_path_factory.mktemp("measured") / "run"
+    flags = (*SHORT, "--micro_batch_size=64", "--noise_scale", f"--run_dir={folder}")
+    return folder, trainer.train(settings_of(*flags), digits, verbose=0)
+
+
+def test_micro_batches_give_the_same_run(finished, in_parts):
+    folder, result = in_parts
+    assert result["accuracy"] == finished.result["accuracy"]
+    assert result["loss"] == pytest.approx(finished.result["loss"], rel=1e-4)
+    for one, other in zip(weights(finished.folder), weights(folder), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
 
 
 def test_a_micro_batch_that_fits_is_chosen(make_settings, digits, capsys):
-    flags = ("--batch_size=512", "--stretch=1", "--epochs=1", "--memory_budget=0.003")
+    flags = ("--batch_size=512", "--max_updates=1", "--memory_budget=0.003")
     trainer.train(make_settings(*flags), digits, verbose=0)
     first_line = capsys.readouterr().out.splitlines()[0]
     assert first_line == (
@@ -158,10 +179,10 @@ def test_a_micro_batch_that_fits_is_chosen(make_settings, digits, capsys):
     )
 
 
-def test_machine_flags_may_change_for_a_run(make_settings, digits):
-    result = trainer.train(make_settings(*SHORT), digits, verbose=0)
+def test_machine_flags_may_change_for_a_run(finished, digits):
     flags = ("--micro_batch_size=32", "--memory_budget=1", "--tpu=other")
-    assert trainer.train(make_settings(*SHORT, *flags), digits, verbose=0) == result
+    result = trainer.train(finished.settings(*flags), digits, verbose=0)
+    assert result == finished.result
 
 
 def test_xla_is_off_on_a_cpu_unless_asked(make_settings, digits):
@@ -208,10 +229,9 @@ def test_an_update_is_the_papers(make_settings, digits):
         np.testing.assert_allclose(variable, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_evaluation_gives_the_accuracy_of_the_run(make_settings, digits):
-    settings = make_settings(*SHORT)
-    result = trainer.train(settings, digits, verbose=0)
-    scores = evaluation.evaluate(settings)
+def test_evaluation_gives_the_accuracy_of_the_run(finished):
+    result = finished.result
+    scores = evaluation.evaluate(finished.settings())
     assert scores["accuracy"] == pytest.approx(result["accuracy"])
     assert scores["loss"] == pytest.approx(result["loss"], rel=1e-5)
 
@@ -301,25 +321,18 @@ def test_gradient_noise_is_the_same_in_micro_batches(make_settings, digits, tmp_
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
 
 
-def test_a_run_says_whether_its_batch_was_too_large(make_settings, digits, tmp_path):
-    flags = (*SHORT, "--noise_scale", "--micro_batch_size=64")
-    result = trainer.train(make_settings(*flags), digits, verbose=0)["noise_scale"]
+def test_a_run_says_whether_its_batch_was_too_large(measured, make_settings, digits):
+    folder, result = measured[0], measured[1]["noise_scale"]
     assert result["noise"] > 0
     assert "batch 256 was" in result["advice"] and "12 updates" in result["advice"]
-    log = pd.read_csv(tmp_path / "run" / "noise_scale.csv")
+    log = pd.read_csv(folder / "noise_scale.csv")
     assert log["noise"].iloc[-1] == pytest.approx(result["noise"])
     # A batch in one piece has nothing to compare.
-    whole = (*SHORT, "--noise_scale", f"--run_dir={tmp_path / 'whole'}")
-    result = trainer.train(make_settings(*whole), digits, verbose=0)["noise_scale"]
+    whole = make_settings(*SHORT, "--noise_scale", "--max_updates=2")
+    result = trainer.train(whole, digits, verbose=0)["noise_scale"]
     assert "is unknown" in result["advice"] and "noise" not in result
 
 
-def test_measuring_the_noise_scale_changes_nothing(make_settings, digits, tmp_path):
-    flags = (*SHORT, "--micro_batch_size=64", "--max_updates=4")
-    trainer.train(make_settings(*flags), digits, verbose=0)
-    flags = (*flags, "--noise_scale", f"--run_dir={tmp_path / 'measured'}")
-    trainer.train(make_settings(*flags), digits, verbose=0)
-    for one, other in zip(
-        weights(tmp_path / "run"), weights(tmp_path / "measured"), strict=True
-    ):
+def test_measuring_the_noise_scale_changes_nothing(in_parts, measured):
+    for one, other in zip(weights(in_parts[0]), weights(measured[0]), strict=True):
         np.testing.assert_array_equal(one, other)

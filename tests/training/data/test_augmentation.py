@@ -1,4 +1,4 @@
-"""Augmentation by numbers that belong to the example and the epoch."""
+"""An example's augmentation depends on the example and the epoch alone."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""Which examples and features of a data set are taken, and what is refused."""
+"""The flags choose a data set's examples and features; a wrong choice is refused."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""Data sets: the digits, and what tensorflow-datasets finds on the disk."""
+"""A data set is read whole, in the order of the seed, and a damaged one is refused."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""JPEGs of real sizes on disk: random access, crops, and damaged files."""
+"""JPEGs of any size are trained with from the disk, and damaged files are named."""
 
 import dataclasses
 import io
@@ -359,16 +359,34 @@ def test_labels_that_stand_for_none_are_refused(tmp_path):
     refused(write(tmp_path, label=-1), "train split of photos has the label -1")
 
 
-@pytest.mark.parametrize("model", ["resnet18", "alexnet"])
-def test_a_network_trains_on_them(data_dir, make_settings, model):
-    settings = make_settings(
+def photo_flags(data_dir, model):
+    return (
         *(f"--data_dir={data_dir}", "--dataset=photos", f"--model={model}"),
         *(f"--image_size={SIZE}", "--batch_size=12", "--small_batch_size=6"),
-        *("--epochs=1", "--max_updates=2"),
     )
-    data = trainer.load_data(settings)
+
+
+@pytest.mark.parametrize("model", ["c1", "alexnet", "resnet18"])
+def test_alexnet_has_the_crops_of_its_recipe(data_dir, make_settings, model):
+    data = trainer.load_data(make_settings(*photo_flags(data_dir, model)))
     assert data.fixed_scale == (model == "alexnet")
-    result = trainer.train(settings, verbose=0)
+
+
+# The networks for such images take half a minute to trace.
+@pytest.mark.parametrize(
+    "model, fixed_scale",
+    [
+        ("c1", False),
+        ("c1", True),
+        pytest.param("resnet18", False, marks=pytest.mark.slow),
+        pytest.param("alexnet", True, marks=pytest.mark.slow),
+    ],
+)
+def test_a_network_trains_on_them(data_dir, make_settings, model, fixed_scale):
+    flags = (*photo_flags(data_dir, model), "--epochs=1", "--max_updates=2")
+    settings = make_settings(*flags)
+    data = dataclasses.replace(trainer.load_data(settings), fixed_scale=fixed_scale)
+    result = trainer.train(settings, data, verbose=0)
     assert result["updates"] == 2
     # Each of the 10 validation examples counts alike, whatever fills up their batch.
     correct = 10 * result["accuracy"]
@@ -423,10 +441,10 @@ def test_an_image_that_cannot_be_decoded_is_told(photos):
 
 def test_the_training_tells_of_harmed_files(shards, make_settings, monkeypatch):
     settings = make_settings(
-        *(f"--data_dir={shards[0].parents[2]}", "--dataset=photos", "--model=resnet18"),
+        *(f"--data_dir={shards[0].parents[2]}", "--dataset=photos", "--model=c1"),
         *(f"--image_size={SIZE}", "--batch_size=42", "--small_batch_size=6"),
     )
-    # As Keras's does, without the minute that the network takes.
+    # As Keras's does, without what the network takes.
     monkeypatch.setattr(keras.Model, "fit", lambda model, x, **_: next(iter(x)))
     data = trainer.load_data(settings)
     shards[0].unlink()

@@ -1,4 +1,4 @@
-"""Exact resume: killed at any update, refused where it would not be exact."""
+"""A killed training resumes bit for bit, or is refused."""
 
 import dataclasses
 import os
@@ -12,6 +12,7 @@ import time
 import keras
 import numpy as np
 import pytest
+from conftest import settings_of
 from trainings import weights
 
 import gbn_train
@@ -64,6 +65,14 @@ def digits():
     return datasets.load("digits")
 
 
+@pytest.fixture(scope="module")
+def undisturbed(digits, tmp_path_factory):
+    """A training that ended as planned: its directory, its result."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    settings = settings_of(*SHORT, f"--run_dir={folder}")
+    return folder, trainer.train(settings, digits, verbose=0)
+
+
 def train_killed(settings, data, *updates):
     for number in updates:
         with pytest.raises(Killed):
@@ -83,25 +92,51 @@ def assert_same_run(one, other):
             assert (one / name).read_text() == (other / name).read_text()
 
 
+# With all that has a state of its own.
+ON_ONE_DEVICE = (
+    *("--gradient_noise=full", "--weight_distance"),
+    # Evaluated in some epochs only, and stopped in the middle of one.
+    *("--eval_every=2", "--max_updates=21"),
+)
+ON_REPLICAS = (
+    *("--strategy=mirrored", "--replicas=2", "--micro_batch_size=64", "--noise_scale"),
+    *("--weight_distance", "--precision=mixed_float16"),
+)
+
+
+# Before the first checkpoint, in the second epoch, at an epoch's end, in the last; of
+# those that went on, how many updates later.
+KILLS = (2, 9, 5, 7)
+
+
 @pytest.mark.parametrize(
-    "flags",
+    "flags, kills",
     [
-        ("--gradient_noise=full", "--weight_distance"),
-        ("--precision=mixed_bfloat16", "--micro_batch_size=64", "--noise_scale"),
-        ("--precision=mixed_float16",),
-        ("--strategy=mirrored", "--replicas=2", "--weight_distance"),
-        # Evaluated in some epochs only, and stopped in the middle of one.
-        ("--eval_every=2", "--max_updates=21"),
+        (ON_ONE_DEVICE, KILLS),
+        (ON_REPLICAS, KILLS[1:3]),
+        *(
+            pytest.param(flags, KILLS, marks=pytest.mark.slow)
+            for flags in (
+                ("--gradient_noise=full", "--weight_distance"),
+                (
+                    "--precision=mixed_bfloat16",
+                    "--micro_batch_size=64",
+                    "--noise_scale",
+                ),
+                ("--precision=mixed_float16",),
+                ("--strategy=mirrored", "--replicas=2", "--weight_distance"),
+                ("--eval_every=2", "--max_updates=21"),
+            )
+        ),
     ],
-    ids=" ".join,
+    ids=lambda words: " ".join(map(str, words)),
 )
 def test_a_killed_training_goes_on_bit_for_bit(
-    make_settings, digits, tmp_path, flags, capsys
+    make_settings, digits, tmp_path, flags, kills, capsys
 ):
     whole = trainer.train(make_settings(*SHORT, *flags), digits, verbose=0)
     killed = make_settings(*SHORT, *flags, f"--run_dir={tmp_path / 'killed'}")
-    # Before the first checkpoint, in the second epoch, at an epoch's end, in the last.
-    result = train_killed(killed, digits, 2, 9, 5, 7)
+    result = train_killed(killed, digits, *kills)
     assert "resumed after update 8 of" in capsys.readouterr().out
     for name in ("accuracy", "loss", "updates", "samples", "skipped_updates"):
         assert result[name] == whole[name]
@@ -109,10 +144,9 @@ def test_a_killed_training_goes_on_bit_for_bit(
 
 
 def test_a_training_that_is_killed_after_its_last_update_only_reports(
-    make_settings, digits, tmp_path, monkeypatch
+    undisturbed, make_settings, digits, tmp_path, monkeypatch
 ):
-    whole = trainer.train(make_settings(*SHORT), digits, verbose=0)
-    killed = make_settings(*SHORT, f"--run_dir={tmp_path / 'killed'}")
+    killed = make_settings(*SHORT)
 
     def kill(*_):
         raise Killed
@@ -122,8 +156,8 @@ def test_a_training_that_is_killed_after_its_last_update_only_reports(
         trainer.train(killed, digits, verbose=0)
     # No update is made again.
     result = trainer.train(killed, digits, (KillAfter(0),), verbose=0)
-    assert result["loss"] == whole["loss"]
-    assert_same_run(tmp_path / "run", tmp_path / "killed")
+    assert result["loss"] == undisturbed[1]["loss"]
+    assert_same_run(undisturbed[0], tmp_path / "run")
 
 
 def test_a_training_goes_on_with_other_replicas_and_micro_batches(
@@ -158,33 +192,30 @@ def test_the_start_of_the_weights_is_known_without_its_file(
     assert_same_run(tmp_path / "run", tmp_path / "killed")
 
 
-def test_the_last_two_checkpoints_are_kept(make_settings, digits, tmp_path):
-    trainer.train(make_settings(*SHORT), digits, verbose=0)
-    names = [file.name for file in checkpoints(tmp_path / "run")]
+def test_the_last_two_checkpoints_are_kept(undisturbed):
+    files = checkpoints(undisturbed[0])
+    names = [file.name for file in files]
     assert names == ["update_0000000020.checkpoint", "update_0000000024.checkpoint"]
-    arrays, facts = checkpoint_file.decode(
-        checkpoints(tmp_path / "run")[1].read_bytes()
-    )
+    arrays, facts = checkpoint_file.decode(files[1].read_bytes())
     assert facts["updates"] == 24 and "--batch_size=256\n" in facts["flags"]
     assert facts["versions"]["keras"] == keras.__version__
     assert not any(array.dtype.hasobject for array in arrays.values())
 
 
 def test_of_a_damaged_checkpoint_the_one_before_is_used(
-    make_settings, digits, tmp_path, capsys
+    undisturbed, make_settings, digits, tmp_path, capsys
 ):
-    trainer.train(make_settings(*SHORT), digits, verbose=0)
-    killed = make_settings(*SHORT, f"--run_dir={tmp_path / 'killed'}")
+    killed = make_settings(*SHORT)
     with pytest.raises(Killed):
         trainer.train(killed, digits, (KillAfter(14),), verbose=0)
-    before, newest = checkpoints(tmp_path / "killed")
+    before, newest = checkpoints(tmp_path / "run")
     newest.write_bytes(newest.read_bytes()[:-1])
     trainer.train(killed, digits, verbose=0)
     output = capsys.readouterr()
     assert f"warning: {newest} is not used: its checksum is wrong" in output.err
     updates = int(before.stem.removeprefix("update_"))
     assert f"resumed after update {updates} of 24" in output.out
-    assert_same_run(tmp_path / "run", tmp_path / "killed")
+    assert_same_run(undisturbed[0], tmp_path / "run")
 
 
 def test_without_a_whole_checkpoint_nothing_is_trained(make_settings, digits, tmp_path):
@@ -260,22 +291,21 @@ def test_other_versions_are_told(make_settings, tmp_path, capsys):
     "number, code", [(signal.SIGTERM, 75), (signal.SIGINT, 130)], ids=["TERM", "INT"]
 )
 def test_a_signal_stops_after_the_update_and_a_checkpoint(
-    make_settings, digits, tmp_path, number, code
+    undisturbed, make_settings, digits, tmp_path, number, code
 ):
     before = signal.getsignal(number)
-    trainer.train(make_settings(*SHORT), digits, verbose=0)
-    stopped = make_settings(*SHORT, f"--run_dir={tmp_path / 'stopped'}")
+    stopped = make_settings(*SHORT)
     # In the middle of an epoch, and in its last update.
     for updates, saved in ((9, 9), (3, 12)):
         asks = (AskToStop(number, updates),)
         with pytest.raises(Interrupted, match=f"update {saved} is saved") as error:
             trainer.train(stopped, digits, asks, verbose=0)
         assert error.value.exit_code == code
-        newest = checkpoints(tmp_path / "stopped")[-1].name
+        newest = checkpoints(tmp_path / "run")[-1].name
         assert newest == f"update_{saved:010d}.checkpoint"
         assert signal.getsignal(number) is before
     trainer.train(stopped, digits, verbose=0)
-    assert_same_run(tmp_path / "run", tmp_path / "stopped")
+    assert_same_run(undisturbed[0], tmp_path / "run")
 
 
 @pytest.mark.cluster

@@ -1,4 +1,4 @@
-"""A run directory: one process at a time, other flags refused, nothing touched."""
+"""A run directory takes one process and one set of flags; a refusal touches nothing."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""A run's TensorBoard events, read back as TensorBoard reads them."""
+"""TensorBoard shows every figure of a run once per update, even after a kill."""
 
 import time
 
