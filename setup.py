@@ -27,6 +27,8 @@ setup(
     },
     install_requires=[
         "absl-py",
+        # Since 4 a process that finds a file locked leaves it as it is.
+        "filelock>=4",
         # tensorflow-datasets imports it when it prepares data, but does not name it.
         "importlib_resources",
         # The trainer overrides and calls what Keras does not publish (the symbolic
