@@ -161,10 +161,9 @@ def _prepared_builder(name, data_dir, download):
         return builder
     if not download:
         raise UsageError(f"--dataset: {name} is not prepared in {where}: {remedies}.")
-    # By default it tries a dead network for minutes, ten times, ever more slowly.
-    downloader.MAX_RETRIES = 3
     try:
-        builder.download_and_prepare()
+        with _few_retries():
+            builder.download_and_prepare()
     except Exception as error:  # Whatever a data set's own code or the network raises.
         raise UsageError(
             f"--download: {name} could not be prepared in {where} "
@@ -172,6 +171,20 @@ def _prepared_builder(name, data_dir, download):
             "name the folder that holds the prepared data with --data_dir."
         ) from error
     return builder
+
+
+@contextlib.contextmanager
+def _few_retries():
+    """Lets tensorflow-datasets, which has no option for it, give up a dead network.
+
+    By default it tries for minutes, ten times, ever more slowly.
+    """
+    before = downloader.MAX_RETRIES
+    downloader.MAX_RETRIES = 3
+    try:
+        yield
+    finally:
+        downloader.MAX_RETRIES = before
 
 
 def _indices(name, builder, splits):
