@@ -31,10 +31,12 @@ setup(
         "filelock>=4",
         # tensorflow-datasets imports it when it prepares data, but does not name it.
         "importlib_resources",
+        "jinja2",
         # The trainer overrides and calls what Keras does not publish (the symbolic
         # build, an optimizer's sum over replicas): tried with these versions.
         "keras>=3.12,<3.16",
         "keras-tuner",
+        "markupsafe",
         "matplotlib",
         "pandas",
         "scikit-learn",
