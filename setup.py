@@ -41,12 +41,16 @@ setup(
     },
     install_requires=[
         "absl-py",
+        # Version 4 leaves a file that another process has locked as it is.
+        "filelock>=4",
         # tensorflow-datasets imports it to prepare data, but does not require it.
         "importlib_resources",
+        "jinja2",
         # The trainer uses internals of Keras (the symbolic build, an optimizer's sum
         # over replicas). These versions are tested.
         "keras>=3.12,<3.16",
         "keras-tuner",
+        "markupsafe",
         "matplotlib",
         "pandas",
         "scikit-learn",

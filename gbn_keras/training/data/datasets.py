@@ -9,6 +9,7 @@ import tensorflow_datasets as tfds
 from tensorflow_datasets.core.download import downloader
 
 from gbn_keras.training.data import examples
+from gbn_keras.training.data.array_records import ArrayRecords
 from gbn_keras.training.data.augmentation import ShiftAndFlip
 from gbn_keras.training.data.digits import load_digits
 from gbn_keras.training.data.image_data import ImageData
@@ -27,6 +28,12 @@ _MAY_BE_DAMAGE = (
     tf.errors.PermissionDeniedError,
     tf.errors.UnknownError,
 )
+
+# What finds the records in files of a format, so that any can be read directly.
+_RECORDS = {
+    tfds.core.FileFormat.TFRECORD: index_records,
+    tfds.core.FileFormat.ARRAY_RECORD: ArrayRecords,
+}
 
 # The others are not augmented (MNIST: its published augmentation was a mistake).
 _AUGMENTATION = {"cifar10": ShiftAndFlip(), "cifar100": ShiftAndFlip()}
@@ -91,7 +98,7 @@ def load(
     if train_split or validation_split:
         chosen.insert(0, f"training {training}, validation {validation}")
     with _one_line_if_damaged(name, lambda: _indices(name, builder, splits)):
-        if examples.are_jpegs_of_many_sizes(builder, splits, keys.image):
+        if examples.are_jpegs_of_many_sizes(name, builder, splits, keys.image):
             data = _open_jpegs(name, builder, splits, keys, image_size, fixed_scale)
         else:
             data = _load_images(name, builder, splits, keys)
@@ -119,17 +126,20 @@ def _load_images(name, builder, splits, keys):
 
 def _open_jpegs(name, builder, splits, keys, image_size, fixed_scale):
     """Finds where the examples are; decodes none."""
-    if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
+    if builder.info.file_format not in _RECORDS:
         raise UsageError(
             f"--dataset: {name} is stored as {builder.info.file_format.value}, wanted "
-            "tfrecord for JPEGs of many sizes. Prepare it in that format."
+            "tfrecord or array_record for JPEGs of many sizes. Prepare it in one of "
+            "these formats."
         )
     parse = examples.jpeg_and_label(builder.info.features, keys.image, keys.label)
     indices = _indices(name, builder, splits)
     if examples.told_number_of_classes(builder, keys.label):
         labels = [examples.first_labels(index, parse) for index in indices]
     else:
-        labels = [examples.all_labels(builder, split, keys.label) for split in splits]
+        labels = [
+            examples.all_labels(name, builder, split, keys.label) for split in splits
+        ]
     for split, of_split in zip(splits, labels, strict=True):
         examples.check_labels(name, split.name, of_split.min())
     return JpegImages(
@@ -161,10 +171,9 @@ def _prepared_builder(name, data_dir, download):
         return builder
     if not download:
         raise UsageError(f"--dataset: {name} is not prepared in {where}: {remedies}.")
-    # By default it tries a dead network for minutes, ten times, ever more slowly.
-    downloader.MAX_RETRIES = 3
     try:
-        builder.download_and_prepare()
+        with _few_retries():
+            builder.download_and_prepare()
     except Exception as error:  # Whatever a data set's own code or the network raises.
         raise UsageError(
             f"--download: {name} could not be prepared in {where} "
@@ -174,11 +183,24 @@ def _prepared_builder(name, data_dir, download):
     return builder
 
 
+@contextlib.contextmanager
+def _few_retries():
+    """Lets tensorflow-datasets, which has no option for it, give up a dead network.
+
+    By default it tries for minutes, ten times, ever more slowly.
+    """
+    before = downloader.MAX_RETRIES
+    downloader.MAX_RETRIES = 3
+    try:
+        yield
+    finally:
+        downloader.MAX_RETRIES = before
+
+
 def _indices(name, builder, splits):
     """Where the records of the splits are."""
-    if builder.info.file_format != tfds.core.FileFormat.TFRECORD:
-        return []
-    return [index_records(name, split.parts) for split in splits]
+    records_of = _RECORDS.get(builder.info.file_format)
+    return [records_of(name, split.parts) for split in splits] if records_of else []
 
 
 def one_line_if_damaged(data: ImageData | JpegImages):

@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
+from gbn_keras.training.data.array_records import ArrayRecords
 from gbn_keras.training.errors import UsageError
 
 # Images read at once.
@@ -16,7 +17,7 @@ _MOST_PIXELS = 2**32
 _JPEG = b"\xff\xd8\xff"
 
 
-def are_jpegs_of_many_sizes(builder, splits, image_key):
+def are_jpegs_of_many_sizes(name, builder, splits, image_key):
     """Whether the images are JPEGs to be left on disk.
 
     The features do not always tell the encoding, nor the size where there is one. Of
@@ -24,12 +25,10 @@ def are_jpegs_of_many_sizes(builder, splits, image_key):
     """
     if builder.info.features[image_key].shape != (None, None, 3):
         return False
-    undecoded = tfds.decode.PartialDecoding(
-        {image_key: True}, decoders={image_key: tfds.decode.SkipDecoding()}
-    )
+    undecoded = {image_key: tfds.decode.SkipDecoding()}
     shapes, pixels = set(), 0
     for split in splits:
-        images = _as_dataset(builder, split, decoders=undecoded)
+        images = _as_dataset(name, builder, split, [image_key], undecoded)
         for shape in images.map(
             lambda example: _jpeg_shape(example[image_key]),
             num_parallel_calls=tf.data.AUTOTUNE,
@@ -45,7 +44,9 @@ def are_jpegs_of_many_sizes(builder, splits, image_key):
 
 def read(name, builder, split, keys):
     """One split as arrays of images and labels, in the order of its files."""
-    dataset = _as_dataset(builder, split).map(lambda e: (e[keys.image], e[keys.label]))
+    dataset = _as_dataset(name, builder, split).map(
+        lambda e: (e[keys.image], e[keys.label])
+    )
     if None in builder.info.features[keys.image].shape:
         images, labels = zip(*dataset.as_numpy_iterator(), strict=True)
         _check_one_size(name, images)
@@ -60,10 +61,7 @@ def read(name, builder, split, keys):
 
 def jpeg_and_label(features, image_key, label_key):
     """A function from a record to the undecoded image and the label."""
-    # The others need not be parsed.
-    features = tfds.features.FeaturesDict(
-        {key: features[key] for key in (image_key, label_key)}
-    )
+    features = _only(features, (image_key, label_key))
     undecoded = {image_key: tfds.decode.SkipDecoding()}
 
     def parse(record):
@@ -75,10 +73,9 @@ def jpeg_and_label(features, image_key, label_key):
 
 def first_labels(index, parse):
     """Of each file: all would mean to read all files; who has none begins with none."""
-    starts = np.unique(index.file, return_index=True)[1]
     return np.stack(
         list(
-            tf.data.Dataset.from_tensor_slices(starts)
+            tf.data.Dataset.from_tensor_slices(index.starts)
             .map(index.reader(), num_parallel_calls=tf.data.AUTOTUNE)
             .map(lambda record: parse(record)[1])
             .as_numpy_iterator()
@@ -86,10 +83,9 @@ def first_labels(index, parse):
     )
 
 
-def all_labels(builder, split, label_key):
+def all_labels(name, builder, split, label_key):
     """Without which nobody knows how many classes there are."""
-    only = tfds.decode.PartialDecoding({label_key: True})
-    labels = _as_dataset(builder, split, decoders=only).map(lambda e: e[label_key])
+    labels = _as_dataset(name, builder, split, [label_key]).map(lambda e: e[label_key])
     return np.concatenate(list(labels.batch(_CHUNK).as_numpy_iterator()))
 
 
@@ -156,11 +152,29 @@ def _jpeg_shape(content):
     )
 
 
-def _as_dataset(builder, split, decoders=None):
-    """One split in the order of its files."""
+def _as_dataset(name, builder, split, keys=(), decoders=None):
+    """One split in the order of its files, with some features or with all of them."""
+    if builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
+        records, features = ArrayRecords(name, split.parts), builder.info.features
+        features = _only(features, keys) if keys else features
+        return (
+            tf.data.Dataset.range(len(records))
+            .map(records.reader(), num_parallel_calls=tf.data.AUTOTUNE)
+            .map(
+                lambda record: features.deserialize_example(record, decoders=decoders),
+                num_parallel_calls=tf.data.AUTOTUNE,
+            )
+        )
+    if keys:
+        decoders = tfds.decode.PartialDecoding(dict.fromkeys(keys, True), decoders)
     return builder.as_dataset(
         split=split.name,
         decoders=decoders,
         shuffle_files=False,
         read_config=tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1),
     ).take(len(split))
+
+
+def _only(features, keys):
+    """Some features: the others need not be parsed."""
+    return tfds.features.FeaturesDict({key: features[key] for key in keys})

@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from gbn_keras.shares import WHOLE_BATCH, Shares
 from gbn_keras.training.data import order
+from gbn_keras.training.data.array_records import ArrayRecords
 from gbn_keras.training.data.jpeg_crops import FixedScaleCrop, RandomResizedCrop
 from gbn_keras.training.data.record_index import RecordIndex
 
@@ -42,8 +43,8 @@ class JpegImages:
 
     name: str
     classes: int
-    training: RecordIndex
-    validation: RecordIndex
+    training: RecordIndex | ArrayRecords
+    validation: RecordIndex | ArrayRecords
     parse: Callable
     image_size: int = 224
     fixed_scale: bool = False

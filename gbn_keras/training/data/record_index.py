@@ -44,6 +44,11 @@ class RecordIndex:
     def __len__(self) -> int:
         return len(self.offset)
 
+    @property
+    def starts(self) -> np.ndarray:
+        """The index of each file's first record."""
+        return np.unique(self.file, return_index=True)[1]
+
     def reader(self) -> Callable:
         """A function from a record's index to its bytes, for tf.data's `map`.
 
@@ -81,7 +86,7 @@ class RecordIndex:
             found = list(pool.map(_record_offsets, itertools.repeat(name), self.files))
         for number, (file, offsets) in enumerate(zip(self.files, found, strict=True)):
             if not np.isin(self.offset[self.file == number], offsets).all():
-                raise _unusable(name, f"{file} holds other records than at first")
+                raise unusable(name, f"{file} holds other records than at first")
         # Of the checksum that is wrong, that of the length or of the data, TensorFlow
         # tells where what it belongs to begins, but not in which file.
         place = re.search(r"record at (\d+)", error.message)
@@ -92,7 +97,7 @@ class RecordIndex:
             try:
                 read(index)
             except tf.errors.OpError as again:
-                raise _unusable(
+                raise unusable(
                     name,
                     f"{self.files[self.file[index]]} is damaged: the checksum of the "
                     f"record at byte {self.offset[index]:,} is wrong",
@@ -117,7 +122,7 @@ def index_records(name: str, file_instructions: Sequence) -> RecordIndex:
     offsets = []
     for file, one, all_of_file in zip(files, file_instructions, found, strict=True):
         if len(all_of_file) != one.examples_in_shard:
-            raise _unusable(
+            raise unusable(
                 name,
                 f"{file} holds {len(all_of_file):,} records, wanted "
                 f"{one.examples_in_shard:,}",
@@ -148,9 +153,9 @@ def _record_offsets(name, file):
                 offset += _LENGTH.unpack(header)[0] + _AROUND_THE_DATA
     except (OSError, tf.errors.OpError) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
-        raise _unusable(name, f"{file} cannot be read ({reason})") from error
+        raise unusable(name, f"{file} cannot be read ({reason})") from error
     if offset != size:
-        raise _unusable(
+        raise unusable(
             name,
             f"{file} is damaged: its record {len(offsets):,} does not end with the "
             f"file's {size:,} bytes",
@@ -165,7 +170,8 @@ def _open(file):
     return open(file, "rb", buffering=0)
 
 
-def _unusable(name, what):
+def unusable(name: str, what: str) -> UsageError:
+    """The error of a data set one of whose files is not as it was prepared."""
     return UsageError(
         f"--dataset: {what}. Copy the file anew, or prepare {name} again."
     )

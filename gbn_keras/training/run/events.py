@@ -1,30 +1,30 @@
 """TensorBoard's event files: written one event a point, and cut at an update."""
 
+import contextlib
+import errno
 import os
 import pathlib
 import socket
 import time
+from collections.abc import Iterator
 
+import numpy as np
 import tensorflow as tf
-from tensorboard.backend.event_processing.event_file_loader import (
-    LegacyEventFileLoader,
-)
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog
-from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.plugins.scalar.summary_v2 import scalar_pb
-from tensorboard.summary.writer.record_writer import RecordWriter
+from tensorflow.compat.v1 import Event, SessionLog, Summary, SummaryMetadata
 
-from gbn_keras.whole_file import naming, whole_file
+from gbn_keras.whole_file import whole_file
 
 # How long a dashboard that is looked at may lag behind.
 _FLUSH_SECONDS = 10
+
+# By what the system says of an error, which TensorFlow repeats, its number.
+_NUMBERS = {os.strerror(number): number for number in errno.errorcode}
 
 
 class EventLog:
     """Writes the events of one run, as TensorBoard calls a folder, from an update on.
 
-    TensorBoard's own writer has a thread, in which an error (a full disk) is lost and
-    which keeps the file open.
+    `tf.summary`'s own writer has a thread, in which an error (a full disk) is lost.
 
     Args:
         folder: Where the file goes. It is made.
@@ -41,7 +41,8 @@ class EventLog:
         # As TensorFlow names them; in the order of their names they are read.
         name = f"{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
         self._file = folder / f"events.out.tfevents.{name}"
-        self._records = RecordWriter(self._file.open("wb"))
+        with _as_os_error(self._file):
+            self._records = tf.io.TFRecordWriter(os.fspath(self._file))
         self._flushed = time.monotonic()
         self._write(0, file_version="brain.Event:2")
         start = SessionLog(status=SessionLog.START)
@@ -49,29 +50,31 @@ class EventLog:
 
     def scalars(self, updates: int, values: dict[str, float]) -> None:
         """Writes a point after so many updates, by tag."""
-        points = [
-            point for tag, x in values.items() for point in scalar_pb(tag, x).value
-        ]
+        points = [_scalar(tag, value) for tag, value in values.items()]
         self._write(updates, summary=Summary(value=points))
 
-    def summary(self, summary: Summary) -> None:
-        """Writes what belongs to no update."""
-        self._write(0, summary=summary)
+    def summary(self, summary: bytes) -> None:
+        """Writes what belongs to no update: a `Summary`, serialized.
+
+        TensorBoard's own messages have the same content as TensorFlow's, but are not of
+        the same class.
+        """
+        self._write(0, summary=Summary.FromString(summary))
 
     def flush(self) -> None:
         """Returns when all is in the file."""
-        with naming(self._file):
+        with _as_os_error(self._file):
             self._records.flush()
         self._flushed = time.monotonic()
 
     def close(self) -> None:
         """Ends the file."""
-        with naming(self._file):
+        with _as_os_error(self._file):
             self._records.close()
 
     def _write(self, updates, **content):
         event = Event(wall_time=time.time(), step=updates, **content)
-        with naming(self._file):
+        with _as_os_error(self._file):
             self._records.write(event.SerializeToString())
         if time.monotonic() - self._flushed > _FLUSH_SECONDS:
             self.flush()
@@ -82,7 +85,7 @@ def read_events(folder: str | os.PathLike) -> list[Event]:
     return [
         event
         for file in sorted(pathlib.Path(folder).glob("*tfevents*"))
-        for event in LegacyEventFileLoader(os.fspath(file)).Load()
+        for event in _events(file)
     ]
 
 
@@ -95,15 +98,48 @@ def cut_events(folder: str | os.PathLike, updates: int) -> None:
     Args:
         folder: Of the event files, which may lie in folders below it. It need not be.
         updates: How many updates the checkpoint has.
+
+    Raises:
+        OSError: If a file cannot be read or written.
     """
     for draft in pathlib.Path(folder).rglob("*tfevents*.part*"):
         draft.unlink()  # Left by a cut that was itself killed.
     for file in sorted(pathlib.Path(folder).rglob("*tfevents*")):
-        events = LegacyEventFileLoader(os.fspath(file)).Load()
-        kept = [event for event in events if event.step <= updates]
+        kept = [event for event in _events(file) if event.step <= updates]
         with (
             whole_file(file) as draft,
+            _as_os_error(file),
             tf.io.TFRecordWriter(os.fspath(draft)) as writer,
         ):
             for event in kept:
                 writer.write(event.SerializeToString())
+
+
+def _events(file):
+    """The whole events of a file; what follows a record that is torn is none."""
+    records = tf.data.TFRecordDataset(os.fspath(file)).as_numpy_iterator()
+    with _as_os_error(file), contextlib.suppress(tf.errors.DataLossError):
+        for record in records:
+            yield Event.FromString(record)
+
+
+def _scalar(tag, value):
+    """A point, as `tf.summary.scalar` writes it."""
+    return Summary.Value(
+        tag=tag,
+        metadata=SummaryMetadata(
+            plugin_data=SummaryMetadata.PluginData(plugin_name="scalars")
+        ),
+        tensor=tf.make_tensor_proto(np.float32(value)),
+    )
+
+
+@contextlib.contextmanager
+def _as_os_error(file: pathlib.Path) -> Iterator[None]:
+    """Makes of TensorFlow's error the one that Python would raise: a full disk's."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        reason = error.message.rpartition("; ")[2]
+        number = _NUMBERS.get(reason, errno.EIO)
+        raise OSError(number, reason, os.fspath(file)) from error

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
@@ -10,6 +9,8 @@ import pathlib
 import socket
 import sys
 from collections.abc import Iterator
+
+import filelock
 
 from gbn_keras.training.errors import UsageError, first_line
 from gbn_keras.training.settings import FREE_TO_CHANGE, Settings
@@ -22,6 +23,8 @@ DIVERGED = "diverged.json"
 MODEL_FILE = "model.keras"
 
 _LOCK = "lock"
+# Beside the lock, whose content some systems let nobody read while it is held.
+_HOLDER = "lock.holder"
 
 
 def with_run_dir(settings: Settings) -> Settings:
@@ -88,20 +91,32 @@ def _make(path):
 @contextlib.contextmanager
 def _locked(path):
     """Keeps other processes out. The system unlocks the file of a process that died."""
-    with (path / _LOCK).open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise UsageError(
-                f"--run_dir: {path} is in use by {file.read().strip()}. Wait for it, "
-                "end it, or choose another folder."
-            ) from error
-        file.truncate(0)
+    holder = path / _HOLDER
+    try:
+        lock = filelock.FileLock(path / _LOCK).acquire(blocking=False)
+    except filelock.Timeout as error:
+        raise UsageError(
+            f"--run_dir: {path} is in use by {_told(holder)}. Wait for it, end it, or "
+            "choose another folder."
+        ) from error
+    with lock:
         command = " ".join(sys.argv)
-        file.write(f"process {os.getpid()} on {socket.gethostname()} ({command})\n")
-        file.flush()
-        yield
+        try:
+            holder.write_text(
+                f"process {os.getpid()} on {socket.gethostname()} ({command})\n",
+                encoding="utf-8",
+            )
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                holder.unlink()
+
+
+def _told(holder):
+    """What a holder of the lock tells of itself, which it may not have done yet."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        return holder.read_text(encoding="utf-8").strip() or "another process"
+    return "another process"
 
 
 def read_flags(path: pathlib.Path) -> dict[str, str]:

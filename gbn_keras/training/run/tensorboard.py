@@ -164,13 +164,12 @@ class TensorBoardLog(keras.callbacks.Callback):
         # A name or a number, but TensorBoard wants one type.
         values["lr_scaling"] = str(values["lr_scaling"])
         events = self._run("")
-        events.summary(
-            api.hparams_config_pb(
-                [api.HParam(name) for name in COMPARED],
-                [api.Metric(tag, "validation") for tag in ("accuracy", "loss")],
-            )
+        config = api.hparams_config_pb(
+            [api.HParam(name) for name in COMPARED],
+            [api.Metric(tag, "validation") for tag in ("accuracy", "loss")],
         )
-        events.summary(api.hparams_pb(values))
+        for summary in (config, api.hparams_pb(values)):
+            events.summary(summary.SerializeToString())
         events.flush()
 
     def _write(self, run, updates, values):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.download import downloader
 
 from gbn_keras.shares import Shares
 from gbn_keras.training.data import datasets
@@ -326,13 +327,18 @@ def test_a_data_set_without_validation_is_refused(write_dataset):
 
 
 def test_a_download_without_a_network_ends_in_one_line(tmp_path, monkeypatch):
+    retries = downloader.MAX_RETRIES
+
     def unreachable(builder, **_):
+        assert downloader.MAX_RETRIES < retries
         raise ConnectionError("no route to host\nand more")
 
     monkeypatch.setattr(tfds.core.DatasetBuilder, "download_and_prepare", unreachable)
     with pytest.raises(UsageError, match="ConnectionError: no route to host") as error:
         datasets.load("cifar100", str(tmp_path), download=True)
     assert "\n" not in str(error.value)
+    # What the user's own code downloads is tried as often as before.
+    assert downloader.MAX_RETRIES == retries
 
 
 def test_batches_have_static_shapes(digits):

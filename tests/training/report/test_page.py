@@ -14,11 +14,14 @@ import sys
 import pandas as pd
 import pytest
 from conftest import settings_of
+from matplotlib.figure import Figure
 from run_directories import write_search, write_study, write_sweep, write_training
 
 import gbn_train
 from gbn_keras.training import study, trainer
+from gbn_keras.training.report import page as report_page
 from gbn_keras.training.report import report
+from gbn_keras.training.report.summary import Summary, Table
 from gbn_keras.training.run.run_directory import read_flags
 from gbn_keras.training.settings import Settings
 
@@ -239,6 +242,26 @@ def test_names_are_text_whatever_they_are(tmp_path):
     assert evil in words(page)
     assert not {"script"} & {tag for tag, _ in Elements(page).found}
     assert "onerror" not in {name for _, own in Elements(page).found for name in own}
+
+
+def test_what_the_user_writes_is_text_wherever_it_stands():
+    evil = "</title><b onclick=\"x\">&amp; '{{ 7 * 7 }}'</b>{%raw%}"
+    frame = pd.DataFrame({evil: [evil]}, index=pd.Index([evil], name=evil))
+    one = Summary(
+        run_dir=pathlib.Path("runs") / evil.replace("/", ""),
+        **{"title": evil, "flags": evil, "unfinished": evil, "headlines": [evil]},
+        **{"plan": {"": [evil], evil: [evil]}, "environment": {evil: [evil]}},
+        tables=[Table(evil, frame, note=evil)],
+        pictures={evil: Figure()},
+    )
+    for summaries, places in ([one], 20), ([one, one], 44):
+        page = report_page.page(summaries)
+        elements = Elements(page).found
+        assert "b" not in {tag for tag, _ in elements}
+        assert "onclick" not in {name for _, own in elements for name in own}
+        # Whole, in titles, cells, attributes and so on.
+        assert html.unescape(page).count(evil) == places
+        assert attributes(page, "alt") == [evil] * len(summaries)
 
 
 def test_several_directories_are_one_page_with_its_contents(

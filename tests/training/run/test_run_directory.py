@@ -31,31 +31,64 @@ def test_a_directory_in_use_is_refused_by_the_name_of_the_process(
         pass
 
 
+HOLD = """
+import sys, time
+from conftest import settings_of
+from gbn_keras.training.run.run_directory import open_run_directory
+with open_run_directory(settings_of("--run_dir=" + sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
 def test_the_lock_of_a_process_that_died_is_taken_over(make_settings, tmp_path):
     run_dir = tmp_path / "run"
-    run_dir.mkdir()
-    hold = (
-        "import fcntl, sys, time; file = open(sys.argv[1], 'w'); "
-        "fcntl.flock(file, fcntl.LOCK_EX); file.write('process 1'); file.flush(); "
-        "print('held', flush=True); time.sleep(60)"
-    )
     process = subprocess.Popen(
-        [sys.executable, "-c", hold, str(run_dir / "lock")],
+        [sys.executable, "-c", HOLD, str(run_dir)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         stdout=subprocess.PIPE,
         text=True,
     )
     try:
         assert process.stdout.readline() == "held\n"
+        before = contents(run_dir)
         with (
-            pytest.raises(UsageError, match="in use by process 1"),
+            pytest.raises(UsageError, match=f"in use by process {process.pid} on .*"),
             open_run_directory(make_settings()),
         ):
             pass
+        assert contents(run_dir) == before
     finally:
-        process.kill()
+        process.kill()  # By -9: it cleans nothing up.
         process.communicate()
     with open_run_directory(make_settings()):
-        assert f"process {os.getpid()} on " in (run_dir / "lock").read_text()
+        told = (run_dir / "lock.holder").read_text()
+        assert told.startswith(f"process {os.getpid()} on ")
+    assert {file.name for file in contents(run_dir)} == {"flags.cfg", "lock"}
+
+
+@pytest.mark.parametrize("told", [None, b"", b"\xff"])
+def test_a_holder_that_has_not_told_who_it_is_is_refused_too(
+    told, make_settings, tmp_path
+):
+    with open_run_directory(make_settings()) as path:
+        (path / "lock.holder").unlink()
+        if told is not None:
+            (path / "lock.holder").write_bytes(told)
+        with (
+            pytest.raises(UsageError, match="in use by another process. Wait for it"),
+            open_run_directory(make_settings()),
+        ):
+            pass
+
+
+def test_a_folder_whose_lock_cannot_be_made_is_refused(make_settings, tmp_path):
+    (tmp_path / "run" / "lock").mkdir(parents=True)
+    with (
+        pytest.raises(UsageError, match="run cannot be written .*Choose a folder"),
+        open_run_directory(make_settings()),
+    ):
+        pass
 
 
 def test_other_flags_are_refused_and_nothing_is_touched(make_settings, tmp_path):

@@ -1,5 +1,9 @@
 """TensorBoard shows every figure of a run once per update, even after a kill."""
 
+import contextlib
+import errno
+import os
+import resource
 import time
 
 import keras
@@ -274,6 +278,65 @@ def test_events_are_cut_at_an_update(tmp_path):
     events.cut_events(tmp_path, 5)
     assert file.read_bytes() == before
     events.cut_events(tmp_path / "nothing", 5)
+
+
+@contextlib.contextmanager
+def largest_file(size):
+    """No file may become larger: for a disk that is full."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_file_that_cannot_be_written_is_an_error_with_its_name(tmp_path):
+    log = events.EventLog(tmp_path, updates=0)
+    (file,) = tmp_path.iterdir()
+    with pytest.raises(OSError) as error, largest_file(1000):
+        for updates in range(1, 1000):
+            log.scalars(updates, {"loss": 1.0})
+        log.flush()
+    assert (error.value.errno, error.value.filename) == (errno.EFBIG, str(file))
+    assert error.value.strerror == os.strerror(errno.EFBIG)
+    with contextlib.suppress(OSError):
+        log.close()
+
+
+def test_a_cut_that_cannot_be_written_leaves_the_file(tmp_path):
+    log = events.EventLog(tmp_path, updates=0)
+    for updates in range(1, 1000):
+        log.scalars(updates, {"loss": 1.0})
+    log.close()
+    (file,) = tmp_path.iterdir()
+    before = file.read_bytes()
+    with pytest.raises(OSError) as error, largest_file(1000):
+        events.cut_events(tmp_path, 900)
+    assert (error.value.errno, error.value.filename) == (errno.EFBIG, str(file))
+    assert list(tmp_path.iterdir()) == [file] and file.read_bytes() == before
+
+
+def test_what_is_flushed_is_in_the_file(tmp_path):
+    log = events.EventLog(tmp_path, updates=0)
+    log.scalars(1, {"loss": 2.0})
+    log.flush()
+    assert curves(tmp_path) == {"loss": {1: 2.0}}
+    log.close()
+
+
+@pytest.mark.parametrize("cut", [1, 5, 13, 40])
+def test_of_a_torn_record_nothing_is_left(cut, tmp_path):
+    log = events.EventLog(tmp_path, updates=0)
+    for updates in (1, 2):
+        log.scalars(updates, {"loss": 1.0})
+    log.close()
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(file.read_bytes()[:-cut])
+    events.cut_events(tmp_path, 2)
+    assert curves(tmp_path) == {"loss": {1: 1.0}}
+    # Whole: TensorFlow reads on behind it.
+    assert len(list(tf.data.TFRecordDataset(str(file)))) == 3
 
 
 def test_looking_on_changes_nothing(make_settings, digits, tmp_path):
