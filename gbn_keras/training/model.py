@@ -14,7 +14,7 @@ from gbn_keras.large_batch import memory
 from gbn_keras.large_batch.large_batch_model import LargeBatchModel
 from gbn_keras.networks import find_network
 from gbn_keras.optimizers.l2_sgd import L2SGD
-from gbn_keras.training.data.datasets import ImageData
+from gbn_keras.training.data.labelled_images import LabelledImages
 from gbn_keras.training.errors import UsageError, first_line
 from gbn_keras.training.plan import Plan
 
@@ -24,7 +24,7 @@ from gbn_keras.training.plan import Plan
 _NORMALIZATION = {"momentum": 0.9, "epsilon": 1e-5}
 
 
-def build_model(plan: Plan, data: ImageData) -> LargeBatchModel:
+def build_model(plan: Plan, data: LabelledImages) -> LargeBatchModel:
     """The plan's network, compiled for training.
 
     Call it in the scope of the strategy. The model's `micro_batch_size` is the plan's,
@@ -45,7 +45,7 @@ def build_model(plan: Plan, data: ImageData) -> LargeBatchModel:
     return model
 
 
-def check_image_shape(model: str, data: ImageData) -> None:
+def check_image_shape(model: str, data: LabelledImages) -> None:
     """Raises a `UsageError` if a network cannot take images of this shape."""
     build, _ = find_network(model)
     try:

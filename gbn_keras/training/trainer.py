@@ -5,6 +5,7 @@ import contextlib
 import keras
 
 from gbn_keras.training.data import datasets
+from gbn_keras.training.data.labelled_images import LabelledImages
 from gbn_keras.training.driver import Driver
 from gbn_keras.training.model import check_image_shape
 from gbn_keras.training.planner import Planner, model_name
@@ -21,7 +22,7 @@ from gbn_keras.training.strategy import (
 
 def train(
     settings: Settings,
-    data: datasets.ImageData | None = None,
+    data: LabelledImages | None = None,
     callbacks: tuple[keras.callbacks.Callback, ...] = (),
     verbose: str | int = "auto",
 ) -> dict | None:

@@ -15,6 +15,7 @@ from gbn_keras.training.data.digits import load_digits
 from gbn_keras.training.data.image_data import ImageData
 from gbn_keras.training.data.image_features import image_and_label
 from gbn_keras.training.data.jpeg_images import JpegImages
+from gbn_keras.training.data.labelled_images import LabelledImages
 from gbn_keras.training.data.record_index import index_records
 from gbn_keras.training.data.splits import training_and_validation
 from gbn_keras.training.errors import UsageError, first_line
@@ -51,7 +52,7 @@ def load(
     label_key: str | None = None,
     image_size: int = 224,
     fixed_scale: bool = False,
-) -> ImageData | JpegImages:
+) -> LabelledImages:
     """Loads a data set by its name.
 
     JPEGs of many sizes, as ImageNet's, stay on disk; everything else is decoded into
@@ -203,15 +204,15 @@ def _indices(name, builder, splits):
     return [records_of(name, split.parts) for split in splits] if records_of else []
 
 
-def one_line_if_damaged(data: ImageData | JpegImages):
+def one_line_if_damaged(data: LabelledImages):
     """A context in which files that cannot be read any more are a `UsageError`.
 
     To be used around all that reads a data set: JPEGs stay on disk until they are
     needed, and in hours of training a file may vanish.
     """
-    if isinstance(data, ImageData):
+    if not data.files:
         return contextlib.nullcontext()
-    return _one_line_if_damaged(data.name, lambda: [data.training, data.validation])
+    return _one_line_if_damaged(data.name, lambda: data.files)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Labelled images in memory, as batches whose order any update can reach."""
+"""`ImageData`: labelled images in memory."""
 
 import dataclasses
 import functools
@@ -6,39 +6,45 @@ import functools
 import numpy as np
 import tensorflow as tf
 
-from gbn_keras.shares import WHOLE_BATCH, Shares
-from gbn_keras.training.data import order
 from gbn_keras.training.data.augmentation import ShiftAndFlip
+from gbn_keras.training.data.labelled_images import LabelledImages
 
-# Images standardized or evaluated at once.
+# Number of images that are standardized or evaluated at once.
 _CHUNK = 1024
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageData:
+class ImageData(LabelledImages):
     """Labelled images in memory, decoded once.
 
-    Images are `(examples, height, width, channels)` as stored, labels `(examples,)`
-    from 0. The batches hold float32 images, standardized by the training images'
-    mean and deviation of each channel, and in training augmented. `choice` says which
-    examples and features were taken, where there was a choice, and `validation_split`
-    from which of tensorflow-datasets' splits the validation examples are.
+    The batches hold float32 images. They are standardized by the mean and deviation of
+    each channel of the training images, and augmented in training.
+
+    Attributes:
+        train_images: `(examples, height, width, channels)`, as stored.
+        train_labels: `(examples,)`, from 0.
+        validation_images: As `train_images`.
+        validation_labels: As `train_labels`.
+        augmentation: The augmentation of training images, or `None`.
     """
 
-    name: str
-    classes: int
     train_images: np.ndarray
     train_labels: np.ndarray
     validation_images: np.ndarray
     validation_labels: np.ndarray
     augmentation: ShiftAndFlip | None = None
-    choice: str = ""
-    validation_split: str = ""
+
+    largest_validation_batch = _CHUNK
 
     @property
     def examples(self) -> int:
         """Number of training examples."""
         return len(self.train_labels)
+
+    @property
+    def validation_examples(self) -> int:
+        """Number of validation examples."""
+        return len(self.validation_labels)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -57,55 +63,24 @@ class ImageData:
         deviation[deviation == 0] = 1  # A channel that never changes.
         return mean.astype(np.float32), deviation.astype(np.float32)
 
-    def training_batches(
-        self,
-        batch_size: int,
-        seed: int,
-        start_update: int = 0,
-        shares: Shares = WHOLE_BATCH,
-    ) -> tf.data.Dataset:
-        """The endless stream of batches `(images, labels)` from an update on.
+    @property
+    def _draw(self):
+        return self.augmentation and self.augmentation.draw
 
-        The order and the arguments are those of `order.training_shares`.
-        """
+    def _training(self, indices):
         batch = self._gather(self.train_images, self.train_labels)
 
         def augmented(indices, *numbers):
             images, labels = batch(indices)
             return (self.augmentation(images, *numbers) if numbers else images), labels
 
-        return (
-            order.training_shares(
-                self.examples,
-                batch_size,
-                seed,
-                start_update,
-                shares,
-                draw=self.augmentation and self.augmentation.draw,
-            )
-            .map(augmented, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
-            .prefetch(tf.data.AUTOTUNE)
-        )
+        return _in_parallel(indices, augmented)
 
-    def validation_batches(self, shares: Shares = WHOLE_BATCH) -> tf.data.Dataset:
-        """All validation batches `(images, labels, weights)`.
-
-        Order, weights and arguments are those of `order.validation_shares`.
-        """
+    def _validation(self, indices):
         batch = self._gather(self.validation_images, self.validation_labels)
-        return (
-            order.validation_shares(len(self.validation_labels), _CHUNK, shares)
-            .map(
-                lambda indices, weights: (*batch(indices), weights),
-                num_parallel_calls=tf.data.AUTOTUNE,
-                deterministic=True,
-            )
-            .prefetch(tf.data.AUTOTUNE)
+        return _in_parallel(
+            indices, lambda indices, weights: (*batch(indices), weights)
         )
-
-    def validation_steps(self, replicas: int = 1) -> int:
-        """Number of validation batches."""
-        return order.validation_steps(len(self.validation_labels), _CHUNK, replicas)
 
     def _gather(self, images, labels):
         """A function from a vector of indices to their batch, assembled in bulk."""
@@ -117,3 +92,9 @@ class ImageData:
             return (pixels - mean) / deviation, tf.gather(labels, indices)
 
         return batch
+
+
+def _in_parallel(indices, function):
+    return indices.map(
+        function, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    ).prefetch(tf.data.AUTOTUNE)

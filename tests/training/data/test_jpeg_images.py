@@ -169,7 +169,7 @@ def test_an_example_looks_different_in_every_epoch(photos):
 
 @pytest.mark.parametrize("replicas", [1, 2, 3])
 def test_validation_is_in_order_and_filled_up(photos, data_dir, replicas, monkeypatch):
-    monkeypatch.setattr(jpeg_images, "_CHUNK", 6)
+    monkeypatch.setattr(jpeg_images.JpegImages, "largest_validation_batch", 6)
     batches = list(photos.validation_batches(Shares(replicas, 0, replicas)))
     assert len({images.shape for images, *_ in batches}) == 1
     assert len(batches) == replicas * photos.validation_steps(replicas) == 2 * replicas
