@@ -13,6 +13,7 @@ import pytest
 import tensorflow_datasets as tfds
 from tensorflow_datasets import features as F
 
+from gbn_keras.shares import Shares
 from gbn_keras.training.data import array_records, datasets
 from gbn_keras.training.data.image_data import ImageData
 from gbn_keras.training.data.jpeg_images import JpegImages
