@@ -110,11 +110,30 @@ def work(search: Callable[[], None], folder: pathlib.Path, lost_after: float) ->
         _while_watched(search, look)
 
 
+def that_keeps_workers(oracle: type[keras_tuner.Oracle]) -> type[keras_tuner.Oracle]:
+    """An oracle's class with workers that stay until the last trial is finished.
+
+    keras-tuner itself sends a worker home when there is no new trial for it. But one
+    that another worker has may come back, if that worker is lost.
+    """
+
+    class KeepsWorkers(oracle):
+        @keras_tuner.synchronized
+        def create_trial(self, tuner_id):
+            trial = super().create_trial(tuner_id)
+            if trial.status == "STOPPED" and self.ongoing_trials:
+                self.tuner_ids.add(tuner_id)
+                trial.status = "IDLE"
+            return trial
+
+    return KeepsWorkers
+
+
 class Workers:
     """The workers of a search, as its chief sees them.
 
     Args:
-        oracle: The chief's.
+        oracle: The chief's, of a class `that_keeps_workers`.
         folder: Where each worker touches a file of its name.
         lost_after: Seconds without that after which a worker counts as lost.
     """
@@ -127,8 +146,6 @@ class Workers:
         self._here, self._lost = set(), set()
         self._last_here = time.monotonic()
         self._is_ending = False
-        self._create_trial = oracle.create_trial
-        oracle.create_trial = self._create_trial_or_wait
 
     def look(self) -> bool:
         """Whether all is done; gives the trials of lost workers to the others.
@@ -155,14 +172,6 @@ class Workers:
                 "the same commands again: what is finished is not run again."
             )
         return False
-
-    def _create_trial_or_wait(self, tuner_id):
-        """Keeps workers until the end: a trial of another one may come back."""
-        trial = self._create_trial(tuner_id)
-        if trial.status == "STOPPED" and self._oracle.ongoing_trials:
-            self._oracle.tuner_ids.add(tuner_id)
-            trial.status = "IDLE"
-        return trial
 
     def _absence(self):
         return time.monotonic() - self._last_here

@@ -173,14 +173,14 @@ def _oracle(settings, hyperparameters, planner):
     }
     if settings.tuner == "hyperband":
         epochs = planner.regime(settings).epochs
-        return oracles.HyperbandOracle(
-            max_epochs=epochs, factor=HYPERBAND_FACTOR, **shared
-        )
+        oracle = search_cluster.that_keeps_workers(oracles.HyperbandOracle)
+        return oracle(max_epochs=epochs, factor=HYPERBAND_FACTOR, **shared)
     oracle = {
         "random": oracles.RandomSearchOracle,
         "bayesian": oracles.BayesianOptimizationOracle,
         "grid": oracles.GridSearchOracle,
     }[settings.tuner]
+    oracle = search_cluster.that_keeps_workers(oracle)
     return oracle(max_trials=settings.trials, **shared)
 
 

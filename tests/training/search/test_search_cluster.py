@@ -176,7 +176,8 @@ def test_without_the_variables_a_process_searches_alone():
 def oracle(folder, trials=2):
     hyperparameters = keras_tuner.HyperParameters()
     hyperparameters.Float("learning_rate", 0, 1)
-    made = keras_tuner.oracles.RandomSearchOracle(
+    random_search = keras_tuner.oracles.RandomSearchOracle
+    made = search_cluster.that_keeps_workers(random_search)(
         objective=keras_tuner.Objective("val_accuracy", "max"),
         max_trials=trials,
         hyperparameters=hyperparameters,
