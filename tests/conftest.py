@@ -8,6 +8,9 @@ import sys
 
 # TensorFlow's notices of which instructions it was built for.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+# As the program sets it: processes that a test starts inherit it, and must compute the
+# same bits as this one.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 import keras
 import pytest
