@@ -54,6 +54,20 @@ def give_back_memory():
     memory_before = resident_memory()
 
 
+# By the time they take, as of 2026: what begins last should not take long.
+LONG_FILES = (
+    *("test_large_batch_model", "test_configs", "test_checkpoint", "test_examples"),
+    *("test_fuzz", "test_shard", "test_trainer", "test_loss_parts", "test_sameness"),
+    *("test_study", "test_diverged", "test_convert", "test_tuning"),
+)
+
+
+def pytest_collection_modifyitems(items):
+    """Long files come first; the others follow in their order."""
+    order = {name: place for place, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
 def pytest_collection_finish():
     """Leaves out what the imports made when Python looks for circles: for good."""
     gc.collect()
