@@ -56,8 +56,8 @@ def give_back_memory():
 
 # By the time they take, as of 2026: what begins last should not take long.
 LONG_FILES = (
-    *("test_large_batch_model", "test_configs", "test_checkpoint", "test_examples"),
-    *("test_fuzz", "test_shard", "test_trainer", "test_loss_parts", "test_sameness"),
+    *("test_large_batch_model", "test_configs", "test_checkpoint", "test_trainer"),
+    *("test_fuzz", "test_replicas", "test_loss_parts", "test_sameness"),
     *("test_study", "test_diverged", "test_convert", "test_tuning"),
 )
 

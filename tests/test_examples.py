@@ -5,6 +5,10 @@ import re
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.cluster
+
 EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
 
 

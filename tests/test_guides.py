@@ -12,9 +12,12 @@ import pytest
 
 GUIDES = pathlib.Path(__file__).parent.parent / "guides"
 
-pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="two of them are TensorFlow's"
-)
+pytestmark = [
+    pytest.mark.cluster,
+    pytest.mark.skipif(
+        keras.backend.backend() != "tensorflow", reason="two of them are TensorFlow's"
+    ),
+]
 
 # Runs a guide as `python` does, then looks at what it has defined.
 RUN = """
