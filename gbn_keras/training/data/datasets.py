@@ -55,9 +55,9 @@ def load(
 ) -> LabelledImages:
     """Loads a data set by its name.
 
-    JPEGs of many sizes, such as ImageNet's, stay on disk. Everything else is decoded
-    into memory, except JPEGs of one size that the data set does not state, if they have
-    more than 4 GiB of pixels. These stay on disk too.
+    JPEGs of many sizes, such as ImageNet's, stay on disk. JPEGs of one size stay on
+    disk too, if the data set does not state their size and they have more than 4 GiB of
+    pixels. Everything else is decoded into memory.
 
     Args:
         name: Name of the data set: `digits` (included with scikit-learn), or one that

@@ -15,7 +15,7 @@ _SHORTER_SIDE = 256 / 224
 
 @dataclasses.dataclass(frozen=True)
 class RandomResizedCrop:
-    """Resizes a random part of the picture, of random shape, and flips half of them.
+    """A random part of the picture, of random shape, resized and flipped at random.
 
     This is the standard augmentation for ImageNet (Szegedy et al., arXiv 1409.4842,
     section 6), in TensorFlow's version: it draws the aspect ratio and then the height
@@ -33,7 +33,7 @@ class RandomResizedCrop:
     aspect_ratio: tuple[float, float] = (3 / 4, 4 / 3)
 
     def draw(self, examples: int, seed: int, epoch):
-        """The random numbers of an epoch, by example: int32, `(examples, 3)`."""
+        """Random numbers for an epoch's examples: int32, `(examples, 3)`."""
         return draw_numbers(examples, 3, seed, epoch)
 
     def __call__(self, jpeg, numbers):
@@ -70,11 +70,11 @@ class FixedScaleCrop:
     size: int = 224
 
     def draw(self, examples: int, seed: int, epoch):
-        """The random numbers of an epoch, by example: int32, `(examples, 3)`."""
+        """Random numbers for an epoch's examples: int32, `(examples, 3)`."""
         return draw_numbers(examples, 3, seed, epoch)
 
     def __call__(self, jpeg, numbers):
-        """A crop at a random place, maybe flipped: as `center`, but random."""
+        """The crop of a random place, maybe flipped: like `center`, but random."""
         shape, scaled = self._shapes(jpeg)
         begin = tf.math.floormod(numbers[:2], scaled - self.size + 1)
         return _flip(self._crop(jpeg, shape, scaled, begin), numbers[2])

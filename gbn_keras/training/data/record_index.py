@@ -23,8 +23,7 @@ from gbn_keras.training.errors import UsageError
 _LENGTH = struct.Struct("<Q")
 _AROUND_THE_DATA = 16
 
-# Number of files that are indexed at once: more than cores, because threads mostly wait
-# for the disk.
+# Number of files that are indexed at once. The threads mostly wait for the disk.
 _THREADS = 16
 
 
@@ -172,7 +171,7 @@ def _open(file):
 
 
 def unusable(name: str, what: str) -> UsageError:
-    """The error for a data set that has a file which is not as it was prepared."""
+    """The error for a data set with a file that is not as it was prepared."""
     return UsageError(
         f"--dataset: {what}. Copy the file again, or prepare {name} again."
     )

@@ -24,7 +24,7 @@ def arms(settings: dict) -> dict[str, float]:
         settings: Settings of the training with all techniques, as in `result.json`.
     """
     if settings["train_examples"]:
-        return {}  # The paper always trains with all of the data.
+        return {}  # With a part of the data, it is a different training.
     key = settings["model"], settings["dataset"]
     if key == ("alexnet", "imagenet2012"):
         accuracy = _ALEXNET.get(settings["batch_size"], ())

@@ -1,4 +1,4 @@
-"""Exact resume: a training that is killed at any moment resumes as if it were not.
+"""Exact resume: a training killed at any moment resumes as if nothing had happened.
 
 A checkpoint holds all that decides the rest of the training: the variables of the model
 (including the seeds of random layers), of the optimizer (including the number of
@@ -183,7 +183,7 @@ class Checkpoints:
     def _check(self, file, raw):
         state, facts = State.decode(raw)
         if facts["run"] != self._facts["run"] or file != self._file(state.updates):
-            raise checkpoint_file.NotWhole("it is of another run or another update")
+            raise checkpoint_file.NotWhole("it belongs to another run or update")
         before, now = facts["versions"], self._facts["versions"]
         if before != now:
             changed = ", ".join(
@@ -191,7 +191,7 @@ class Checkpoints:
                 for name in now
                 if before.get(name) != now[name]
             )
-            _warn(f"{file} is of other versions and may round differently: {changed}")
+            _warn(f"{file} is from other versions and may round differently: {changed}")
 
     def _file(self, updates):
         return self._folder / f"update_{updates:0{_DIGITS}d}.checkpoint"

@@ -71,7 +71,7 @@ class TensorBoardLog(keras.callbacks.Callback):
             events.flush()
 
     def close(self) -> None:
-        """Closes the files. Call it if a training fails, which does not end them."""
+        """Closes the files. Call it if a training fails: that skips `on_train_end`."""
         with contextlib.ExitStack() as stack:  # Closes all, even if one fails.
             while self._events:
                 stack.callback(self._events.popitem()[1].close)
@@ -91,7 +91,7 @@ class TensorBoardLog(keras.callbacks.Callback):
         self._trains = True
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Asks for the number of updates once, because it is on the device: slow."""
+        """Reads the number of updates once, because reading it from a device is slow."""
         self._before_epoch = self._updates_made()
         self._start_interval(self._before_epoch)  # Leaves out the evaluation.
 

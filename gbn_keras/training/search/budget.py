@@ -30,7 +30,7 @@ def within_budget(settings: Settings, planner: Planner, share: float = 1.0) -> S
         raise UsageError(
             f"--trial_samples: got {settings.trial_samples} together with "
             f"--trial_updates={settings.trial_updates}, wanted only one of them. Leave "
-            "out the other."
+            "one out."
         )
     if not (settings.trial_updates or settings.trial_samples):
         return settings
@@ -42,7 +42,8 @@ def within_budget(settings: Settings, planner: Planner, share: float = 1.0) -> S
         name = "trial_updates" if settings.trial_updates else "trial_samples"
         raise UsageError(
             f"--{name}: got {getattr(settings, name)}, wanted more, because "
-            f"{100 * share:.3g} % of them is no update with batch {batch_size}."
+            f"{100 * share:.3g} % of it is less than one update of batch {batch_size}. "
+            "Raise it."
         )
     if plan.updates <= updates:
         return settings
