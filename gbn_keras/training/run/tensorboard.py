@@ -91,7 +91,7 @@ class TensorBoardLog(keras.callbacks.Callback):
         self._trains = True
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Reads the number of updates once, because reading it from a device is slow."""
+        """Reads the number of updates once, as reading it from the device is slow."""
         self._before_epoch = self._updates_made()
         self._start_interval(self._before_epoch)  # Leaves out the evaluation.
 
