@@ -1,8 +1,8 @@
-"""What the site says about the source is read from the source, when the site is built.
+"""Generates the parts of the site that describe the source, when the site is built.
 
-A page asks for it by a comment, as `<!-- generated: flags -->`. `GENERATORS` lists what
-there is. The guides become pages, and notebooks beside them. Nothing here imports Keras
-or TensorFlow.
+A page marks the place with a comment, such as `<!-- generated: flags -->`. `GENERATORS`
+lists all names. Each guide becomes a page and a notebook. Nothing here imports Keras or
+TensorFlow.
 """
 
 import ast
@@ -21,10 +21,10 @@ import gbn_train  # noqa: E402
 
 
 def _module(file):
-    """A module that is in no package."""
+    """Imports a module that is in no package."""
     spec = importlib.util.spec_from_file_location(file.stem, file)
     module = importlib.util.module_from_spec(spec)
-    # Where a dataclass looks for the module that it is made in.
+    # A dataclass looks for its module here.
     sys.modules.setdefault(file.stem, module)
     spec.loader.exec_module(module)
     return module
@@ -34,7 +34,7 @@ make_notebook = _module(ROOT / "guides" / "make_notebook.py")
 
 
 def guides() -> dict[str, "make_notebook.Guide"]:
-    """The guides, by the name of their file without its ending."""
+    """The guides, by the names of their files without the ending."""
     files = sorted((ROOT / "guides").glob("*.py"))
     return {
         file.stem: make_notebook.read_guide(file.read_text(encoding="utf-8"))
@@ -62,7 +62,7 @@ def guide_page(name: str, guide: "make_notebook.Guide") -> str:
 
 
 def flag_groups() -> dict[str, list]:
-    """The program's flags, by the comment under which `gbn_train.py` defines them."""
+    """The program's flags, grouped by the comment above them in `gbn_train.py`."""
     source = pathlib.Path(gbn_train.__file__).read_text(encoding="utf-8")
     known = flags.FLAGS.get_flags_for_module(gbn_train)
     by_name = {flag.name: flag for flag in known}
@@ -78,13 +78,13 @@ def flag_groups() -> dict[str, list]:
         if before.startswith("# "):
             group = before.removeprefix("# ").rstrip(".")
         groups.setdefault(group, []).append(by_name.pop(name))
-    if by_name:  # Defined in another way, a loop say.
+    if by_name:  # Flags that are defined differently, for example in a loop.
         groups["Other"] = list(by_name.values())
     return groups
 
 
 def flags_table() -> str:
-    """All flags with default and meaning, a table for each group."""
+    """All flags with default and meaning, in one table for each group."""
     texts = []
     for group, members in flag_groups().items():
         title, _, remark = group.partition(". ")
@@ -98,11 +98,11 @@ def flags_table() -> str:
 
 
 def packages() -> str:
-    """Folders, their lines and what they import: a drawing and a table."""
+    """The package's folders, their lines and their imports: a drawing and a table."""
     walls = _module(ROOT / "tests" / "test_walls.py")
     nodes = {name: {"files": 0, "lines": 0, "imports": set()} for name in walls.WALLS}
     for name, file in walls.MODULES.items():
-        if not name:  # The package's own file exports what others define.
+        if not name:  # `__init__.py` of the package only exports names.
             continue
         own = nodes.setdefault(
             walls.folder(name), {"files": 0, "lines": 0, "imports": set()}
@@ -132,7 +132,7 @@ def packages() -> str:
 
 
 def reference() -> str:
-    """What `gbn_keras` exports, for mkdocstrings."""
+    """The names that `gbn_keras` exports, for mkdocstrings."""
     return "\n\n".join(f"::: gbn_keras.{name}" for name in exported())
 
 
@@ -153,10 +153,10 @@ GENERATORS = {"flags": flags_table, "packages": packages, "reference": reference
 
 
 def fill(markdown: str) -> str:
-    """A page with what its comments ask for.
+    """The page with its comments replaced by generated text.
 
     Raises:
-        KeyError: If there is no generator of a name.
+        KeyError: If a comment names no generator.
     """
     return re.sub(
         r"<!-- generated: (\w+) -->", lambda found: GENERATORS[found[1]](), markdown
@@ -164,7 +164,7 @@ def fill(markdown: str) -> str:
 
 
 def on_files(files, config):
-    """Adds the guides and their notebooks, when mkdocs lists the files of the site."""
+    """Adds the guides and notebooks. mkdocs calls it when it lists the site's files."""
     from mkdocs.structure.files import File
 
     for name, guide in guides().items():
@@ -176,7 +176,7 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Fills a page, and makes links to sources links to pages, for mkdocs."""
+    """Fills a page, and turns links to sources into links to pages. For mkdocs."""
     if page.file.src_uri.startswith("guides/"):
         markdown = re.sub(r"\]\(\.\./docs/", "](../", markdown)
         return re.sub(r"\]\((\w+)\.py\)", r"](\1.md)", markdown)
@@ -189,12 +189,12 @@ def _meaning(flag):
     values = getattr(flag.parser, "enum_values", None)
     if values is None:
         return text
-    # absl writes them before the help: `<one|mirrored>: Who shares ...`.
+    # absl writes them before the help: `<one|mirrored>: Devices that ...`.
     return f"One of {', '.join(values)}. {re.sub('^<[^>]*>: ', '', text)}"
 
 
 def _cell(text):
-    """Text in a cell of a table."""
+    """The text, escaped for a cell of a table."""
     return html.escape(text, quote=False).replace("|", "\\|").replace("[", "\\[")
 
 
@@ -207,12 +207,12 @@ def _default(flag):
 
 
 def _node(name):
-    """A name that mermaid takes."""
+    """The name in a form that mermaid accepts."""
     return name.replace(".", "_")
 
 
 def _arrows(nodes, name):
-    """What a folder imports, but what it reaches through another one."""
+    """The imports of a folder, without those that it reaches through another one."""
     direct, indirect = nodes[name]["imports"], set()
     waiting = [x for found in direct for x in nodes[found]["imports"]]
     while waiting:

@@ -1,10 +1,11 @@
-"""Searches for the batch, ghosts and rate of your own model, with keras-tuner.
+"""Searches for the best batch size, ghost size and rate of your model with keras-tuner.
 
     python examples/tune.py [--trials=8] [--updates=200]
 
-Trials with batches of different size are compared fairly if all of them make as many
-updates: with as many epochs, a large batch would lose because it makes fewer. They see
-different numbers of samples then; the table shows both. Runs on any backend of Keras.
+To compare trials with different batch sizes fairly, all of them make the same number of
+updates. With the same number of epochs, a large batch would lose because it makes fewer
+updates. The trials then see different numbers of samples, and the table shows both. The
+example runs on any backend of Keras.
 """
 
 import argparse
@@ -18,11 +19,11 @@ from sklearn.model_selection import train_test_split
 
 from gbn_keras import GhostBatchNormalization, RegimeAdaptation
 
-SMALL_BATCH = 32  # What the rates below are meant for.
+SMALL_BATCH = 32  # The batch size that the rates below are meant for.
 
 
 class Digits(keras_tuner.HyperModel):
-    """A small network for scikit-learn's digits, as a function of hyperparameters."""
+    """A small network for scikit-learn's digits, with hyperparameters."""
 
     def __init__(self, updates):
         super().__init__()
@@ -47,12 +48,12 @@ class Digits(keras_tuner.HyperModel):
             keras.optimizers.SGD(rate, momentum=0.9),
             "sparse_categorical_crossentropy",
             metrics=["accuracy"],
-            jit_compile=False,  # Which pays where there is more to compute.
+            jit_compile=False,  # XLA pays only for larger networks.
         )
         return model
 
     def fit(self, hp, model, images, labels, **kwargs):
-        """Trains for the budget of updates, whatever the batch size."""
+        """Trains for the same number of updates with any batch size."""
         batch_size = hp.get("batch_size")
         random, examples = np.random.default_rng(1), self.updates * batch_size
         passes = -(-examples // len(images))
@@ -64,7 +65,7 @@ class Digits(keras_tuner.HyperModel):
 
 
 def main():
-    """Searches, and prints the trials, the best one first."""
+    """Searches and prints the trials, the best one first."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--trials", type=int, default=8)
     parser.add_argument("--updates", type=int, default=200)

@@ -103,7 +103,7 @@ def train(batch_size, lr_scaling="none", virtual_batch_size=None, stretch=1):
         L2SGD(rate, l2, momentum=regime.momentum, global_clipnorm=regime.clipnorm),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=["accuracy"],
-        jit_compile=False,  # It pays where there is more to compute.
+        jit_compile=False,  # XLA pays only for larger networks.
     )
     history = model.fit(
         images,
@@ -122,8 +122,8 @@ def train(batch_size, lr_scaling="none", virtual_batch_size=None, stretch=1):
 """
 ## Five arms
 
-The paper calls the arms SB, LB, +LR, +GBN and +RA. Each one keeps what the one before
-it has.
+The paper calls the arms SB, LB, +LR, +GBN and +RA. Each large-batch arm keeps the
+changes of the one before it.
 """
 
 arms = {
@@ -148,8 +148,8 @@ for arm, settings in arms.items():
     print(f"{arm:5}{updates[arm]:4} updates  {accuracies[arm][-1]:6.2f} %")
 
 """
-You should see this order: LB loses about ten points to SB, +LR and +GBN win a part
-of them back without one more update, and +RA reaches SB or passes it.
+You should see this order: LB loses about ten points to SB, +LR and +GBN win back a part
+of them without a single additional update, and +RA reaches SB or passes it.
 
 Look at the column of the updates too. LB makes 12 of them where SB makes 288. That is
 the paper's point: the large batch is not bad, the training is too short.
@@ -186,9 +186,9 @@ figure.savefig(folder / "close_the_gap.png", dpi=100)
 | ghosts | nothing; the layer is faster than Keras's own |
 | regime adaptation | M times the epochs, in as many updates as the small batch makes |
 
-An update with a large batch takes longer on one device. On many devices that share the
-batch it does not have to, and then +RA takes about the time of SB. The parameter
-`stretch` trades between the two: a number between 1 and M keeps some of the epochs.
+An update with a large batch takes longer on one device. If many devices share the
+batch, it does not have to. Then +RA takes about as long as SB. The parameter `stretch`
+trades accuracy for time: with a number between 1 and M, you train fewer epochs.
 
 ## Where to go on
 

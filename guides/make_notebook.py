@@ -2,9 +2,9 @@
 
     python guides/make_notebook.py guides/close_the_gap.py [--output=FILE.ipynb]
 
-A guide is a Python file. Its docstring is the head, one `Name: value` a line. A string
-that stands alone at the top level is a cell of Markdown, all between two of them is a
-cell of code. The documentation site uses the same cells.
+A guide is a Python file. Its docstring is the head, with one `Name: value` per line. A
+string that stands alone at the top level is a Markdown cell. The code between two such
+strings is a code cell. The documentation site uses the same cells.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import pathlib
 
 import nbformat
 
-# What a head must name, in this order.
+# The names that a head must have, in this order.
 HEAD = (
     "Title",
     "Author",
@@ -30,7 +30,7 @@ class Guide:
     """The parts of a guide.
 
     Args:
-        head: The values of the `HEAD`, by name.
+        head: Values of the head, by the names in `HEAD`.
         cells: Pairs `(kind, text)`, where `kind` is `"markdown"` or `"code"`.
     """
 
@@ -42,7 +42,7 @@ def read_guide(source: str) -> Guide:
     """Splits the source of a guide into its head and its cells.
 
     Raises:
-        ValueError: If the docstring does not name what `HEAD` names, in that order.
+        ValueError: If the docstring does not have the names in `HEAD`, in that order.
     """
     tree = ast.parse(source)
     head = dict(
@@ -52,8 +52,8 @@ def read_guide(source: str) -> Guide:
     )
     if tuple(head) != HEAD:
         raise ValueError(
-            f"The docstring of a guide must name {', '.join(HEAD)}, each on a line as "
-            f"'Title: ...'. Received: {', '.join(head) or 'none of them'}."
+            f"The docstring of a guide must name {', '.join(HEAD)}, each on its line, "
+            f"like 'Title: ...'. Received: {', '.join(head) or 'none of them'}."
         )
 
     lines, cells = source.splitlines(), []
@@ -73,7 +73,7 @@ def read_guide(source: str) -> Guide:
 
 
 def to_notebook(guide: Guide) -> str:
-    """The guide as the text of an `.ipynb` file; the same guide gives the same text.
+    """The guide as the text of an `.ipynb` file. The same guide gives the same text.
 
     Raises:
         nbformat.ValidationError: If the result is not a valid notebook.
@@ -94,7 +94,7 @@ def to_notebook(guide: Guide) -> str:
 
 
 def main():
-    """Writes the notebook, and prints where."""
+    """Writes the notebook and prints its file."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("guide", type=pathlib.Path, help="the .py file")
     parser.add_argument(

@@ -34,12 +34,12 @@ tf.config.set_logical_device_configuration(
 """
 ## Data and network
 
-The network normalizes by ghosts of 32. There are ghosts only in training, so call the
-model with `training=True` in the loop, and with `training=False` to predict.
+The network normalizes by ghosts of 32. Ghosts exist only in training, so call the model
+with `training=True` in the loop, and with `training=False` to predict.
 """
 
 small_batch, large_batch, micro_batch = 32, 512, 128
-number_of_updates = 288  # As many as six epochs of the small batch.
+number_of_updates = 288  # The updates of six epochs of the small batch.
 
 images, labels = load_digits(return_X_y=True)
 images = (images / 16).astype("float32")
@@ -75,10 +75,10 @@ def make_rate():
 """
 ## The update
 
-A ghost knows nothing of other ghosts. So micro-batches of whole ghosts can go through
-the network one after the other. Weigh the loss of each by its share of the batch, add
-up the gradients, and apply the sum once. The running statistics take one step for each
-ghost, in the order of the batch, whichever micro-batch the ghost is in.
+A ghost does not depend on other ghosts. So micro-batches of whole ghosts can go through
+the network one after the other. Weight the loss of each one by its part of the batch,
+add up the gradients, and apply the sum once. The running statistics take one step for
+each ghost, in the order of the batch, whichever micro-batch the ghost is in.
 """
 
 loss_of = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -203,10 +203,10 @@ adds their terms in another order.
 ## Let gbn-keras do it
 
 `LargeBatchModel` does both at once in `fit`: make it in the scope of the strategy, and
-it cuts the share of each device into micro-batches. It also takes care of what this
-guide leaves out: clipping of the whole gradient, masks, sample weights, metrics,
-dropout. See [Large batches in your own model](your_own_model.py).
+it cuts the share of each device into micro-batches. It also handles what this guide
+leaves out: clipping of the whole gradient, masks, sample weights, metrics, dropout. See
+[Large batches in your own model](your_own_model.py).
 
-[From a laptop to a cluster](../docs/cluster.md) says how the program trains on several
-machines.
+[From a laptop to a cluster](../docs/cluster.md) explains how the program trains on
+several machines.
 """

@@ -11,14 +11,13 @@ Accelerator: None
 ## What you will do
 
 You have a Keras model with batch normalization, and a learning rate that suits a batch
-of 32. You want to train with a batch of 512, which does not fit into the memory. This
-guide takes four steps:
+of 32. You want to train with a batch of 512, which does not fit into memory. This guide
+takes four steps:
 
 1. It converts the model to ghost batch normalization.
 2. It adapts the learning rate.
-3. It trains with one update for 512 examples, 128 of them in memory at a time.
-4. It converts the model back, saves it, and serves it in a process that has no
-   gbn-keras.
+3. It trains with one update for each 512 examples, 128 of them in memory at a time.
+4. It converts the model back, saves it, and serves it in a process without gbn-keras.
 
 `LargeBatchModel` needs TensorFlow. The other steps work on every backend of Keras.
 """
@@ -41,10 +40,10 @@ from gbn_keras import (
 )
 
 """
-## A model that you have already
+## A model that you already have
 
 Here it is a small convolutional network for the handwritten digits of scikit-learn. It
-could be any model: functional, Sequential or subclassed, with weights or without.
+can be any model: functional, Sequential or subclassed, with weights or without.
 """
 
 keras.utils.set_random_seed(1)
@@ -67,7 +66,7 @@ model.add(keras.layers.Dense(10, activation="softmax"))
 ## Convert it
 
 `to_ghost_batch_norm` changes the model in place. Each layer keeps its name, its weights
-and its place, so the model predicts bit for bit what it did. Only training differs.
+and its place, so the predictions stay the same bit for bit. Only training differs.
 """
 
 small_batch, large_batch, micro_batch = 32, 512, 128
@@ -117,14 +116,14 @@ _, accuracy = trainer.evaluate(test_images, test_labels, verbose=0)
 print(f"validation accuracy {100 * accuracy:.2f} % after {updates} updates")
 
 """
-You should see an accuracy of about 96 %, after as many updates as three epochs of the
-small batch make.
+You should see an accuracy of about 96 %, after the number of updates in three epochs of
+the small batch.
 
 ## Save it as plain Keras
 
-`to_batch_norm` is the way back. The layers become `keras.layers.BatchNormalization`,
+`to_batch_norm` converts it back. The layers become `keras.layers.BatchNormalization`,
 bit for bit the same in inference. You trained the wrapper, so the model itself holds no
-optimizer and no schedule of gbn-keras: save it as it is.
+optimizer and no schedule of gbn-keras. You can save it as it is.
 """
 
 to_batch_norm(model)
@@ -156,13 +155,14 @@ difference = np.abs(np.load(folder / "served.npy") - expected).max()
 print(f"largest difference of a served prediction {difference:.0e}")
 
 """
-You should see `BatchNormalization` among the layers, no name of gbn-keras, and a
-difference of 0 or of a rounding error.
+You should see `BatchNormalization` among the layers, nothing of gbn-keras, and a
+difference of 0 or a rounding error.
 
 ## Where to go on
 
 - [Your model](../docs/your_model.md) says what conversion and `LargeBatchModel` accept.
 - [Your own loop and more than one device](your_own_loop.py) shares a batch among
   devices.
-- [How it works](../docs/how_it_works.md) says why micro-batches give the same weights.
+- [How it works](../docs/how_it_works.md) explains why micro-batches give the same
+  weights.
 """

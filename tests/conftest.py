@@ -1,4 +1,4 @@
-"""What the tests share: numpy's own ghost batches, and the program's settings."""
+"""Shared by the tests: devices, memory, the program's settings and small data sets."""
 
 import ctypes
 import gc
@@ -6,9 +6,9 @@ import os
 import pathlib
 import sys
 
-# TensorFlow's notices of which instructions it was built for.
+# Hides TensorFlow's notices about the instructions that it was built for.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# As the program sets it: processes that a test starts inherit it, and must compute the
+# The program sets it too. Processes that a test starts inherit it, and must compute the
 # same bits as this one.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
@@ -17,28 +17,28 @@ import pytest
 
 import gbn_train
 
-# The tests of the method run on other backends too, without TensorFlow.
+# The tests of the method also run on other backends, without TensorFlow.
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
     import tensorflow_datasets as tfds
 
     from gbn_keras.training.settings import Settings
 
-    # Devices for the tests of replicas; everything else runs on the first.
+    # Devices for the tests of replicas. Everything else runs on the first one.
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0],
         [tf.config.LogicalDeviceConfiguration()] * 4,
     )
 
 
-# Models and traced functions hold themselves in circles, which Python seldom looks for
-# among so many objects, and the C library keeps what is freed.
+# Models and traced functions form reference cycles, and Python seldom looks for cycles
+# among so many objects. The C library also keeps the memory that is freed.
 LARGE = 200 * 2**20
 memory_before = 0
 
 
 def resident_memory():
-    """Bytes of this process, where Linux tells; 0 elsewhere."""
+    """Bytes of memory that this process uses; 0 if the system is not Linux."""
     statm = pathlib.Path("/proc/self/statm")
     if not statm.exists():
         return 0
@@ -46,7 +46,7 @@ def resident_memory():
 
 
 def give_back_memory():
-    """All that nothing refers to any more."""
+    """Frees all memory that nothing refers to any more."""
     global memory_before
     gc.collect()
     if sys.platform == "linux":
@@ -54,7 +54,7 @@ def give_back_memory():
     memory_before = resident_memory()
 
 
-# By the time they take, as of 2026: what begins last should not take long.
+# The longest first, as of 2026: the file that starts last should not take long.
 LONG_FILES = (
     *("test_large_batch_model", "test_configs", "test_checkpoint", "test_trainer"),
     *("test_fuzz", "test_replicas", "test_loss_parts", "test_sameness"),
@@ -63,20 +63,20 @@ LONG_FILES = (
 
 
 def pytest_collection_modifyitems(items):
-    """Long files come first; the others follow in their order."""
+    """Puts long files first; the others follow in their order."""
     order = {name: place for place, name in enumerate(LONG_FILES)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 def pytest_collection_finish():
-    """Leaves out what the imports made when Python looks for circles: for good."""
+    """Makes Python ignore the objects of the imports when it looks for cycles."""
     gc.collect()
     gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="module")
 def nothing_is_left_of_a_file():
-    """What a file's tests leave goes before the next file's begin."""
+    """Frees what a file's tests leave, before the next file's tests start."""
     yield
     keras.backend.clear_session(free_memory=False)
     give_back_memory()
@@ -84,20 +84,20 @@ def nothing_is_left_of_a_file():
 
 @pytest.fixture(autouse=True)
 def nothing_large_is_left_of_a_test():
-    """And what some tests have piled up goes when it is large."""
+    """Also frees what a test leaves, if it is large."""
     yield
     if resident_memory() > memory_before + LARGE:
         give_back_memory()
 
 
 def settings_of(*flags) -> "Settings":
-    """The settings that `train.py` makes of these flags."""
+    """The settings that `train.py` makes from these flags."""
     return Settings(**gbn_train.parse(["train.py", *flags]))
 
 
 @pytest.fixture
 def make_settings(tmp_path):
-    """Settings from flags, with a run directory of the test's own."""
+    """Makes settings from flags, with the test's own run directory."""
 
     def make(*flags):
         return settings_of(f"--run_dir={tmp_path / 'run'}", *flags)
@@ -107,7 +107,7 @@ def make_settings(tmp_path):
 
 @pytest.fixture
 def write_dataset(tmp_path):
-    """Writes a data set in tensorflow-datasets' own format; returns its folder."""
+    """Writes a data set in tensorflow-datasets' format; returns its folder."""
 
     def write(name="tiny", features=None, **splits):
         tfds.dataset_builders.store_as_tfds_dataset(

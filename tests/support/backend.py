@@ -1,4 +1,4 @@
-"""The Keras backend under test: its ways to run a function, and its gradients."""
+"""The Keras backend under test: ways to run a function, and gradients."""
 
 import keras
 import pytest
@@ -7,14 +7,14 @@ from keras import ops
 NAME = keras.backend.backend()
 IS_TENSORFLOW = NAME == "tensorflow"
 IS_JAX = NAME == "jax"
-# Keras's `jit_compile`: PyTorch's compiler wants another one, of C++.
+# Values for Keras's `jit_compile`. PyTorch's compiler needs a C++ compiler.
 JIT_COMPILE = (False,) if NAME == "torch" else (False, True)
 
-# Counted by `test_backends.py`: nothing else may be skipped.
-TENSORFLOW_ONLY = "a part of TensorFlow's"
+# `test_backends.py` checks that nothing else is skipped.
+TENSORFLOW_ONLY = "only for TensorFlow"
 tensorflow_only = pytest.mark.skipif(not IS_TENSORFLOW, reason=TENSORFLOW_ONLY)
 
-# To compile a network takes JAX a minute.
+# JAX takes a minute to compile a network.
 SLOW_ON_JAX = [pytest.mark.slow] if NAME == "jax" else []
 
 if NAME == "tensorflow":
@@ -24,7 +24,7 @@ if NAME == "tensorflow":
 elif NAME == "jax":
     import jax
 
-    # Without, every operation is compiled by itself, for every shape.
+    # Without it, JAX compiles every operation separately for every shape.
     WAYS = ("jit",)
 else:
     import torch
@@ -33,10 +33,10 @@ else:
 
 
 def compiled(function, way=WAYS[-1], arguments=()):
-    """The function of tensors, to be called in one of the `WAYS`.
+    """A function of tensors that runs in one of the `WAYS`.
 
-    A dynamic batch is that of the first of the `arguments`, whose shapes the others
-    have.
+    With "dynamic batch", the batch size of the first of the `arguments` is unknown. All
+    other sizes are those of the `arguments`.
     """
     if way == "eager":
         return function
@@ -52,7 +52,7 @@ def compiled(function, way=WAYS[-1], arguments=()):
 
 
 def with_gradients(function, arrays, way=WAYS[0]):
-    """`(results, gradients)` in numpy, of `function(*tensors) -> (loss, results)`."""
+    """`(results, gradients)` of `function(*tensors) -> (loss, results)`, in numpy."""
     tensors = [ops.convert_to_tensor(array) for array in arrays]
     if NAME == "tensorflow":
 

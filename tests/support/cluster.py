@@ -1,4 +1,4 @@
-"""Workers on this machine, as a cluster that talks on 127.0.0.1."""
+"""A cluster of workers on this machine, which communicate over 127.0.0.1."""
 
 import contextlib
 import json
@@ -10,7 +10,7 @@ import sys
 
 @contextlib.contextmanager
 def workers(number, script, *arguments):
-    """Starts a script as so many workers; none is left at the end."""
+    """Starts a script as `number` workers; at the end, all are killed."""
     ports = free_ports(number)
     started = []
     try:
@@ -36,7 +36,7 @@ def workers(number, script, *arguments):
 
 
 def run_workers(number, script, *arguments):
-    """Runs a script as so many workers to their good end; what each one printed."""
+    """Runs a script as `number` workers, which must succeed; returns their outputs."""
     with workers(number, script, *arguments) as started:
         outputs = [worker.communicate(timeout=300)[0] for worker in started]
         for worker, output in zip(started, outputs, strict=True):

@@ -1,6 +1,6 @@
-"""Command lines and flagfiles, right and wrong ones, for `hypothesis` to choose from.
+"""Valid and invalid command lines and flagfiles, as strategies for `hypothesis`.
 
-They name files and folders of a small world, which `make_world` writes.
+They name files and folders that `make_world` writes.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import PIL.Image
 import tensorflow_datasets as tfds
 from hypothesis import strategies as st
 
-# Numbers that no flag expects, or only few.
+# Numbers that no flag expects, or only a few.
 _ODD_NUMBERS = (
     *(
         "",
@@ -41,7 +41,7 @@ _ODD_TEXTS = (
     *("x" * 300, "a" * 5000, "--seed", "-", "'", '"', "\\", "#", "//", ",", ":", "\t"),
 )
 
-# Folders and files of the world, and what is outside of it.
+# Folders and files of the world, and outside it.
 _RUN_DIRS = (
     *("new", "new/deeper", "ünï cödé", "finished", "finished/", "begun", "empty", "."),
     *("a_file", "a_file/below", "binary_flags", "foreign_flags", "folder_of_flags"),
@@ -60,7 +60,7 @@ _DATASETS = (
     *("mnist", "no_such_set", "huggingface:x", "tiny:a:b", ":tiny"),
 )
 
-# Of each flag some values that are right, by themselves at least.
+# Some values for each flag that are valid on their own.
 _GOOD = {
     "run_dir": ("new", "new", "new/deeper", "ünï cödé", "finished", "empty"),
     "dataset": ("digits", "digits", "tiny", "tiny:1.0.0", "photos"),
@@ -133,7 +133,7 @@ _TEXTS = ("lr_scaling", "stretch", "gradient_noise")
 _SWITCHES = ("download", "l2_kernels_only", "weight_distance", "noise_scale")
 MODES = ("train", "evaluate", "study", "sweep", "landscape", "tune")
 
-# What is no flag at all, or no value of one.
+# Arguments that are not a flag, or not a value of one.
 _STRAY = (
     *("512", "", " ", "-", "--", "---seed=1", "--=1", "--=", "-seed=2", "--seed", "="),
     *("--no_such_flag", "--bach_size=3", "--nomode", "--noseed", "--nodownload"),
@@ -148,9 +148,9 @@ class Command:
     """A command line.
 
     Attributes:
-        flags: The arguments.
-        flagfile: What is in `generated.cfg`, to which the arguments may refer.
-        is_run_to_the_end: Whether to train, if the command is accepted.
+        flags: Arguments.
+        flagfile: Content of `generated.cfg`, which the arguments may name.
+        is_run_to_the_end: Whether to train if the command is accepted.
     """
 
     flags: tuple[str, ...]
@@ -178,7 +178,7 @@ def _flag(draw, is_odd=False):
     return f"--{name}={value}"
 
 
-# What makes the modes' own demands good, so that others are met.
+# Flags that each mode requires, so that other checks are reached.
 _NEEDED = {
     "train": (),
     "evaluate": ("--run_dir=finished",),
@@ -187,7 +187,7 @@ _NEEDED = {
     "landscape": ("--directions=10",),
     "tune": ("--search=batch_size:32,64",),
 }
-# What keeps a command that is run to the end short.
+# Flags that keep a training short if it runs to the end.
 _SHORT = (
     *("--max_updates=2", "--epochs=1", "--train_examples=96", "--seeds=1"),
     *("--trials=1", "--trial_updates=0", "--directions=10", "--strategy=one"),
@@ -199,7 +199,7 @@ _LINES = ("", "# a comment", "// another", "  ", "\t", "no flag", "--flagfile=go
 
 @st.composite
 def commands(draw) -> Command:
-    """A command line, right or wrong, maybe with a flagfile."""
+    """A valid or invalid command line, maybe with a flagfile."""
     mode = draw(st.sampled_from(MODES))
     flags = [f"--mode={mode}", *_NEEDED[mode]] if draw(st.integers(0, 9)) else []
     flags += draw(st.lists(_flag(), max_size=5))
@@ -222,7 +222,7 @@ def commands(draw) -> Command:
 
 @st.composite
 def short_trainings(draw) -> Command:
-    """A command line of values that are right by themselves, to run to the end."""
+    """A command line of values that are valid on their own, to run to the end."""
     mode = draw(st.sampled_from(("train", "train", "train", *MODES)))
     flags = draw(st.lists(_flag(), max_size=4))
     flags = [f"--mode={mode}", *_NEEDED[mode], *flags, *_SHORT]
@@ -238,7 +238,7 @@ def make_world(folder: pathlib.Path) -> None:
     """Writes the files and folders that command lines name.
 
     Args:
-        folder: Where. It holds `finished`, the run directory of a training.
+        folder: Folder to write to. It holds `finished`, a training's run directory.
     """
     finished = folder / "finished"
     flags = (finished / "flags.cfg").read_text()

@@ -1,4 +1,4 @@
-"""A process on one backend that writes a model to a file, or reads all that there are.
+"""Writes a model to a file with one backend, or reads the files of all backends.
 
 KERAS_BACKEND=jax python tests/support/exchange.py write FOLDER
 KERAS_BACKEND=jax python tests/support/exchange.py read FOLDER
@@ -21,7 +21,7 @@ LABELS = np.arange(64) % 10
 
 
 def make_model():
-    """All layers of the method."""
+    """A model with all layers of the method."""
     layers = [
         keras.layers.Conv2D(8, 3, use_bias=False),
         GhostBatchNormalization(16),
@@ -36,7 +36,7 @@ def make_model():
 
 
 def train(model, updates):
-    """So many updates, all with the whole batch."""
+    """Trains for `updates` updates, all with the same batch of all images."""
     schedule = RegimeAdaptation(0.01, 16, 64, warmup_updates=2)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.SGD(schedule, 0.9), loss)
@@ -46,7 +46,7 @@ def train(model, updates):
 
 
 def write(folder):
-    """A trained model."""
+    """Writes a trained model."""
     keras.utils.set_random_seed(0)
     model = make_model()
     train(model, 5)
@@ -54,9 +54,9 @@ def write(folder):
 
 
 def read(folder):
-    """What each file's model predicts, at once and after more updates."""
+    """Writes what each file's model predicts, at once and after more updates."""
     for file in folder.glob("*.keras"):
-        # Keras writes PyTorch's own optimizers into files, which fail elsewhere.
+        # Keras saves PyTorch's own optimizers, which other backends cannot load.
         model = keras.models.load_model(file, compile=False)
         predictions = [model.predict(IMAGES, verbose=0)]
         model.get_layer("dropout").rate = 0  # Each backend draws its own masks.

@@ -1,4 +1,4 @@
-"""What a ghost batch is, in numpy: the reference for the layer's tests."""
+"""Ghost batches in numpy: the reference for the tests of the layer."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ def split(values: np.ndarray, virtual_batch_size: int) -> list[np.ndarray]:
 
 
 def normalize(inputs, gamma, beta, virtual_batch_size, axis, epsilon):
-    """Outputs, and each ghost's mean and variance, in float64."""
+    """Outputs, and the mean and variance of each ghost, in float64."""
     outputs, means, variances = [], [], []
     for ghost in split(np.float64(inputs), virtual_batch_size):
         rows = np.moveaxis(ghost, axis, -1)
@@ -23,7 +23,7 @@ def normalize(inputs, gamma, beta, virtual_batch_size, axis, epsilon):
 
 
 def gradients(inputs, gamma, upstream, virtual_batch_size, axis, epsilon):
-    """Closed-form gradients by inputs, gamma and beta, in float64."""
+    """Closed-form gradients by the inputs, gamma and beta, in float64."""
     by_inputs, by_gamma, by_beta = [], 0, 0
     for ghost, dy in zip(
         split(np.float64(inputs), virtual_batch_size),

@@ -1,13 +1,14 @@
-"""Replicas on logical devices of the processor."""
+"""Replicas on logical devices of the CPU."""
 
 import functools
 
 import tensorflow as tf
 
 
-@functools.cache  # Variables of two strategies do not mix, even of one size.
+# Cached, because variables of two strategies do not mix, even if the sizes are equal.
+@functools.cache
 def replicas_of(number):
-    """A strategy over logical devices of the processor."""
+    """A strategy over `number` logical devices of the CPU; `None` for 1."""
     if number == 1:
         return None
     return tf.distribute.MirroredStrategy(

@@ -1,4 +1,4 @@
-"""Run directories as the program leaves them, written without training."""
+"""Writes run directories like those of the program, without training."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ STUDY = ("--mode=study", "--dataset=mnist", "--download", "--batch_size=4096")
 
 
 def write_training(settings, accuracy, finished=True, examples=EXAMPLES):
-    """Leaves what a training does, without training."""
+    """Writes the files that a training writes."""
     plan = Planner(examples).plan(settings)
     run_dir = pathlib.Path(settings.run_dir)
     run_dir.mkdir(parents=True)
@@ -49,9 +49,10 @@ def write_training(settings, accuracy, finished=True, examples=EXAMPLES):
 
 
 def write_study(run_dir, *flags, finished=10):
-    """Leaves a study with two seeds, of which the first trainings are finished.
+    """Writes a study with two seeds. The first `finished` trainings are finished.
 
-    The arms have 5, 4, ... percent less than the paper's, the seeds one more or less.
+    The arms' accuracies are 5, 4, ... points below the paper's. Seed 1 has a point less
+    than that, seed 2 a point more.
     """
     settings = settings_of(*STUDY, "--seeds=2", f"--run_dir={run_dir}", *flags)
     settings, plans = study.prepare_study(settings, Planner(EXAMPLES))
@@ -69,7 +70,7 @@ def write_study(run_dir, *flags, finished=10):
 
 
 def write_sweep(run_dir, sizes):
-    """Leaves a sweep, where 50 examples more in a batch bring a percent more."""
+    """Writes a sweep. 50 more examples in a batch give one more percent of accuracy."""
     flags = ("--mode=sweep", f"--batch_sizes={sizes}", "--dataset=mnist", "--download")
     settings = settings_of(*flags, f"--run_dir={run_dir}")
     settings, plans = study.prepare_sweep(settings, Planner(EXAMPLES))
@@ -83,7 +84,7 @@ def write_sweep(run_dir, sizes):
 
 
 def write_search(run_dir, trials=3, finished=True):
-    """Leaves a search over the rate; the larger, the better."""
+    """Writes a search over the learning rate. The larger it is, the better."""
     flags = ("--mode=tune", "--search=learning_rate:0.1,0.2,0.3", "--dataset=mnist")
     settings = settings_of(*flags, "--download", "--model=f1", f"--run_dir={run_dir}")
     run_dir.mkdir(parents=True)

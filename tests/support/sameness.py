@@ -1,7 +1,7 @@
-"""A small training whose result must not depend on who computes it.
+"""A small training whose result must not depend on which devices compute it.
 
-`python tests/support/sameness.py NETWORK FILE` trains as one worker of those in
-TF_CONFIG; the first one writes the result.
+`python tests/support/sameness.py NETWORK FILE` trains as one of the workers in
+TF_CONFIG. The chief writes the result.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ GHOSTS = functools.partial(GhostBatchNormalization, GHOST, momentum=0.9)
 
 
 def convolutional(input_shape, classes, normalization):
-    """With dropout after a convolution (whole channels) and after a dense layer."""
+    """A network with dropout after a convolution (whole channels) and a dense layer."""
     layers = keras.layers
     inputs = keras.Input(input_shape)
     x = layers.Conv2D(8, 3, use_bias=False)(inputs)
@@ -46,11 +46,11 @@ def convolutional(input_shape, classes, normalization):
 
 
 def in_dtype(model, dtype):
-    """The model, freshly initialized, all in one dtype, in float32 without kinks.
+    """The model, freshly initialized, all in one dtype. In float32 it has no kinks.
 
-    Where the input of a ReLU is almost 0, a rounding error decides whether a gradient
-    flows. In twenty updates that happens to one or two of the millions of inputs, after
-    which weights differ by 1e-4 in float32, rightly.
+    If the input of a ReLU is almost 0, a rounding error decides whether a gradient
+    flows. In twenty updates, this happens to one or two of millions of inputs. Then
+    weights rightly differ by 1e-4 in float32.
     """
 
     def clone(layer):
@@ -65,7 +65,7 @@ NETWORKS = {"f1": f1_digits, "convolutional": convolutional}
 
 
 def trained(network, dtype, strategy=None, micro_batches=1, jit=False, wrapped=True):
-    """Weights, running statistics and optimizer state after twenty updates; scores."""
+    """Weights, running statistics, optimizer state and scores after twenty updates."""
     strategy = strategy or tf.distribute.get_strategy()
     replicas = strategy.num_replicas_in_sync
     data = datasets.load("digits")
@@ -101,15 +101,15 @@ def trained(network, dtype, strategy=None, micro_batches=1, jit=False, wrapped=T
         return_dict=True,
     )
     variables = [*inner.variables, *model.optimizer.variables]
-    # Of float32 for any model.
+    # These are float32 for any model.
     figures = [*history["loss"], *history["accuracy"], *scores.values()]
     return [*(v.numpy() for v in variables), np.float32(figures)]
 
 
 def distance(one, other):
-    """The largest difference, each array's relative to its largest value.
+    """The largest difference, relative to the largest value of each array.
 
-    In float64 only arrays of float64 count.
+    In float64, it only counts arrays of float64.
     """
     assert len(one) == len(other)
     dtype = one[0].dtype

@@ -1,4 +1,4 @@
-"""A small network, and digits as rows for it."""
+"""A small network, and digits as its input rows."""
 
 import keras
 from sklearn.datasets import load_digits

@@ -1,4 +1,4 @@
-"""Short trainings of the program, and what they leave."""
+"""Flags for short trainings with the program, and the weights that they save."""
 
 import keras
 

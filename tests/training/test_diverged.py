@@ -136,7 +136,7 @@ def test_a_studys_other_arms_are_trained_and_shown(pretended, tmp_path, capsys):
     assert table["diverged"].tolist() == [0, 0, 2, 2, 2]
     assert (run_dir / "plots" / "study.png").stat().st_size > 10_000
     page = report.report_page([run_dir]).read_text()
-    assert "Every training diverged of: +LR, +GBN, +RA." in page
+    assert "All trainings diverged with: +LR, +GBN, +RA." in page
     assert "Unfinished" not in page
     assert program(*flags, f"--run_dir={run_dir}") == 0
     assert len(pretended) == 10  # None of them twice.

@@ -1,1 +1,1 @@
-"""A named data set, as batches that any update can reach directly."""
+"""Data sets by name, in batches. A training can start at any update."""

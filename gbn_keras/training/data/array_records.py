@@ -1,7 +1,7 @@
-"""Records in ArrayRecord files, any of which can be read directly.
+"""`ArrayRecords`: random access to the records of ArrayRecord files.
 
-tensorflow-datasets reads TFRecord files as a `tf.data.Dataset`, but not ArrayRecord
-files, whose records have an index of their own.
+tensorflow-datasets makes a `tf.data.Dataset` of TFRecord files, but not of ArrayRecord
+files, which have an index of their own.
 """
 
 import concurrent.futures
@@ -16,21 +16,21 @@ from gbn_keras.training.data.record_index import unusable
 from gbn_keras.training.data.splits import Part
 from gbn_keras.training.errors import UsageError, first_line
 
-# Files opened at once to count their records.
+# Number of files that are opened at once to count their records.
 _THREADS = 16
 
 
 class ArrayRecords:
-    """The records of a split, as `RecordIndex` has those of TFRecord files.
+    """The records of a split. `RecordIndex` does the same for TFRecord files.
 
     Args:
-        name: Of the data set, for messages.
-        parts: What belongs to the split, file by file.
+        name: Name of the data set, for messages.
+        parts: Parts of files that make up the split.
 
     Raises:
-        UsageError: If the package array_record is not installed, or if a file is not
-            there, is cut off, or holds another number of records than
-            tensorflow-datasets wrote down.
+        UsageError: If the package array_record is not installed, or if a file is
+            missing or truncated, or does not hold the number of records that
+            tensorflow-datasets recorded.
     """
 
     def __init__(self, name: str, parts: Sequence[Part]):
@@ -61,14 +61,14 @@ class ArrayRecords:
     def reader(self) -> Callable:
         """A function from a record's index to its bytes, for tf.data's `map`.
 
-        The files have checksums, which are verified.
+        The files have checksums, which each read verifies.
         """
 
         def record(index):
             try:
                 return self._records[int(index)]
             except RuntimeError as error:
-                # `refuse_damage` finds it again by this.
+                # `refuse_damage` looks for these words.
                 raise RuntimeError(f"ArrayRecord {index}: {error}") from error
 
         def read(index):
@@ -78,11 +78,11 @@ class ArrayRecords:
         return read
 
     def refuse_damage(self, name: str, error: tf.errors.OpError) -> None:
-        """A UsageError that names the file, if an error came from a damaged one.
+        """Raises a UsageError that names the file if a damaged file caused an error.
 
         Args:
-            name: Of the data set.
-            error: What TensorFlow raised when it read.
+            name: Name of the data set.
+            error: Error that TensorFlow raised when it read the records.
         """
         place = re.search(r"ArrayRecord (\d+):", error.message)
         if not place or int(place[1]) >= len(self):
@@ -96,14 +96,14 @@ class ArrayRecords:
 
 
 def _data_source(name):
-    # Most data sets need it not, and not every system has it.
+    # Most data sets do not need the package, and not every system has it.
     try:
         from array_record.python import array_record_data_source
     except ImportError as error:
         raise UsageError(
-            f"--dataset: {name} is stored as array_record, wanted tfrecord, or the "
-            f"package array_record to read it ({first_line(error)}). Install it with "
-            "pip install array_record, or prepare the data set as tfrecord."
+            f"--dataset: got {name}, which is stored as array_record, wanted the "
+            f"package array_record to read it, or tfrecord ({first_line(error)}). "
+            "Run pip install array_record, or prepare the data set as tfrecord."
         ) from error
     return array_record_data_source.ArrayRecordDataSource
 
@@ -116,8 +116,8 @@ def _number_of_records(name, open_files, file):
 
 
 def _allow_open_files(number):
-    """Every file stays open, and ImageNet has more than a process usually may open."""
-    import resource  # Where there is ArrayRecord, there is this.
+    """Raises the limit: all files stay open, and ImageNet exceeds the usual limit."""
+    import resource  # Systems that have array_record have this module.
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:

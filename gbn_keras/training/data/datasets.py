@@ -20,7 +20,7 @@ from gbn_keras.training.data.record_index import index_records
 from gbn_keras.training.data.splits import training_and_validation
 from gbn_keras.training.errors import UsageError, first_line
 
-# What TensorFlow raises, among other things, where a file does not hold what it should.
+# Errors that TensorFlow raises for damaged files, but also for other reasons.
 _MAY_BE_DAMAGE = (
     tf.errors.DataLossError,
     tf.errors.FailedPreconditionError,
@@ -30,13 +30,13 @@ _MAY_BE_DAMAGE = (
     tf.errors.UnknownError,
 )
 
-# What finds the records in files of a format, so that any can be read directly.
+# For each file format, what finds the records, so that any can be read directly.
 _RECORDS = {
     tfds.core.FileFormat.TFRECORD: index_records,
     tfds.core.FileFormat.ARRAY_RECORD: ArrayRecords,
 }
 
-# The others are not augmented (MNIST: its published augmentation was a mistake).
+# Other data sets are not augmented. MNIST's published augmentation was a mistake.
 _AUGMENTATION = {"cifar10": ShiftAndFlip(), "cifar100": ShiftAndFlip()}
 
 
@@ -55,31 +55,31 @@ def load(
 ) -> LabelledImages:
     """Loads a data set by its name.
 
-    JPEGs of many sizes, as ImageNet's, stay on disk; everything else is decoded into
-    memory. JPEGs of one size that the data set does not tell stay on disk too if they
-    have more than 4 GiB of pixels.
+    JPEGs of many sizes, such as ImageNet's, stay on disk. JPEGs of one size stay on
+    disk too, if the data set does not state their size and they have more than 4 GiB of
+    pixels. Everything else is decoded into memory.
 
     Args:
-        name: `digits` (scikit-learn's, embedded), or any name that
+        name: Name of the data set: `digits` (included with scikit-learn), or one that
             tensorflow-datasets knows or finds in `data_dir`.
-        data_dir: Where tensorflow-datasets' prepared data lies; by default in
-            `TFDS_DATA_DIR`, else `~/tensorflow_datasets`.
-        download: Whether data that is not there may be downloaded and prepared.
-        train_split: Training examples, in tensorflow-datasets' language; by default
+        data_dir: Folder with the data sets that tensorflow-datasets has prepared.
+            Default: `TFDS_DATA_DIR`, or else `~/tensorflow_datasets`.
+        download: Whether to download and prepare the data set if it is missing.
+        train_split: Training examples, in tensorflow-datasets' split language. Default:
             `train`.
-        validation_split: Validation examples; by default `validation`, else `test`.
-        train_examples: Only so many of the training examples, the first in the order of
-            the files; 0: all.
-        image_key: The feature that is the image, see `image_features`.
-        label_key: The feature that is the label.
-        image_size: JPEGs of many sizes: pixels on each side of what the network sees.
-        fixed_scale: JPEGs of many sizes: whether training crops them all at the same
-            scale, as AlexNet's did.
+        validation_split: Validation examples. Default: `validation`, or else `test`.
+        train_examples: Number of training examples to use, from the first on in the
+            order of the files. 0: all.
+        image_key: Name of the image feature. Default: see `image_features`.
+        label_key: Name of the label feature. Default: see `image_features`.
+        image_size: Height and width of the crops from JPEGs of many sizes.
+        fixed_scale: Whether training crops JPEGs of many sizes at one scale, as
+            AlexNet's training did.
 
     Raises:
-        UsageError: If the data is not there, is damaged, is not labelled images of one
-            size (or JPEGs), has fewer training examples, or leaves open which of its
-            examples and features are meant.
+        UsageError: If the data set is missing or damaged, does not hold labelled images
+            of one size (or JPEGs), or has fewer training examples. Also if the
+            arguments leave open which examples and features to use.
     """
     if name == "digits":
         return load_digits(
@@ -109,7 +109,7 @@ def load(
 
 
 def _load_images(name, builder, splits, keys):
-    """Decodes everything."""
+    """Decodes all images into memory."""
     images, labels = zip(
         *(examples.read(name, builder, s, keys) for s in splits), strict=True
     )
@@ -120,18 +120,18 @@ def _load_images(name, builder, splits, keys):
         train_labels=labels[0],
         validation_images=images[1],
         validation_labels=labels[1],
-        # By the name alone: the user's may have a version.
+        # Not `name`, which may include a version.
         augmentation=_AUGMENTATION.get(builder.name),
     )
 
 
 def _open_jpegs(name, builder, splits, keys, image_size, fixed_scale):
-    """Finds where the examples are; decodes none."""
+    """Finds where the examples are, but does not decode them."""
     if builder.info.file_format not in _RECORDS:
         raise UsageError(
-            f"--dataset: {name} is stored as {builder.info.file_format.value}, wanted "
-            "tfrecord or array_record for JPEGs of many sizes. Prepare it in one of "
-            "these formats."
+            f"--dataset: got {name}, which is stored as "
+            f"{builder.info.file_format.value}, wanted tfrecord or array_record for "
+            "JPEGs of many sizes. Prepare it in one of these formats."
         )
     parse = examples.jpeg_and_label(builder.info.features, keys.image, keys.label)
     indices = _indices(name, builder, splits)
@@ -157,8 +157,8 @@ def _open_jpegs(name, builder, splits, keys, image_size, fixed_scale):
 def _prepared_builder(name, data_dir, download):
     where = data_dir or tfds.core.constants.DATA_DIR
     remedies = (
-        "name the folder that holds it with --data_dir, or let it be downloaded and "
-        "prepared there with --download"
+        "name the folder that holds it with --data_dir, or download and prepare it "
+        "with --download"
     )
     try:
         builder = tfds.builder(name, data_dir=data_dir)
@@ -166,16 +166,20 @@ def _prepared_builder(name, data_dir, download):
         raise UsageError(
             f"--dataset: got {name!r}, wanted digits or the name of a data set that "
             f"tensorflow-datasets knows or finds in {where} ({first_line(error)}). "
-            f"Check the name; if it is a data set of yours, {remedies}."
+            f"Check the name. If the data set is your own, {remedies}."
         ) from error
     if builder.is_prepared():
         return builder
     if not download:
-        raise UsageError(f"--dataset: {name} is not prepared in {where}: {remedies}.")
+        raise UsageError(
+            f"--dataset: got {name}, wanted a data set that is prepared in {where}. To "
+            f"use this one, {remedies}."
+        )
     try:
         with _few_retries():
             builder.download_and_prepare()
-    except Exception as error:  # Whatever a data set's own code or the network raises.
+    # The data set's own code and the network raise errors of any type.
+    except Exception as error:
         raise UsageError(
             f"--download: {name} could not be prepared in {where} "
             f"({type(error).__name__}: {first_line(error)}). Check the network, or "
@@ -186,9 +190,10 @@ def _prepared_builder(name, data_dir, download):
 
 @contextlib.contextmanager
 def _few_retries():
-    """Lets tensorflow-datasets, which has no option for it, give up a dead network.
+    """Makes tensorflow-datasets give up soon if the network is down.
 
-    By default it tries for minutes, ten times, ever more slowly.
+    By default it tries ten times, which takes minutes, because it waits longer each
+    time. It has no option for this.
     """
     before = downloader.MAX_RETRIES
     downloader.MAX_RETRIES = 3
@@ -199,16 +204,16 @@ def _few_retries():
 
 
 def _indices(name, builder, splits):
-    """Where the records of the splits are."""
+    """For each split, where its records are."""
     records_of = _RECORDS.get(builder.info.file_format)
     return [records_of(name, split.parts) for split in splits] if records_of else []
 
 
 def one_line_if_damaged(data: LabelledImages):
-    """A context in which files that cannot be read any more are a `UsageError`.
+    """A context that turns errors about unreadable files into a `UsageError`.
 
-    To be used around all that reads a data set: JPEGs stay on disk until they are
-    needed, and in hours of training a file may vanish.
+    Use it around all code that reads a data set. JPEGs stay on disk until they are
+    needed, and a file may vanish during hours of training.
     """
     if not data.files:
         return contextlib.nullcontext()
@@ -217,7 +222,7 @@ def one_line_if_damaged(data: LabelledImages):
 
 @contextlib.contextmanager
 def _one_line_if_damaged(name, indices):
-    """Turns what TensorFlow says about files into a line that names the file."""
+    """Turns TensorFlow's errors about files into one line that names the file."""
     try:
         yield
     except _MAY_BE_DAMAGE as error:
@@ -230,5 +235,5 @@ def _one_line_if_damaged(name, indices):
         else:
             raise
         raise UsageError(
-            f"--dataset: {name} {problem}. Copy its files anew, or prepare it again."
+            f"--dataset: {name} {problem}. Copy its files again, or prepare it again."
         ) from error

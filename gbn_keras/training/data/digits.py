@@ -6,28 +6,29 @@ from gbn_keras.training.data.image_data import ImageData
 from gbn_keras.training.data.splits import check_enough
 from gbn_keras.training.errors import UsageError
 
-# Of the 1,797 digits these many are for validation. It leaves 1,536 = 3 x 512 = 2 x 768
-# for training, so that large batches drop none of them.
+# This leaves 1,536 of the 1,797 digits for training: 3 x 512 = 2 x 768, so that large
+# batches do not leave any out.
 _DIGITS_FOR_VALIDATION = 261
 
 
 def load_digits(train_examples: int, **choices) -> ImageData:
-    """The data set.
+    """The handwritten digits, in memory.
 
     Args:
-        train_examples: Only so many of the training examples, the first; 0: all.
-        **choices: Flags that choose among what other data sets have.
+        train_examples: Number of training examples to use, from the first on. 0: all.
+        **choices: Flags that choose splits and features of other data sets. Digits
+            accept none of them.
 
     Raises:
-        UsageError: If a choice is made, or there are fewer examples.
+        UsageError: If a choice is set, or there are fewer training examples.
     """
     for flag, value in choices.items():
         if value:
             raise UsageError(
-                f"--{flag}: got {value!r}, wanted none with digits, which have one "
-                "image, one label and one division. Leave it out."
+                f"--{flag}: got {value!r}, wanted none with digits, which have only "
+                "one image, one label and one split. Leave it out."
             )
-    # scikit-learn takes a second to import, which the other data sets need not pay.
+    # Importing scikit-learn takes a second, and other data sets do not need it.
     from sklearn import datasets
     from sklearn.model_selection import train_test_split
 

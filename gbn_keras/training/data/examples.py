@@ -1,4 +1,4 @@
-"""Reads the examples of a split, and looks at what they are."""
+"""Reads the examples of a split, and examines them."""
 
 import numpy as np
 import tensorflow as tf
@@ -7,21 +7,21 @@ import tensorflow_datasets as tfds
 from gbn_keras.training.data.array_records import ArrayRecords
 from gbn_keras.training.errors import UsageError
 
-# Images read at once.
+# Number of images that are read at once.
 _CHUNK = 1024
 
-# JPEGs of one size stay on disk if they have more bytes of pixels.
+# JPEGs of one size stay on disk if their pixels have more bytes than this.
 _MOST_PIXELS = 2**32
 
-# How a JPEG's bytes begin.
+# The first bytes of every JPEG.
 _JPEG = b"\xff\xd8\xff"
 
 
 def are_jpegs_of_many_sizes(name, builder, splits, image_key):
-    """Whether the images are JPEGs to be left on disk.
+    """Whether the images are JPEGs that should stay on disk.
 
-    The features do not always tell the encoding, nor the size where there is one. Of
-    JPEGs of one size all are looked at, of others few.
+    The features do not always state the encoding, or the size if there is only one. So
+    this examines the images: all of them if they have one size, else only a few.
     """
     if builder.info.features[image_key].shape != (None, None, 3):
         return False
@@ -35,7 +35,7 @@ def are_jpegs_of_many_sizes(name, builder, splits, image_key):
         ).as_numpy_iterator():
             shapes.add(tuple(shape))
             pixels += 3 * int(np.prod(shape))
-            if not pixels:  # No JPEG, the first one.
+            if not pixels:  # The first image is not a JPEG.
                 return False
             if len(shapes) > 1 or pixels > _MOST_PIXELS:
                 return True
@@ -43,7 +43,7 @@ def are_jpegs_of_many_sizes(name, builder, splits, image_key):
 
 
 def read(name, builder, split, keys):
-    """One split as arrays of images and labels, in the order of its files."""
+    """The images and labels of one split as arrays, in the order of its files."""
     dataset = _as_dataset(name, builder, split).map(
         lambda e: (e[keys.image], e[keys.label])
     )
@@ -60,7 +60,7 @@ def read(name, builder, split, keys):
 
 
 def jpeg_and_label(features, image_key, label_key):
-    """A function from a record to the undecoded image and the label."""
+    """A function from a record to its undecoded image and its label."""
     features = _only(features, (image_key, label_key))
     undecoded = {image_key: tfds.decode.SkipDecoding()}
 
@@ -72,7 +72,11 @@ def jpeg_and_label(features, image_key, label_key):
 
 
 def first_labels(index, parse):
-    """Of each file: all would mean to read all files; who has none begins with none."""
+    """The first label of each file, to find splits that have no labels.
+
+    To read all labels, all files would have to be read. A split without labels already
+    shows it in its first records.
+    """
     return np.stack(
         list(
             tf.data.Dataset.from_tensor_slices(index.starts)
@@ -84,18 +88,18 @@ def first_labels(index, parse):
 
 
 def all_labels(name, builder, split, label_key):
-    """Without which nobody knows how many classes there are."""
+    """All labels of a split, for a data set that does not state its classes."""
     labels = _as_dataset(name, builder, split, [label_key]).map(lambda e: e[label_key])
     return np.concatenate(list(labels.batch(_CHUNK).as_numpy_iterator()))
 
 
 def told_number_of_classes(builder, label_key):
-    """How many the data set says that there are; `None` of single integers."""
+    """Number of classes that the data set states; `None` if labels are integers."""
     return getattr(builder.info.features[label_key], "num_classes", None)
 
 
 def number_of_classes(name, builder, label_key, labels):
-    """How many: as the data set says, else one more than the largest of all labels."""
+    """Number of classes that the data set states, or else the largest label plus 1."""
     if told := told_number_of_classes(builder, label_key):
         return told
     found = int(max(of_split.max() for of_split in labels)) + 1
@@ -104,17 +108,17 @@ def number_of_classes(name, builder, label_key, labels):
         raise UsageError(
             f"--label_key: {label_key} of {name} goes up to {found - 1:,} in "
             f"{examples:,} examples, wanted classes counted from 0. Name another "
-            "feature, or choose another data set."
+            "feature, or use another data set."
         )
     return found
 
 
 def check_labels(name, split, smallest):
-    """A UsageError if an example has no label, which is written as -1."""
+    """Raises a UsageError if an example has no label, which is stored as -1."""
     if smallest < 0:
         raise UsageError(
-            f"--dataset: the {split} split of {name} has the label {smallest}, which "
-            "stands for none. Choose a data set with labels."
+            f"--dataset: got the label {smallest} in the {split} split of {name}, "
+            "which means no label, wanted labels from 0. Use a data set with labels."
         )
 
 
@@ -127,9 +131,9 @@ def _check_finite(name, split, images):
         if not is_finite.all():
             place = start + int(is_finite.argmin())
             raise UsageError(
-                f"--dataset: example {place:,} of the {split} split of {name} has a "
-                "pixel that is not finite, from which the loss could not be either. "
-                "Mend the data, and prepare it again."
+                f"--dataset: got a pixel that is not finite in example {place:,} of "
+                f"the {split} split of {name}, wanted finite pixels for a finite loss. "
+                "Repair the data and prepare it again."
             )
 
 
@@ -137,14 +141,14 @@ def _check_one_size(name, images):
     sizes = sorted({image.shape for image in images})
     if len(sizes) > 1:
         raise UsageError(
-            f"--dataset: {name} has images of {len(sizes)} sizes, {sizes[0]} and "
-            f"{sizes[-1]} among them; the network needs one. Choose another data set, "
-            "or resize the images when you prepare it."
+            f"--dataset: got {name} with images of {len(sizes)} sizes, such as "
+            f"{sizes[0]} and {sizes[-1]}, wanted one size. Use another data set, or "
+            "resize the images when you prepare it."
         )
 
 
 def _jpeg_shape(content):
-    """Height and width; zeros of what is no JPEG."""
+    """Height and width of a JPEG; zeros for anything else."""
     return tf.cond(
         tf.strings.substr(content, 0, len(_JPEG)) == _JPEG,
         lambda: tf.image.extract_jpeg_shape(content)[:2],
@@ -153,7 +157,7 @@ def _jpeg_shape(content):
 
 
 def _as_dataset(name, builder, split, keys=(), decoders=None):
-    """One split in the order of its files, with some features or with all of them."""
+    """One split in the order of its files, with the features in `keys` or all."""
     if builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
         records, features = ArrayRecords(name, split.parts), builder.info.features
         features = _only(features, keys) if keys else features
@@ -176,5 +180,5 @@ def _as_dataset(name, builder, split, keys=(), decoders=None):
 
 
 def _only(features, keys):
-    """Some features: the others need not be parsed."""
+    """The features in `keys`, so that the others are not parsed."""
     return tfds.features.FeaturesDict({key: features[key] for key in keys})

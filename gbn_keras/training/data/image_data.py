@@ -21,11 +21,11 @@ class ImageData(LabelledImages):
     each channel of the training images, and augmented in training.
 
     Attributes:
-        train_images: `(examples, height, width, channels)`, as stored.
-        train_labels: `(examples,)`, from 0.
-        validation_images: As `train_images`.
-        validation_labels: As `train_labels`.
-        augmentation: The augmentation of training images, or `None`.
+        train_images: Images as stored, `(examples, height, width, channels)`.
+        train_labels: Labels, counted from 0, `(examples,)`.
+        validation_images: Images like `train_images`.
+        validation_labels: Labels like `train_labels`.
+        augmentation: Augmentation of the training images, or `None`.
     """
 
     train_images: np.ndarray
@@ -53,14 +53,14 @@ class ImageData(LabelledImages):
 
     @functools.cached_property
     def mean_and_deviation(self) -> tuple[np.ndarray, np.ndarray]:
-        """Of the training images, by channel, float32."""
+        """Mean and deviation of each channel of the training images, float32."""
         sums = np.zeros((2, self.image_shape[-1]))
         for start in range(0, self.examples, _CHUNK):
             pixels = self.train_images[start : start + _CHUNK].astype(np.float64)
             sums += [(pixels**power).sum(axis=(0, 1, 2)) for power in (1, 2)]
         mean, square = sums / np.prod(self.train_images.shape[:-1])
         deviation = np.sqrt(np.maximum(square - mean**2, 0))
-        deviation[deviation == 0] = 1  # A channel that never changes.
+        deviation[deviation == 0] = 1  # A constant channel would be divided by 0.
         return mean.astype(np.float32), deviation.astype(np.float32)
 
     @property
@@ -83,7 +83,7 @@ class ImageData(LabelledImages):
         )
 
     def _gather(self, images, labels):
-        """A function from a vector of indices to their batch, assembled in bulk."""
+        """A function from a vector of indices to their batch, gathered at once."""
         images, labels = tf.constant(images), tf.constant(labels)
         mean, deviation = self.mean_and_deviation
 

@@ -1,4 +1,4 @@
-"""Which of a data set's features are the images and the labels."""
+"""Finds the features of a data set that hold the images and the labels."""
 
 from typing import NamedTuple
 
@@ -14,9 +14,9 @@ _WANTED = {
 
 
 class Keys(NamedTuple):
-    """The names of two features.
+    """The names of the image feature and the label feature.
 
-    `choice` says which were taken where there were several, for the plan.
+    If there were several candidates, `choice` says which one was taken, for the plan.
     """
 
     image: str
@@ -27,23 +27,23 @@ class Keys(NamedTuple):
 def image_and_label(
     name: str, info, image_key: str | None = None, label_key: str | None = None
 ) -> Keys:
-    """The two features, of which nothing is guessed.
+    """The image feature and the label feature, without guessing.
 
-    Each is the one that is named; else the one that the data set itself names as input
-    or target of supervised learning; else the one with the usual name, `image` or
-    `label`; else the only one there is. Images are image features or, where there are
-    none, numbers of rank 3; labels are class labels or, where there are none, single
-    integers.
+    Each one is the first of these that exists: the feature that you name; the one that
+    the data set names as input or target of supervised learning; the one with the usual
+    name, `image` or `label`; the only candidate. Candidates for images are image
+    features or, if there are none, numbers of rank 3. Candidates for labels are class
+    labels or, if there are none, single integers.
 
     Args:
-        name: Of the data set.
-        info: tensorflow-datasets' description of it.
-        image_key: The image feature's name.
-        label_key: The label feature's name.
+        name: Name of the data set.
+        info: tensorflow-datasets' description of the data set.
+        image_key: Name of the image feature.
+        label_key: Name of the label feature.
 
     Raises:
-        UsageError: If what is named is no such feature, if there is none, or if one of
-            several must be named.
+        UsageError: If the named feature is not suitable, if there is no candidate, or
+            if there are several and you must name one.
     """
     supervised = info.supervised_keys or (None, None)
     image, images = _choose(name, info.features, "image", image_key, supervised[0])
@@ -60,7 +60,7 @@ def image_and_label(
 
 
 def _choose(name, features, usual, key, supervised):
-    """The feature to take, and those that there are."""
+    """The feature to take, and all candidates."""
     is_first, is_second = {
         "image": (_is_image, _are_numbers_of_rank_3),
         "label": (_is_class_label, _is_integer),
@@ -71,7 +71,7 @@ def _choose(name, features, usual, key, supervised):
     if key:
         if key not in possible:
             raise UsageError(
-                f"--{usual}_key: got {key!r}, wanted {_WANTED[usual]}: {name} has "
+                f"--{usual}_key: got {key!r}, wanted {_WANTED[usual]}. {name} has "
                 f"{_kinds(features)}. Name another of these."
             )
         return key, candidates
@@ -81,13 +81,13 @@ def _choose(name, features, usual, key, supervised):
         return usual, candidates
     if not candidates:
         raise UsageError(
-            f"--dataset: {name} has no {usual} feature that is {_WANTED[usual]}; it "
-            f"has {_kinds(features)}. Choose another data set."
+            f"--dataset: {name} has no {usual} feature that is {_WANTED[usual]}. It "
+            f"has {_kinds(features)}. Use another data set."
         )
     if len(candidates) > 1:
         raise UsageError(
-            f"--{usual}_key: got none, wanted one of {', '.join(candidates)}, between "
-            f"which {name} leaves the choice. Name the one that is meant."
+            f"--{usual}_key: got none, wanted one of {', '.join(candidates)}, because "
+            f"{name} does not say which one to use. Name one."
         )
     return candidates[0], candidates
 

@@ -1,7 +1,6 @@
-"""Crops of a JPEG that decode no more of it than the crop shows.
+"""Crops of a JPEG. They decode only the part that they need.
 
-What is random is decided by numbers that the example brings along, as in
-`augmentation`.
+As in `augmentation`, all randomness comes from numbers that come with the example.
 """
 
 import dataclasses
@@ -10,20 +9,21 @@ import tensorflow as tf
 
 from gbn_keras.training.data.augmentation import draw_numbers
 
-# Where the shorter side is scaled to, per pixel of the crop: 256 for a crop of 224.
+# Scaled length of the shorter side, per pixel of the crop: 256 for a crop of 224.
 _SHORTER_SIDE = 256 / 224
 
 
 @dataclasses.dataclass(frozen=True)
 class RandomResizedCrop:
-    """A random part of the picture, of random shape, resized; every second flipped.
+    """A random part of the picture, of random shape, resized and flipped at random.
 
-    The standard augmentation for ImageNet (Szegedy et al., arXiv 1409.4842, section 6),
-    in TensorFlow's version: the aspect ratio and then the height are uniform among
-    those that fit. Of a picture that is too long for any, the whole is taken.
+    This is the standard augmentation for ImageNet (Szegedy et al., arXiv 1409.4842,
+    section 6), in TensorFlow's version: it draws the aspect ratio and then the height
+    uniformly from those that fit. If none fits, because the picture is too long, it
+    takes the whole picture.
 
     Attributes:
-        size: Pixels on each side of the result.
+        size: Height and width of the result.
         area: Smallest and largest part of the picture.
         aspect_ratio: Smallest and largest width / height.
     """
@@ -33,11 +33,11 @@ class RandomResizedCrop:
     aspect_ratio: tuple[float, float] = (3 / 4, 4 / 3)
 
     def draw(self, examples: int, seed: int, epoch):
-        """The random numbers of an epoch, by example: int32, `(examples, 3)`."""
+        """Random numbers for an epoch's examples: int32, `(examples, 3)`."""
         return draw_numbers(examples, 3, seed, epoch)
 
     def __call__(self, jpeg, numbers):
-        """Float32 `(size, size, 3)` from 0 to 255 of a JPEG's bytes."""
+        """The crop of a JPEG's bytes: float32 `(size, size, 3)` from 0 to 255."""
         begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
             tf.image.extract_jpeg_shape(jpeg),
             tf.zeros([0, 0, 4]),
@@ -55,36 +55,37 @@ class RandomResizedCrop:
 
 @dataclasses.dataclass(frozen=True)
 class FixedScaleCrop:
-    """A square of the picture whose shorter side was scaled to 8/7 of the square's.
+    """A square of the picture, whose shorter side is first scaled to 8/7 of the square.
 
-    For 224 pixels the shorter side has 256. Random places and flips are the
-    augmentation of AlexNet (Krizhevsky et al., NIPS 2012, section 4.1), the center is
-    what everybody evaluates. The scaling is linear and averages over what becomes one
-    pixel, as `tf.image.resize(..., antialias=True)`, of which this is a part.
+    For a square of 224 pixels, the shorter side is scaled to 256. Random places and
+    flips are the augmentation of AlexNet (Krizhevsky et al., NIPS 2012, section 4.1).
+    The center is the usual crop for evaluation. The scaling is linear and averages the
+    pixels that become one: the result is a part of what
+    `tf.image.resize(..., antialias=True)` gives.
 
     Attributes:
-        size: Pixels on each side of the result.
+        size: Height and width of the result.
     """
 
     size: int = 224
 
     def draw(self, examples: int, seed: int, epoch):
-        """The random numbers of an epoch, by example: int32, `(examples, 3)`."""
+        """Random numbers for an epoch's examples: int32, `(examples, 3)`."""
         return draw_numbers(examples, 3, seed, epoch)
 
     def __call__(self, jpeg, numbers):
-        """Float32 `(size, size, 3)` from 0 to 255, at a random place, maybe flipped."""
+        """The crop of a random place, maybe flipped: like `center`, but random."""
         shape, scaled = self._shapes(jpeg)
         begin = tf.math.floormod(numbers[:2], scaled - self.size + 1)
         return _flip(self._crop(jpeg, shape, scaled, begin), numbers[2])
 
     def center(self, jpeg):
-        """Float32 `(size, size, 3)` from 0 to 255, of the center."""
+        """The crop of the center: float32 `(size, size, 3)` from 0 to 255."""
         shape, scaled = self._shapes(jpeg)
         return self._crop(jpeg, shape, scaled, (scaled - self.size) // 2)
 
     def _shapes(self, jpeg):
-        """Height and width of the picture, and of the scaled one."""
+        """Height and width of the picture, before and after scaling."""
         shape = tf.image.extract_jpeg_shape(jpeg)[:2]
         shorter = tf.reduce_min(shape)
         return shape, shape * round(self.size * _SHORTER_SIDE) // shorter
@@ -93,7 +94,7 @@ class FixedScaleCrop:
         """The square of the scaled picture that begins at `begin`."""
         scale = tf.cast(scaled / shape, tf.float32)
         first, last = (tf.cast(begin + n, tf.float32) for n in (0, self.size))
-        # Pixels of the picture to each side that the scaling takes into account.
+        # Pixels of the picture that the scaling needs on each side.
         margin = tf.maximum(1.0, 1 / scale) + 1
         first_needed = tf.cast(tf.floor(first / scale - margin), tf.int32)
         last_needed = tf.cast(tf.math.ceil(last / scale + margin), tf.int32)
@@ -116,13 +117,13 @@ def _decode(jpeg, begin, size):
         jpeg,
         tf.concat([begin, size], 0),
         channels=3,
-        # Not TensorFlow's default, which is off by up to 10 of 255 and no faster.
+        # TensorFlow's default is off by up to 10 of 255, and no faster.
         dct_method="INTEGER_ACCURATE",
     )
 
 
 def _flip(image, number):
-    # To compute both and select takes as long as to decode.
+    # Computing both and selecting one takes as long as decoding.
     return tf.cond(
         tf.math.floormod(number, 2) == 1,
         lambda: tf.reverse(image, [1]),

@@ -10,7 +10,7 @@ from gbn_keras.training.data.jpeg_crops import FixedScaleCrop, RandomResizedCrop
 from gbn_keras.training.data.labelled_images import LabelledImages
 from gbn_keras.training.data.record_index import RecordIndex
 
-# ImageNet's mean and deviation of each channel, from 0 to 255. They are the usual ones
+# Mean and deviation of each channel of ImageNet, from 0 to 255. They are the usual ones
 # for photographs.
 _MEAN = tuple(255 * mean for mean in (0.485, 0.456, 0.406))
 _DEVIATION = tuple(255 * deviation for deviation in (0.229, 0.224, 0.225))
@@ -23,19 +23,17 @@ _CHUNK = 256
 class JpegImages(LabelledImages):
     """Labelled JPEGs of any size on disk, decoded each time they are needed.
 
-    They are read from the files of tensorflow-datasets at random places, and each
-    replica reads only the examples of its own share. The batches hold float32 images.
-    They are standardized by ImageNet's mean and deviation of each channel, and cropped
-    at random in training.
+    A replica reads only the examples of its own share, at random places in the files of
+    tensorflow-datasets. The batches hold float32 images. They are standardized by
+    ImageNet's mean and deviation of each channel, and cropped at random in training.
 
     Attributes:
-        training: The places of the training examples in their files.
-        validation: The places of the validation examples in their files.
-        parse: A function from the bytes of a record to `(jpeg, label)`, bytes and
-            int32.
-        image_size: Pixels on each side of what the network sees.
+        training: Places of the training examples in their files.
+        validation: Places of the validation examples in their files.
+        parse: Function from the bytes of a record to `(jpeg, label)`, bytes and int32.
+        image_size: Height and width of the crops that the network sees.
         fixed_scale: Whether training crops all images at the scale of validation, as
-            AlexNet's did, instead of parts of all sizes.
+            AlexNet's training did, instead of crops of all sizes.
     """
 
     training: RecordIndex | ArrayRecords
@@ -101,7 +99,7 @@ def _batches_of(example, indices):
         indices.unbatch()
         .map(example, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
         .batch(size, drop_remainder=True)
-        # One batch, not as many as AUTOTUNE would take: 4,096 images have 2.5 GB.
+        # AUTOTUNE would prefetch many batches, and 4,096 images take 2.5 GB.
         .prefetch(1)
     )
 

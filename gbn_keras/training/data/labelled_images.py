@@ -1,4 +1,4 @@
-"""`LabelledImages`: what each data set offers to a training, in memory or on disk."""
+"""`LabelledImages`: the interface of all data sets, in memory or on disk."""
 
 import abc
 import dataclasses
@@ -13,15 +13,15 @@ from gbn_keras.training.data import order
 
 @dataclasses.dataclass(frozen=True)
 class LabelledImages(abc.ABC):
-    """Labelled images in batches, any of which can be reached directly.
+    """Labelled images in batches. The batches can start at any update.
 
     Attributes:
         name: Name of the data set.
         classes: Number of classes.
-        choice: The examples and features that were chosen, in words; empty if there was
-            no choice.
-        validation_split: The split of tensorflow-datasets that the validation examples
-            are from.
+        choice: The chosen examples and features, in words; empty if there was no
+            choice.
+        validation_split: Split of tensorflow-datasets that holds the validation
+            examples.
     """
 
     name: str
@@ -49,7 +49,7 @@ class LabelledImages(abc.ABC):
 
     @property
     def files(self) -> tuple:
-        """The indices of the files that are read during a training."""
+        """The indices of the files that a training reads."""
         return ()
 
     def training_batches(
@@ -59,9 +59,9 @@ class LabelledImages(abc.ABC):
         start_update: int = 0,
         shares: Shares = WHOLE_BATCH,
     ) -> tf.data.Dataset:
-        """The endless stream of batches `(images, labels)`, from an update on.
+        """The endless stream of batches `(images, labels)`, starting at any update.
 
-        Order and arguments are those of `order.training_shares`.
+        For the order and the arguments, see `order.training_shares`.
         """
         indices = order.training_shares(
             self.examples, batch_size, seed, start_update, shares, draw=self._draw
@@ -71,7 +71,7 @@ class LabelledImages(abc.ABC):
     def validation_batches(self, shares: Shares = WHOLE_BATCH) -> tf.data.Dataset:
         """All validation batches `(images, labels, weights)`.
 
-        Order, weights and arguments are those of `order.validation_shares`.
+        For the order, the weights and the arguments, see `order.validation_shares`.
         """
         largest = self.largest_validation_batch
         return self._validation(
@@ -87,7 +87,7 @@ class LabelledImages(abc.ABC):
     @property
     @abc.abstractmethod
     def _draw(self) -> Callable | None:
-        """A function that draws the random numbers of an augmentation, see `order`."""
+        """A function that draws random numbers for the augmentation: see `order`."""
 
     @abc.abstractmethod
     def _training(self, indices: tf.data.Dataset) -> tf.data.Dataset:

@@ -1,7 +1,6 @@
-"""Which examples the batches hold: the order of every epoch, cut into shares.
+"""Which examples each batch holds: the order of every epoch, cut into shares.
 
-Written once for all data sets, in memory or on disk: they turn the indices that come
-from here into images.
+This module gives indices. Every data set, in memory or on disk, turns them into images.
 """
 
 from collections.abc import Callable
@@ -20,20 +19,20 @@ def training_shares(
     shares: Shares = WHOLE_BATCH,
     draw: Callable | None = None,
 ) -> tf.data.Dataset:
-    """The endless stream of the training examples' indices from an update on.
+    """The endless stream of the training examples' indices, starting at any update.
 
-    Every epoch has its own order, which depends on `(seed, epoch)` alone, so any update
-    can be reached without the ones before it. The examples that do not fill an epoch's
-    last batch are left out of that epoch.
+    Every epoch has its own order, which depends only on `(seed, epoch)`. So the stream
+    can start at any update, without computing the ones before it. Examples that do not
+    fill the last batch of an epoch are left out of that epoch.
 
     Args:
         examples: Number of training examples.
-        batch_size: Number of examples of an update.
-        seed: Of the order and the numbers.
-        start_update: The update to start with.
-        shares: The shares of each batch to give, one after the other.
-        draw: Function of `(examples, seed, epoch)` that draws the random numbers of all
-            examples, `(examples, count)`, for their augmentation.
+        batch_size: Number of examples in an update.
+        seed: Seed of the order and of the random numbers.
+        start_update: Update to start with.
+        shares: Shares of each batch to give, one after the other.
+        draw: Function of `(examples, seed, epoch)` that draws random numbers for all
+            examples, `(examples, count)`, for the augmentation.
 
     Returns:
         Elements `(indices,)`, int32 of shape `(batch_size / replicas,)`, or
@@ -49,7 +48,7 @@ def training_shares(
             dtype=tf.int32,
             minval=None,
             maxval=None,
-            alg="philox",  # Elsewhere the default is another: the same order there.
+            alg="philox",  # The default depends on the device; the order must not.
         )
         order = tf.argsort(keys, stable=True)
         order = _cut(order[: updates_per_epoch * batch_size], sizes, shares)
@@ -71,19 +70,19 @@ def validation_shares(
 ) -> tf.data.Dataset:
     """The validation examples' indices, in order, with weights.
 
-    All batches are of one size, as accelerators want them: the last is filled up with
-    the last example, at weight 0. What is summed over a batch is divided by its size,
-    fillings included, so all others weigh a little more than 1: as many times as there
-    are places for each example. Then a mean over all places, and over batches of one
-    size, is the mean over the examples.
+    All batches have the same size, because accelerators work best that way. The last
+    batch is filled up with the last example at weight 0. Means over a batch divide by
+    its size, including the filling, so each example has a weight of
+    `places / examples`, a little more than 1. Then the mean over all batches is the
+    mean over the examples.
 
     Args:
         examples: Number of validation examples.
-        largest: The largest batch.
-        shares: The shares of each batch to give, one after the other.
+        largest: Largest number of examples in a batch.
+        shares: Shares of each batch to give, one after the other.
 
     Returns:
-        Elements `(indices, weights)`, int32 and float32 of one shape `(share,)`.
+        Elements `(indices, weights)`, int32 and float32, both of shape `(share,)`.
     """
     replicas = shares.replicas
     steps = validation_steps(examples, largest, replicas)
@@ -108,6 +107,6 @@ def _validation_share(examples, largest, replicas):
 
 
 def _cut(places, sizes, shares):
-    """Cuts places by `sizes`: batches, replicas, examples; gives some replicas'."""
+    """Cuts places into `sizes` (batches, replicas, examples); gives some shares."""
     cut = tf.reshape(places, sizes)[:, shares.first : shares.first + shares.number]
     return tf.reshape(cut, [-1, sizes[-1]])

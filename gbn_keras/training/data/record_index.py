@@ -1,8 +1,8 @@
-"""Where each record of a split begins: random access into TFRecord files.
+"""`RecordIndex`: random access to the records of TFRecord files.
 
-tensorflow-datasets reads files from the front and mixes what is in a buffer. An order
-that any update can reach needs any record at any time, so the files are walked once,
-from header to header, without reading what is between.
+tensorflow-datasets reads files from the front and shuffles a buffer. A training that
+can start at any update needs any record at any time. So the index goes through the
+files once, from header to header, without reading the data between.
 """
 
 import concurrent.futures
@@ -18,12 +18,12 @@ import tensorflow as tf
 
 from gbn_keras.training.errors import UsageError
 
-# A record is its length (8 bytes, little-endian), the length's checksum (4), the data
-# and the data's checksum (4).
+# A record has four parts: its length (8 bytes, little-endian), the length's checksum
+# (4 bytes), the data, and the data's checksum (4 bytes).
 _LENGTH = struct.Struct("<Q")
 _AROUND_THE_DATA = 16
 
-# Files walked at once. It is waiting for the disk, hardly computing.
+# Number of files that are indexed at once. The threads mostly wait for the disk.
 _THREADS = 16
 
 
@@ -32,9 +32,9 @@ class RecordIndex:
     """The file and the first byte of every record.
 
     Attributes:
-        files: Paths.
-        file: Index into `files`, by record: int32, `(records,)`.
-        offset: First byte in the file, by record: int64, `(records,)`.
+        files: Paths of the files.
+        file: Index into `files` for each record: int32, `(records,)`.
+        offset: First byte of each record in its file: int64, `(records,)`.
     """
 
     files: tuple[str, ...]
@@ -52,7 +52,7 @@ class RecordIndex:
     def reader(self) -> Callable:
         """A function from a record's index to its bytes, for tf.data's `map`.
 
-        TensorFlow verifies their checksum.
+        TensorFlow verifies the checksums.
         """
         files, file = tf.constant(self.files), tf.constant(self.file)
         offset = tf.constant(self.offset)
@@ -61,7 +61,7 @@ class RecordIndex:
             record = tf.raw_ops.TFRecordDatasetV2(
                 filenames=tf.gather(files, tf.gather(file, index))[None],
                 compression_type="",
-                # None: a buffer would be filled from records that nobody asked for.
+                # No buffer, which would be filled with records that are not needed.
                 buffer_size=tf.constant(0, tf.int64),
                 byte_offsets=tf.gather(offset, index)[None],
             )
@@ -73,22 +73,22 @@ class RecordIndex:
         return read
 
     def refuse_damage(self, name: str, error: tf.errors.OpError) -> None:
-        """A UsageError that names the file, if an error came from a damaged one.
+        """Raises a UsageError that names the file if a damaged file caused an error.
 
-        The files are walked once more; of the data only those records are read that
-        may be the one which TensorFlow means.
+        It indexes the files again, and reads the records that TensorFlow's error may
+        refer to.
 
         Args:
-            name: Of the data set.
-            error: What TensorFlow raised when it read.
+            name: Name of the data set.
+            error: Error that TensorFlow raised when it read the records.
         """
         with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
             found = list(pool.map(_record_offsets, itertools.repeat(name), self.files))
         for number, (file, offsets) in enumerate(zip(self.files, found, strict=True)):
             if not np.isin(self.offset[self.file == number], offsets).all():
-                raise unusable(name, f"{file} holds other records than at first")
-        # Of the checksum that is wrong, that of the length or of the data, TensorFlow
-        # tells where what it belongs to begins, but not in which file.
+                raise unusable(name, f"{file} has changed since it was opened")
+        # TensorFlow says at which byte the length or the data with the wrong checksum
+        # begins, but not in which file.
         place = re.search(r"record at (\d+)", error.message)
         if not place:
             return
@@ -105,16 +105,16 @@ class RecordIndex:
 
 
 def index_records(name: str, file_instructions: Sequence) -> RecordIndex:
-    """Finds the records of a split by walking its files.
+    """Finds the records of a split.
 
     Args:
-        name: Of the data set, for messages.
-        file_instructions: tensorflow-datasets' list of what belongs to the split: for
-            each file `filename`, `examples_in_shard`, and `skip` and `take` (-1: all).
+        name: Name of the data set, for messages.
+        file_instructions: tensorflow-datasets' description of the split: for each file
+            `filename`, `examples_in_shard`, `skip` and `take` (-1: all).
 
     Raises:
-        UsageError: If a file is not there, is cut off, or holds another number of
-            records than tensorflow-datasets wrote down.
+        UsageError: If a file is missing or truncated, or does not hold the number of
+            records that tensorflow-datasets recorded.
     """
     files = tuple(os.fspath(one.filename) for one in file_instructions)
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
@@ -138,7 +138,7 @@ def index_records(name: str, file_instructions: Sequence) -> RecordIndex:
 
 
 def _record_offsets(name, file):
-    """First byte of each record of a file."""
+    """The first byte of each record in a file."""
     offsets, offset = [], 0
     try:
         with _open(file) as opened:
@@ -157,21 +157,21 @@ def _record_offsets(name, file):
     if offset != size:
         raise unusable(
             name,
-            f"{file} is damaged: its record {len(offsets):,} does not end with the "
-            f"file's {size:,} bytes",
+            f"{file} is damaged: record {len(offsets):,} does not end at the end of "
+            f"the file ({size:,} bytes)",
         )
     return offsets
 
 
 def _open(file):
-    # TensorFlow reads ahead by half a megabyte, which only remote files are worth.
+    # TensorFlow reads half a megabyte ahead, which pays only for remote files.
     if "://" in file:
         return tf.io.gfile.GFile(file, "rb")
     return open(file, "rb", buffering=0)
 
 
 def unusable(name: str, what: str) -> UsageError:
-    """The error of a data set one of whose files is not as it was prepared."""
+    """The error for a data set with a file that is not as it was prepared."""
     return UsageError(
-        f"--dataset: {what}. Copy the file anew, or prepare {name} again."
+        f"--dataset: {what}. Copy the file again, or prepare {name} again."
     )

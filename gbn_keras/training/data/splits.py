@@ -1,4 +1,4 @@
-"""Which examples of a data set are for training and which for validation."""
+"""Finds the examples of a data set for training and those for validation."""
 
 import dataclasses
 import os
@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 from gbn_keras.training.errors import UsageError, first_line
 
-_LANGUAGE = (
-    "Write it as tensorflow-datasets does: train, train[:90%], train+validation."
-)
+_LANGUAGE = "Use tensorflow-datasets' language: train, train[:90%], train+validation."
 
-_DIVIDE = "Divide {}, as --train_split=train[:90%] --validation_split=train[90%:]."
+_DIVIDE = (
+    "Divide {}, for example with --train_split=train[:90%] "
+    "--validation_split=train[90%:]."
+)
 
 
 class Part(NamedTuple):
@@ -23,7 +24,7 @@ class Part(NamedTuple):
 
     @property
     def stop(self) -> int:
-        """The first one behind."""
+        """The index of the first example after these."""
         return self.skip + self.take
 
 
@@ -32,8 +33,8 @@ class Split:
     """Some examples of a data set, in the order of its files.
 
     Attributes:
-        name: In tensorflow-datasets' language.
-        parts: Where they are.
+        name: Name in tensorflow-datasets' split language.
+        parts: Parts of files that hold the examples.
     """
 
     name: str
@@ -43,7 +44,7 @@ class Split:
         return sum(part.take for part in self.parts)
 
     def first(self, examples: int) -> "Split":
-        """The first so many of them."""
+        """A split with only the first `examples` examples."""
         parts = []
         for part in self.parts:
             take = min(part.take, examples)
@@ -53,7 +54,7 @@ class Split:
         return Split(self.name, tuple(parts))
 
     def common(self, other: "Split") -> int:
-        """How many of them the other one has too."""
+        """Number of examples that are also in the other split."""
         return sum(
             max(
                 0,
@@ -72,25 +73,25 @@ def training_and_validation(
     validation_split: str | None = None,
     train_examples: int = 0,
 ) -> tuple[Split, Split]:
-    """The two splits, which have no example in common.
+    """The training split and the validation split, which have no example in common.
 
     Args:
-        name: Of the data set.
-        known: tensorflow-datasets' splits of it.
-        train_split: By default `train`.
-        validation_split: By default `validation`, else `test`.
-        train_examples: Only so many of the training examples, the first; 0: all.
+        name: Name of the data set.
+        known: tensorflow-datasets' splits of the data set.
+        train_split: Training examples. Default: `train`.
+        validation_split: Validation examples. Default: `validation`, or else `test`.
+        train_examples: Number of training examples to use, from the first on. 0: all.
 
     Raises:
-        UsageError: If a split is none of the data set's, is empty or has fewer
-            examples, or if the two overlap.
+        UsageError: If the data set does not have a split, or if a split is empty or has
+            fewer examples, or if the two overlap.
     """
     default = next((one for one in ("validation", "test") if one in known), None)
     has_training = train_split or "train" in known
     if not (has_training and (validation_split or default)):
         wanted = "validation or test" if has_training else "train"
         raise UsageError(
-            f"--dataset: {name} has the splits {_names(known)}; wanted {wanted}. "
+            f"--dataset: got {name} with the splits {_names(known)}, wanted {wanted}. "
             f"{_DIVIDE.format('what there is')}"
         )
     train = _split(name, known, "train_split", train_split, "train")
@@ -101,19 +102,19 @@ def training_and_validation(
     if common := train.common(validation):
         flag = "validation_split" if validation_split else "train_split"
         raise UsageError(
-            f"--{flag}: of {name}, {validation.name} for validation and {train.name} "
-            f"for training have {common:,} examples in common, wanted none. "
-            f"{_DIVIDE.format('them')}"
+            f"--{flag}: got {validation.name} of {name} for validation and "
+            f"{train.name} for training with {common:,} examples in common, wanted "
+            f"none. {_DIVIDE.format('them')}"
         )
     return train, validation
 
 
 def check_enough(name: str, examples: int, train_examples: int) -> None:
-    """A UsageError if more training examples are asked for than there are."""
+    """Raises a UsageError if there are fewer training examples than wanted."""
     if not 0 <= train_examples <= examples:
         raise UsageError(
-            f"--train_examples: got {train_examples}, wanted at most {examples}, which "
-            f"{name} has for training, or 0 for all. Take fewer."
+            f"--train_examples: got {train_examples}, wanted at most {examples}, the "
+            f"training examples of {name}, or 0 for all. Lower it."
         )
 
 
@@ -130,16 +131,16 @@ def _split(name, known, flag, text, default):
     split = Split(text, tuple(_part(one) for one in instructions if one.take))
     if info.num_examples < 1:
         raise UsageError(
-            f"--{flag if is_named else 'dataset'}: the {text} split of {name} has 0 "
+            f"--{flag if is_named else 'dataset'}: got {text} of {name} with 0 "
             "examples, wanted at least 1. Take more of it, prepare the data again, or "
-            "choose another data set."
+            "use another data set."
         )
     return split
 
 
 def _part(instruction):
     skip, take = instruction.skip, instruction.take
-    if take < 0:  # All that is left of the file.
+    if take < 0:  # The rest of the file.
         take = instruction.examples_in_shard - skip
     path = os.fspath(instruction.filename)
     return Part(path, skip, take, instruction.examples_in_shard)

@@ -1,1 +1,1 @@
-"""Tables, pictures and the page on what came out."""
+"""Reports on runs: tables, pictures and an HTML page."""

@@ -1,4 +1,4 @@
-"""Lines, marks and axes that pictures have in common."""
+"""Lines, marks and axes that several pictures use."""
 
 import matplotlib
 from matplotlib.ticker import FuncFormatter, LogLocator
@@ -8,7 +8,7 @@ _DASHES = ("-", "--", "-.", ":")
 
 
 def style_of(place, number):
-    """Ever lighter for larger batches, with a marker and dashes of its own."""
+    """A line's style: the larger the batch, the lighter; markers and dashes differ."""
     lightness = 0.85 * place / max(1, number - 1)
     return {
         "color": matplotlib.colormaps["viridis"](min(lightness, 0.85)),
@@ -19,7 +19,7 @@ def style_of(place, number):
 
 
 def mark_paper(axes, paper, arms):
-    """The paper's final errors as horizontal lines."""
+    """Draws the paper's final errors as horizontal lines."""
     for arm in arms:
         if arm in paper:
             error = 100 - paper[arm]
@@ -35,10 +35,10 @@ def mark_paper(axes, paper, arms):
 
 
 def logarithmic(axes, label):
-    """Numbers in full, not as powers of ten."""
+    """Makes the x-axis logarithmic, with full numbers instead of powers of ten."""
     axes.set(xlabel=label, xscale="log")
     first, last = axes.get_xlim()
-    # Between the powers of ten, too, where there are few of them.
+    # If there are few powers of ten, it also labels numbers between them.
     subs = (1, 2, 5) if last < 100 * first else (1,)
     axes.xaxis.set_major_locator(LogLocator(subs=subs))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}"))
@@ -47,7 +47,7 @@ def logarithmic(axes, label):
 
 
 def percents(axes):
-    """Figures rather than powers of ten, between the decades too."""
+    """Labels the y-axis with full numbers, also between the powers of ten."""
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
     axes.yaxis.set_minor_formatter(lambda *_: "")

@@ -1,4 +1,4 @@
-"""`Comparison`: what the trainings of a study or a sweep have come to."""
+"""`Comparison`: the outcomes of a study or a sweep."""
 
 import dataclasses
 import pathlib
@@ -18,14 +18,15 @@ class Comparison:
     """The trainings of a study or a sweep, as far as they are finished.
 
     Attributes:
-        settings: Network, data set and batch sizes, as the flagfile has them.
-        directories: Of each arm, where its trainings are or will be, one for each seed.
-        results: Of each arm that has any, those of its trainings that are over,
-            finished or diverged: see `read_outcome`.
-        curves: Of each arm that has any, the metrics of its finished trainings in one
-            table; if none is finished, of those that have begun.
-        distances: Of each arm, of its first seed, the distance of the weights, if it
-            was logged: see `weight_distance`.
+        settings: Network, data set and batch sizes, as in the flagfile.
+        directories: For each arm, the run directories of its trainings, one for each
+            seed. They may not exist yet.
+        results: For each arm that has any, the outcomes of its trainings that have
+            ended, finished or diverged: see `read_outcome`.
+        curves: For each arm that has any, one table with the metrics of its finished
+            trainings; if none is finished, of those that have started.
+        distances: For each arm, the distance of the weights in its first finished
+            training, if it was logged: see `weight_distance`.
     """
 
     settings: dict
@@ -36,16 +37,16 @@ class Comparison:
 
     @property
     def is_sweep(self) -> bool:
-        """Whether the arms are batch sizes rather than the paper's."""
+        """Whether the arms are batch sizes instead of the paper's arms."""
         return tuple(self.directories) != ARMS
 
     def table(self) -> pd.DataFrame:
-        """A row for each arm: see `study_table`; with the fits of the distances."""
+        """A row for each arm, as in `study_table`, with the fits of the distances."""
         table = study_table(self.results)
         return table.join(_fits_table(self.distances)) if self.distances else table
 
     def pictures(self) -> dict[str, Figure]:
-        """The pictures, by the name of their file."""
+        """The pictures, by the names of their files."""
         if not self.curves:
             return {}
         shown = self.curves, self.settings, paper.arms(self.settings)
@@ -61,7 +62,7 @@ class Comparison:
 
 
 def read_comparison(run_dir: pathlib.Path) -> Comparison:
-    """Reads what the directory of a study or a sweep holds."""
+    """Reads the run directory of a study or a sweep."""
     flags = read_flags(run_dir)
     arms = ARMS
     settings = {name: flags.get(name) for name in ("model", "dataset")}
@@ -107,7 +108,7 @@ def read_metrics(run_dir: pathlib.Path) -> pd.DataFrame | None:
     file = run_dir / "metrics.csv"
     if not file.exists() or not file.stat().st_size:
         return None
-    # The file has its heads when the training begins.
+    # When a training starts, the file has only the names of the columns.
     metrics = pd.read_csv(file)
     return None if metrics.empty else metrics
 
@@ -115,10 +116,11 @@ def read_metrics(run_dir: pathlib.Path) -> pd.DataFrame | None:
 def study_table(results: dict[str, list[dict]]) -> pd.DataFrame:
     """A row for each arm, from the results of its seeds.
 
-    Accuracies are in percent; the deviation is the sample's, over the seeds. The
-    paper's column is there if the paper has the network and the data set. If trainings
-    diverged, there are two columns more: `diverged`, how many seeds did, and
-    `diverged_at`, the update of the first. All else is of the others, if there are any.
+    Accuracies are in percent. The deviation is the sample deviation over the seeds. The
+    paper's column exists if the paper has the network and the data set. If trainings
+    diverged, there are two more columns: `diverged`, the number of seeds that did, and
+    `diverged_at`, the earliest update at which one did. The other columns but `seeds`
+    describe the trainings that did not diverge, if there are any.
     """
     rows = {}
     for arm, outcomes in results.items():
@@ -149,7 +151,7 @@ def study_table(results: dict[str, list[dict]]) -> pd.DataFrame:
 
 
 def as_shown(table: pd.DataFrame) -> pd.DataFrame:
-    """A comparison's table for readers: units in the heads, rounded figures."""
+    """A comparison's table for readers: with units, and rounded numbers."""
     seeds = sorted(set(table["seeds"]))
     number = f", {seeds[0]} seed{'s' * (seeds[0] > 1)}" if len(seeds) == 1 else ""
     shown = pd.DataFrame({"batch": table["batch_size"].map("{:,}".format)})
@@ -162,7 +164,7 @@ def as_shown(table: pd.DataFrame) -> pd.DataFrame:
     if not number:
         shown["seeds"] = table["seeds"].map(str)
     if "diverged" in table and table["accuracy_mean"][table["diverged"] > 0].any():
-        # Some seeds of an arm, where the others make its mean.
+        # Only some seeds of an arm diverged, and the others make its mean.
         shown["diverged"] = [
             f"{row.diverged} of {row.seeds}" if row.diverged else ""
             for row in table.itertuples()
@@ -182,7 +184,7 @@ def as_shown(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _accuracy(row):
-    """An arm's accuracy, or that it has none, as it is shown."""
+    """An arm's accuracy as it is shown, or the update at which it diverged."""
     if np.isnan(row.accuracy_mean):
         return f"diverged at update {row.diverged_at:,}"
     text = f"{row.accuracy_mean:.2f}"
@@ -192,9 +194,9 @@ def _accuracy(row):
 
 
 def weight_distance(run_dir: pathlib.Path) -> tuple:
-    """`(table, fits, high_rate_updates)` of a finished run's distance of the weights.
+    """`(table, fits, high_rate_updates)` for a finished run's distance of the weights.
 
-    The fits are over the phase of high rate; there are none if it is too short.
+    The fits are over the phase of high rate. If it is too short, there are none.
     """
     table = pd.read_csv(run_dir / "weight_distance.csv")
     high_rate = read_result(run_dir)["high_rate_updates"]
@@ -204,7 +206,7 @@ def weight_distance(run_dir: pathlib.Path) -> tuple:
 
 
 def _fits_table(distances):
-    """By arm, how well a logarithm and a power law describe its distances."""
+    """For each arm, how well a logarithm and a power law fit its distances."""
     rows = {}
     for arm, (_, fits, _) in distances.items():
         rows[arm] = {}

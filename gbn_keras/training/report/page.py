@@ -1,4 +1,4 @@
-"""`page()`: summaries as one HTML page that needs no other file and no network."""
+"""`page()`: an HTML page of summaries that needs no other file and no network."""
 
 import base64
 import datetime
@@ -15,8 +15,8 @@ from gbn_keras.training.report.summary import Summary, Table
 from gbn_keras.training.run.run_directory import FLAGFILE
 from gbn_keras.version import __version__
 
-# A picture may be shown so much smaller than drawn before its text is too small to
-# read: on a phone it is wider than the screen, and moved.
+# The smallest scale at which the text of a picture is readable. On a phone, the picture
+# is then wider than the screen, and scrolls.
 _SMALLEST = 0.7
 _PIXELS_PER_INCH = 96
 
@@ -38,7 +38,7 @@ def page(summaries: list[Summary]) -> str:
 
 def _template():
     environment = jinja2.Environment(
-        # Titles, flags and folders are the user's: nothing of them is markup.
+        # Titles, flags and folders come from the user. They must not act as markup.
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -51,7 +51,7 @@ def _template():
 
 
 def _article(summary):
-    """What the template shows of a summary."""
+    """The values that the template shows of a summary."""
     return {
         "summary": summary,
         "plan": summary.plan.get("", ()),
@@ -80,27 +80,27 @@ def _table(table: Table):
 
 
 def _unparted(text):
-    """With figures that are not parted from their unit or deviation."""
+    """The text without line breaks between a number and its unit or deviation."""
     for sign in (" ± ", " %"):
         text = escape(text).replace(sign, Markup(sign.replace(" ", "&nbsp;")))
     return text
 
 
 def _breakable(text):
-    """A flag's long name, which may be parted."""
+    """The long name of a flag, with places for line breaks."""
     return escape(text).replace("_", Markup("_<wbr>"))
 
 
 def _cell(value):
     text = f"{value:g}" if isinstance(value, float) else str(value)
-    # A minus as wide as the plus.
+    # This minus sign is as wide as a plus sign.
     return f"\N{MINUS SIGN}{text[1:]}" if text.startswith("-") else text
 
 
 def _picture(figure: Figure, caption):
-    """The picture as SVG in an address of its own, so that it shares no names."""
+    """The picture as SVG in a data URL, so that pictures do not share ids."""
     drawing = io.BytesIO()
-    # The same picture, the same file.
+    # The same picture always gives the same text.
     with matplotlib.rc_context({"svg.hashsalt": "gbn_keras"}):
         figure.savefig(drawing, format="svg", metadata={"Date": None})
     width, height = (

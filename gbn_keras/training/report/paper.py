@@ -1,4 +1,4 @@
-"""The paper's own figures, to be shown beside ours."""
+"""The paper's own results, to show beside ours."""
 
 from gbn_keras.training.run.tables import ARMS
 
@@ -18,13 +18,13 @@ _ALEXNET = {
 
 
 def arms(settings: dict) -> dict[str, float]:
-    """The paper's accuracy (%) of each arm; nothing if it does not have the training.
+    """The paper's accuracy (%) of each arm; empty if it does not have the training.
 
     Args:
-        settings: Those of the training with all techniques, as `result.json` has them.
+        settings: Settings of the training with all techniques, as in `result.json`.
     """
     if settings["train_examples"]:
-        return {}  # With part of the data it is another training.
+        return {}  # With a part of the data, it is a different training.
     key = settings["model"], settings["dataset"]
     if key == ("alexnet", "imagenet2012"):
         accuracy = _ALEXNET.get(settings["batch_size"], ())

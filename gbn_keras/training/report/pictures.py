@@ -1,6 +1,6 @@
 """The pictures of `report`: the paper's Figures 1, 2 and 3, studies and landscapes.
 
-All are told apart in grey, too: by markers, dashes and lightness.
+Markers, dashes and lightness also distinguish the lines without color.
 """
 
 import pathlib
@@ -51,9 +51,9 @@ def study(
     """Validation accuracy of all arms, by epoch and by update.
 
     Args:
-        curves: Of each arm, the metrics of all its seeds.
-        settings: Of the last arm.
-        paper: The paper's accuracy (%) of each arm, if it has the training.
+        curves: Metrics of all seeds, for each arm.
+        settings: Settings of the last arm.
+        paper: Accuracy (%) of each arm in the paper, if it has the training.
     """
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
@@ -114,8 +114,8 @@ def weight_distance(runs: dict[str, tuple]) -> Figure:
     """The paper's Figure 2: distance from the initial weights by update.
 
     Args:
-        runs: Of each run its distances by update, their fits (logarithm and power law)
-            over the phase of high rate, and that phase's number of updates.
+        runs: For each run, its distances by update, their fits (logarithm and power
+            law) over the phase of high rate, and the number of updates in that phase.
     """
     figure = Figure(figsize=(11, 5), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True, sharex=True)
@@ -148,13 +148,13 @@ def weight_distance(runs: dict[str, tuple]) -> Figure:
 
 
 def landscape(table: pd.DataFrame, fits: dict, title: str, directions: int) -> Figure:
-    """How much the loss differs at a distance from the weights.
+    """How much the loss changes with the distance from the weights.
 
     Args:
-        table: By `distance`, the `deviation` over directions and their `mean`.
-        fits: By range of distances in words, an `AlphaFit`.
-        title: The network, in words.
-        directions: How many there were.
+        table: For each `distance`, the `deviation` over directions and their `mean`.
+        fits: An `AlphaFit` for each range of distances, which is given in words.
+        title: Network, in words.
+        directions: Number of directions.
     """
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.subplots()
@@ -162,7 +162,9 @@ def landscape(table: pd.DataFrame, fits: dict, title: str, directions: int) -> F
     label = f"deviation over {directions} directions"
     axes.plot(distance, deviation, "o", color="black", markersize=5, label=label)
     mean = table["mean"].abs()
-    axes.plot(distance, mean, "x", color="tab:grey", label="their mean, absolute")
+    axes.plot(
+        distance, mean, "x", color="tab:grey", label="absolute value of their mean"
+    )
     paper = deviation.iloc[0] * distance / distance.iloc[0]
     axes.plot(distance, paper, "--", color="tab:blue", label="the paper: alpha 2")
     axes.set(
@@ -187,15 +189,15 @@ def landscape(table: pd.DataFrame, fits: dict, title: str, directions: int) -> F
 
 
 def search(trials: pd.DataFrame, searched: list[str], settings: dict) -> Figure:
-    """Validation accuracy of a search's trials, by each of the flags that it varied.
+    """Validation accuracy of a search's trials, by each searched flag.
 
-    Trials that diverged are crosses at the bottom.
+    Diverged trials are crosses at the bottom.
 
     Args:
-        trials: A row for each trial, the best one first; those that diverged have no
+        trials: Rows, one for each trial, the best one first. Diverged trials have no
             accuracy.
-        searched: The columns of the flags.
-        settings: Of the search.
+        searched: Names of the flags' columns.
+        settings: Settings of the search.
     """
     columns = min(4, len(searched))
     rows = -(-len(searched) // columns)
@@ -206,10 +208,10 @@ def search(trials: pd.DataFrame, searched: list[str], settings: dict) -> Figure:
     points = {"c": shade, "cmap": "Greys", "vmin": shade.min() - 0.5}
     for axes, name in zip(panels.flat, searched, strict=False):
         values = trials[name]
-        if len(set(values)) <= 6:  # A list, each value as far from the next.
+        if len(set(values)) <= 6:  # A list of values, shown at equal distances.
             tried = sorted(set(values))
             axes.set_xticks(range(len(tried)), tried)
-            # Side by side, where trials are equal in accuracy, too.
+            # Trials with the same value and the same accuracy are side by side.
             equal = trials.groupby([name, "accuracy"], dropna=False)[name]
             number = equal.transform("size")
             apart = np.minimum(0.08, 0.6 / number)
@@ -237,9 +239,9 @@ def search(trials: pd.DataFrame, searched: list[str], settings: dict) -> Figure:
         axes.remove()
     for axes in panels[:, 0]:
         axes.set_ylabel("validation accuracy (%)")
-    title = f"{_title(settings)}: {len(trials)} trials, circled the best"
+    title = f"{_title(settings)}: {len(trials)} trials, the best one circled"
     if len(set(shade)) > 1:
-        title += "; the darker, the more updates"
+        title += "; darker points made more updates"
     if not has_one.all():
         title += "; crosses diverged"
     figure.suptitle(title, fontsize="medium")
@@ -268,7 +270,7 @@ def _training_error(metrics):
 
 
 def _plot_range(axes, metrics, x, values, style, label):
-    """The mean over seeds as a line, their range as a band."""
+    """Draws the mean over seeds as a line, and their range as a band."""
     metrics = metrics.assign(epochs=metrics["epoch"] + 1, shown=values(metrics))
     shown = metrics.dropna(subset=["shown"]).groupby(x)["shown"]
     shown = shown.agg(["mean", "min", "max"])

@@ -1,8 +1,8 @@
-"""Reports of run directories: tables, pictures, and a page that holds all of them.
+"""Reports on run directories: tables, pictures, and an HTML page with all of them.
 
     gbn-report RUN_OR_STUDY...
 
-writes the page, one file of HTML that needs nothing else.
+This command writes the page. It is a single file, which needs nothing else.
 """
 
 import argparse
@@ -25,7 +25,7 @@ PAGE = "report.html"
 
 
 def report_run(run_dir: pathlib.Path) -> pathlib.Path:
-    """Draws the curves of one training; returns the picture's file."""
+    """Draws the curves of one training; returns the file of the picture."""
     if (run_dir / "weight_distance.csv").exists():
         batch_size = read_result(run_dir)["settings"]["batch_size"]
         runs = {f"batch {batch_size}": weight_distance(run_dir)}
@@ -36,15 +36,15 @@ def report_run(run_dir: pathlib.Path) -> pathlib.Path:
 
 
 def report_study(run_dir: pathlib.Path) -> str:
-    """Writes a study's `study.csv` and picture; returns its table as text."""
+    """Writes `study.csv` and the picture of a study; returns its table as text."""
     return _report_comparison(run_dir, "study.csv")
 
 
 def report_sweep(run_dir: pathlib.Path) -> str:
-    """Writes a sweep's `sweep.csv` and pictures; returns its table as text.
+    """Writes `sweep.csv` and the pictures of a sweep; returns its table as text.
 
-    The pictures are the paper's Figures 1 (error by epoch), 3 (error by update) and, if
-    the distance of the weights was logged, 2.
+    The pictures are the paper's Figure 1 (error by epoch), Figure 3 (error by update)
+    and, if the distance of the weights was logged, Figure 2.
     """
     return _report_comparison(run_dir, "sweep.csv")
 
@@ -59,15 +59,17 @@ def _report_comparison(run_dir, name):
 
 
 def stop_if_all_diverged(run_dir: pathlib.Path) -> None:
-    """For after a study's, a sweep's or a search's report, which shows what diverged.
+    """Stops the program if all trainings of a study, sweep or search diverged.
+
+    Call it after the report, which shows what diverged.
 
     Raises:
-        AllDiverged: If none of its trainings is finished.
+        AllDiverged: If no training is finished.
     """
     if not any(run_dir.glob(f"*/*/{RESULT}")):
         raise AllDiverged(
-            "all trainings diverged, so there is nothing to choose or compare. Begin "
-            "in another folder with lower learning rates, or with --warmup_updates or "
+            "all trainings diverged, so there is nothing to choose or compare. Start "
+            "again in another folder with lower learning rates, --warmup_updates or "
             "--clipnorm."
         )
 
@@ -78,13 +80,13 @@ def report_page(
     """Writes one page on run directories of any kind; returns its file.
 
     Args:
-        run_dirs: Of trainings, studies, sweeps, searches or landscapes, finished or
-            not.
-        output: The file. Default: `report.html` in the run directory, or of several
-            in the current folder.
+        run_dirs: Run directories of trainings, studies, sweeps, searches or landscapes,
+            finished or not.
+        output: File to write. Default: `report.html` in the run directory, or in the
+            current folder if there are several.
 
     Raises:
-        UsageError: If a directory is none of these, or the file cannot be written.
+        UsageError: If a folder is not a run directory, or the file cannot be written.
     """
     summaries = [summarize(run_dir) for run_dir in run_dirs]
     if output is None:
@@ -94,19 +96,19 @@ def report_page(
     except OSError as error:
         raise UsageError(
             f"--output: {output} cannot be written ({error.strerror or error}). Name a "
-            "file in a folder that can."
+            "file in a folder that you can write to."
         ) from error
     return output
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
-        """A mistake in one line, as all of the program's, without the usage."""
-        raise UsageError(f"{message}. --help says what is wanted.")
+        """Reports a mistake in one line, like train.py, without the usage."""
+        raise UsageError(f"{message}. See --help.")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Writes the page that the command line asks for; returns the exit code."""
+    """Writes the page that the command line names; returns the exit code."""
     parser = _Parser(
         prog="gbn-report",
         description="Writes one self-contained HTML page on run directories.",
@@ -121,8 +123,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--output",
         type=pathlib.Path,
-        help=f"the page's file; default: {PAGE} in the run directory, or of several in "
-        "the current folder",
+        help=f"file to write; default: {PAGE} in the run directory, or in the current "
+        "folder if there are several",
     )
     try:
         arguments = parser.parse_args(argv)

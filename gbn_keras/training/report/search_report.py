@@ -1,4 +1,4 @@
-"""What a search found: table, picture, and the flagfile of the best training."""
+"""Reports on a search: its table, its picture and the flagfile of the best trial."""
 
 import pathlib
 
@@ -26,9 +26,9 @@ _MEASURED = (
 
 
 def report_search(run_dir: pathlib.Path) -> str:
-    """Writes a search's `best.cfg` and picture; returns its table as text.
+    """Writes `best.cfg` and the picture of a search; returns its table as text.
 
-    There is no best trial where all diverged.
+    If all trials diverged, there is no best one and no `best.cfg`.
     """
     trials = read_trials(run_dir)
     if trials["accuracy"].notna().any():
@@ -58,7 +58,8 @@ def _write_best(run_dir, trials):
 def read_trials(run_dir: pathlib.Path) -> pd.DataFrame:
     """A row for each trial, the best one first, as in `tune.csv`.
 
-    Of a search that is not finished, one for each trial that is, named by its folder.
+    If the search is not finished, there is a row for each finished trial, which has the
+    name of its folder.
     """
     file = run_dir / TRIALS
     if file.exists():
@@ -79,17 +80,17 @@ def read_trials(run_dir: pathlib.Path) -> pd.DataFrame:
 
 
 def trial_directory(run_dir: pathlib.Path, trial: pd.Series) -> pathlib.Path:
-    """The run directory of one trial, also where the search's was moved."""
+    """The run directory of one trial, even if the search's folder was moved."""
     return run_dir / "trials" / pathlib.Path(trial["run_dir"]).name
 
 
 def search_picture(run_dir: pathlib.Path, trials: pd.DataFrame) -> Figure:
-    """Accuracy by each of the flags that were searched."""
+    """The accuracy by each searched flag."""
     return pictures.search(trials, _searched(trials), read_flags(run_dir))
 
 
 def as_shown(trials: pd.DataFrame) -> pd.DataFrame:
-    """The best trials for readers, by trial: units in the heads, rounded figures."""
+    """The best trials for readers: with units, and rounded numbers."""
     trials = trials.head(_SHOWN)
     accuracy = trials["accuracy"].map("{:.2f}".format)
     if "diverged_at" in trials:

@@ -1,4 +1,4 @@
-"""`Summary`: what a run directory of any kind holds, finished or not, for a reader."""
+"""`Summary`: the contents of any run directory, finished or not, for a reader."""
 
 import dataclasses
 import json
@@ -24,17 +24,17 @@ _CAPTIONS = {
     "over the seeds, and their range as a band.",
     "error_by_epoch.png": "Training and validation error of each batch size by epoch.",
     "error_by_update.png": "Validation error of each batch size by update.",
-    "weight_distance.png": "Distance of the weights from where they started, by "
+    "weight_distance.png": "Distance of the weights from their initial values by "
     "update, with a logarithm and a power law fitted to it.",
-    "tune.png": "Validation accuracy of the trials by each of the flags that were "
-    "searched; crosses are trials that diverged.",
-    "landscape.png": "How much the loss differs at a distance from the weights.",
+    "tune.png": "Validation accuracy of the trials by each searched flag. Crosses "
+    "are diverged trials.",
+    "landscape.png": "How much the loss changes with the distance from the weights.",
 }
 _ARMS = (
-    "SB: the small batch. LB: the large batch, same epochs, same rate. +LR: the scaled "
-    "rate. +GBN: also ghost batches. +RA: also the stretched regime."
+    "SB: the small batch. LB: the large batch, same epochs, same rate. +LR: also the "
+    "scaled rate. +GBN: also ghost batches. +RA: also the stretched regime."
 )
-# What its headline names of a study.
+# The arms that the headline of a study names.
 _COMPARED = {
     "+RA": "all techniques",
     "SB": "the small batch",
@@ -43,7 +43,7 @@ _COMPARED = {
 
 
 class Table(NamedTuple):
-    """What is shown as it is, with a name, and what a reader must know of it."""
+    """A table to show, with its caption and a note that explains it."""
 
     caption: str
     rows: pd.DataFrame
@@ -52,18 +52,20 @@ class Table(NamedTuple):
 
 @dataclasses.dataclass(kw_only=True)
 class Summary:
-    """What a reader wants to know of a run, study, sweep, search or landscape.
+    """What a reader wants to know about a run, study, sweep, search or landscape.
 
     Attributes:
-        run_dir: Where it is.
-        title: Network, data set, and what was done.
-        flags: The flagfile that runs it again.
-        unfinished: What is there so far; empty if it is finished.
-        headlines: The result in sentences.
-        plan: Of each arm, or under an empty name, the lines of the plan.
-        tables: The figures behind them.
-        pictures: By caption.
-        environment: Versions, hardware and time, by name: all that there were.
+        run_dir: Run directory.
+        title: Network, data set, and kind of run.
+        flags: Text of the flagfile that repeats it.
+        unfinished: Progress so far; empty if it is finished.
+        headlines: Result in sentences.
+        plan: Lines of the plan for each arm; those of a single training have an empty
+            name.
+        tables: Numbers behind the headlines.
+        pictures: Pictures by caption.
+        environment: Versions, hardware and time, by name, with all values that
+            occurred.
     """
 
     run_dir: pathlib.Path
@@ -81,13 +83,13 @@ def summarize(run_dir: pathlib.Path) -> Summary:
     """Reads a run directory.
 
     Raises:
-        UsageError: If it is none.
+        UsageError: If the folder is not a run directory.
     """
     if not (run_dir / FLAGFILE).is_file():
         received = f"a folder without {FLAGFILE}" if run_dir.is_dir() else "no folder"
         raise UsageError(
             f"{run_dir}: got {received}, wanted the run directory of a training, "
-            "study, sweep, search or landscape. Name what was its --run_dir."
+            "study, sweep, search or landscape. Name the folder of its --run_dir."
         )
     flags = read_flags(run_dir)
     kinds = {
@@ -100,7 +102,7 @@ def summarize(run_dir: pathlib.Path) -> Summary:
     if flags.get("mode") not in kinds:
         raise UsageError(
             f"{run_dir / FLAGFILE}: got --mode={flags.get('mode')}, wanted one of "
-            f"{', '.join(kinds)}. Name a folder that train.py has left."
+            f"{', '.join(kinds)}. Name a folder that train.py wrote."
         )
     kind, add = kinds[flags["mode"]]
     summary = Summary(
@@ -169,7 +171,7 @@ def _add_comparison(summary):
     else:
         note = _ARMS
         if "difference" in shown:
-            note += " Difference: ours less the paper's, in percentage points."
+            note += " Difference: ours minus the paper's, in percentage points."
         summary.tables = [Table("The five arms", shown, note)]
         names = _COMPARED
     if "difference" not in shown:
@@ -183,7 +185,7 @@ def _add_comparison(summary):
         summary.headlines = [f"Validation accuracy: {', '.join(means)}."]
     if not has_one.all():
         diverged = ", ".join(table.index[~has_one])
-        summary.headlines.append(f"Every training diverged of: {diverged}.")
+        summary.headlines.append(f"All trainings diverged with: {diverged}.")
     summary.environment = _environment(results)
 
 
@@ -219,7 +221,7 @@ def _add_search(summary):
 def _add_landscape(summary):
     file = summary.run_dir / "landscape.json"
     if not file.exists():
-        summary.unfinished = "nothing is measured yet."
+        summary.unfinished = "nothing has been measured yet."
         return
     measured = json.loads(file.read_text(encoding="utf-8"))
     fits = {name: AlphaFit(**fit) for name, fit in measured["fits"].items()}
@@ -237,9 +239,9 @@ def _add_landscape(summary):
         for name, fit in fits.items()
     }
     note = (
-        f"The loss of {measured['examples']:,} examples, {measured['loss']:.4g}, at "
-        f"weights of norm {measured['weights_norm']:.4g}: at a distance r along "
-        f"{measured['directions']} random directions it deviates by about r^(alpha/2)."
+        f"{measured['examples']:,} examples have a loss of {measured['loss']:.4g} at "
+        f"weights of norm {measured['weights_norm']:.4g}. At a distance r along "
+        f"{measured['directions']} random directions, it deviates by about r^(alpha/2)."
     )
     table_of_fits = pd.DataFrame.from_dict(rows, orient="index")
     summary.tables.append(Table("Roughness of the loss", table_of_fits, note))
@@ -254,7 +256,7 @@ def _add_pictures(summary, drawn):
 
 
 def _plans(folders):
-    """The lines that each training began with; none where it has not begun."""
+    """The lines of each training's plan, if it has started."""
     return {
         name: (folder / PLAN).read_text(encoding="utf-8").splitlines()
         for name, folder in folders.items()
@@ -268,7 +270,7 @@ def _so_far(metrics):
     evaluated = metrics.dropna(subset=["val_accuracy"])
     return (
         f"{metrics['updates'].max():,.0f} updates so far, validation accuracy "
-        f"{100 * evaluated['val_accuracy'].iloc[-1]:.2f} % when it was last evaluated."
+        f"{100 * evaluated['val_accuracy'].iloc[-1]:.2f} % at the last evaluation."
     )
 
 
@@ -283,7 +285,7 @@ def _of_the_paper(settings):
 
 
 def _environment(results):
-    """Versions, hardware and time; where trainings differ, all that they had."""
+    """Versions, hardware and time. If trainings differ, it lists all values."""
     seconds, rows = 0, {}
     for result in results:
         seconds += result["wall_seconds"]

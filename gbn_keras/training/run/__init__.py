@@ -1,1 +1,1 @@
-"""What a run leaves, and goes on from."""
+"""The files that a run writes, and from which it resumes."""

@@ -1,10 +1,10 @@
-"""Exact resume: a training that is killed at any moment goes on as if it was not.
+"""Exact resume: a training killed at any moment resumes as if nothing had happened.
 
-A checkpoint holds all that decides the future: the variables of the model (its random
-layers' seeds among them), of the optimizer (with the number of updates and the loss
-scale) and of the metrics, and how many batches were taken, from which the order of the
-data, augmentation and gradient noise follow. Keras's `BackupAndRestore` keeps neither
-seeds nor the place in an epoch, and writes over its only file.
+A checkpoint holds all that decides the rest of the training: the variables of the model
+(including the seeds of random layers), of the optimizer (including the number of
+updates and the loss scale) and of the metrics, and the number of updates, which decides
+the order of the data, augmentation and gradient noise. Keras's `BackupAndRestore` saves
+neither seeds nor the place in an epoch, and overwrites its only file.
 """
 
 import pathlib
@@ -28,9 +28,9 @@ from gbn_keras.whole_file import to_disk, whole_file
 FOLDER = "checkpoints"
 
 _KEPT = 2
-_DIGITS = 10  # Of an update's number, so that names sort as numbers.
+_DIGITS = 10  # Digits of an update in a file's name, so that names sort as numbers.
 
-# Ends of epochs take at most this share of the time: of short ones not all are saved.
+# Saving after epochs takes at most this share of the time, so it skips short epochs.
 _SHARE_OF_TIME = 0.02
 
 
@@ -38,9 +38,9 @@ class State(NamedTuple):
     """A training between two updates.
 
     Attributes:
-        updates: Batches taken.
-        seconds: Time they took.
-        arrays: The variables' values, by kind and place.
+        updates: Number of updates so far.
+        seconds: Time that they took.
+        arrays: Values of the variables, by kind and place.
     """
 
     updates: int
@@ -49,7 +49,7 @@ class State(NamedTuple):
 
     @classmethod
     def of(cls, model: keras.Model, updates: int, seconds: float) -> "State":
-        """That of a model in training. Of replicas the first one knows all of it."""
+        """The state of a model in training. The first replica holds all of it."""
         strategy = model.distribute_strategy
         arrays = {
             _name(kind, place): strategy.experimental_local_results(v.value)[0].numpy()
@@ -59,10 +59,10 @@ class State(NamedTuple):
         return cls(updates, seconds, arrays)
 
     def restore(self, model: keras.Model, *kinds: str) -> None:
-        """Gives the model's variables of these kinds the values they had.
+        """Restores the model's variables of these kinds.
 
         Raises:
-            UsageError: If they are of another model.
+            UsageError: If the state is of another model.
         """
         for kind in kinds:
             variables = _variables(model)[kind]
@@ -78,15 +78,15 @@ class State(NamedTuple):
         if value is None or value.shape != tuple(variable.shape):
             raise UsageError(
                 f"--run_dir: the checkpoint of update {self.updates:,} does not fit "
-                f"the network: {variable.path} is missing or of another shape. Resume "
-                "with the version of gbn-keras that began, or choose another folder."
+                f"the network: {variable.path} is missing or has another shape. Resume "
+                "with the gbn-keras version that wrote it, or choose another folder."
             )
-        if value.dtype.kind == "V":  # bfloat16, of which numpy knows the size.
+        if value.dtype.kind == "V":  # bfloat16: numpy only knows its size.
             value = value.view(tf.as_dtype(variable.dtype).as_numpy_dtype)
         return value
 
     def encode(self, facts: dict) -> bytes:
-        """As bytes, with facts about who wrote them."""
+        """The state as bytes, together with facts about the run."""
         facts = {**facts, "updates": self.updates, "seconds": self.seconds}
         return checkpoint_file.encode(self.arrays, facts)
 
@@ -95,7 +95,7 @@ class State(NamedTuple):
         """The state and the facts.
 
         Raises:
-            NotWhole: If the bytes are not those that were written.
+            NotWhole: If the bytes have changed since they were written.
         """
         arrays, facts = checkpoint_file.decode(raw)
         return cls(facts["updates"], facts["seconds"], arrays), facts
@@ -116,7 +116,7 @@ def _name(kind, place):
 
 
 def _assign_metrics(strategy, variables, values):
-    """On several replicas the first one gets the values: see `joined_update`."""
+    """Gives the first replica the values, others zeros: see `joined_update`."""
 
     def on_replica():
         replica, _ = this_replica()
@@ -128,11 +128,11 @@ def _assign_metrics(strategy, variables, values):
 
 
 class Checkpoints:
-    """The checkpoints of a run directory, of which the last two are kept.
+    """The checkpoints of a run directory. The last two are kept.
 
     Args:
-        settings: Of the run.
-        versions: Of the software.
+        settings: Settings of the run.
+        versions: Versions of the software.
     """
 
     def __init__(self, settings: Settings, versions: dict[str, str]):
@@ -144,26 +144,26 @@ class Checkpoints:
         }
 
     def save(self, state: State) -> None:
-        """Writes a checkpoint, and deletes the one before the last.
+        """Writes a checkpoint, and deletes all but the last two.
 
         Raises:
-            OSError: If it cannot be written; those before are there.
+            OSError: If it cannot be written. Then the earlier ones are still there.
         """
         self._folder.mkdir(exist_ok=True)
         for table in self._folder.parent.glob("*.csv"):
-            to_disk(table)  # With the rows that a resumed training does not write.
+            to_disk(table)  # A resumed training does not write these rows again.
         with whole_file(self._file(state.updates)) as draft:
             draft.write_bytes(state.encode(self._facts))
         for old in self._files()[_KEPT:]:
             old.unlink()
 
     def newest(self) -> bytes:
-        """The last one that is whole; empty if none was ever written.
+        """The newest intact checkpoint; empty if none was ever written.
 
-        Warns of others.
+        It warns of damaged ones.
 
         Raises:
-            UsageError: If there are some, but none is whole.
+            UsageError: If there are checkpoints, but none is intact.
         """
         files = self._files()
         for file in files:
@@ -175,15 +175,15 @@ class Checkpoints:
                 _warn(f"{file} is not used: {error}")
         if files:
             raise UsageError(
-                f"--run_dir: no checkpoint in {self._folder} is whole. Put back a "
-                "copy of one, or delete the run's folder to train from the beginning."
+                f"--run_dir: no checkpoint in {self._folder} is intact. Restore a copy "
+                "of one, or delete the run's folder to train from the beginning."
             )
         return b""
 
     def _check(self, file, raw):
         state, facts = State.decode(raw)
         if facts["run"] != self._facts["run"] or file != self._file(state.updates):
-            raise checkpoint_file.NotWhole("it is another run's or another update's")
+            raise checkpoint_file.NotWhole("it belongs to another run or update")
         before, now = facts["versions"], self._facts["versions"]
         if before != now:
             changed = ", ".join(
@@ -191,14 +191,14 @@ class Checkpoints:
                 for name in now
                 if before.get(name) != now[name]
             )
-            _warn(f"{file} is of other versions, which may round otherwise: {changed}")
+            _warn(f"{file} is from other versions and may round differently: {changed}")
 
     def _file(self, updates):
         return self._folder / f"update_{updates:0{_DIGITS}d}.checkpoint"
 
     def _files(self):
-        """The newest first."""
-        # Not the drafts that a process left which was killed.
+        """All checkpoints, the newest first."""
+        # This does not match the drafts that a killed process left.
         pattern = f"update_{'[0-9]' * _DIGITS}.checkpoint"
         return sorted(self._folder.glob(pattern), reverse=True)
 
@@ -208,22 +208,22 @@ def _warn(line):
 
 
 class Checkpointing(keras.callbacks.Callback):
-    """Saves a training, and goes on with a saved one.
+    """Saves checkpoints during a training, and resumes from one.
 
-    To come last of the callbacks, so that the others have written what belongs to an
-    update. A resumed epoch ends where it would have ended.
+    Put it last among the callbacks, so that the others have already written what
+    belongs to an update. A resumed epoch ends where it would have ended.
 
     Args:
-        checkpoints: Where to save; `None` on all machines of a cluster but the first.
-        resumed: What is gone on with, which `restore` has been given.
-        updates_per_epoch: Batches of a whole epoch.
-        every: Updates from one checkpoint to the next, besides those at ends of epochs;
-            0 for none.
-        signals: Those that ask the training to stop.
+        checkpoints: Where to save; `None` on all workers but the chief.
+        resumed: State to resume from. This callback only restores its metrics.
+        updates_per_epoch: Number of updates in a whole epoch.
+        every: Number of updates between checkpoints, in addition to those after epochs.
+            0: only after epochs.
+        signals: Signals that ask the training to stop.
         logs: Callbacks to `flush()` before a checkpoint.
 
     Raises:
-        Interrupted: In training, if a signal came; after the update and a checkpoint.
+        Interrupted: In training, after the update and a checkpoint, if a signal came.
     """
 
     def __init__(
@@ -246,30 +246,30 @@ class Checkpointing(keras.callbacks.Callback):
 
     @property
     def seconds(self) -> float:
-        """The training's time, that of processes before included."""
+        """Seconds of training, including those of earlier processes."""
         return time.monotonic() - self._started
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Gives the metrics what they had in the middle of the epoch."""
+        """Restores the metrics, if the epoch was interrupted."""
         self._is_cut = self._updates % self._updates_per_epoch != 0
         if self._is_cut:
             # Keras has just reset them.
             self._resumed.restore(self.model, "metrics")
 
     def on_train_batch_end(self, batch, logs=None):
-        """Saves, if it is time or a signal came."""
+        """Saves if a checkpoint is due or a signal came."""
         self._updates += 1
         is_end = self._updates % self._updates_per_epoch == 0
         if is_end and self._is_cut and not self.model.stop_training:
             self._ends_cut_epoch = self.model.stop_training = True
         if is_end or self.model.stop_training:
-            return  # To be saved when all is done that belongs to an epoch's end.
+            return  # `on_epoch_end` saves, when the evaluation is done too.
         if self._signals.received or self._is_time():
             self._save()
         self._stop_if_asked()
 
     def on_epoch_end(self, epoch, logs=None):
-        """Saves, if it is the end or worth the time."""
+        """Saves if the training ends, a checkpoint is due, or it is worth the time."""
         if self._ends_cut_epoch:
             self._ends_cut_epoch = self.model.stop_training = False
         is_last = self.model.stop_training or epoch + 1 == self.params["epochs"]
@@ -294,7 +294,7 @@ class Checkpointing(keras.callbacks.Callback):
     def _stop_if_asked(self):
         number = self._signals.received
         if number:
-            what = f"signal {number} ({signal.Signals(number).name}) came"
+            what = f"received signal {number} ({signal.Signals(number).name})"
             if self._checkpoints:
-                what += f", update {self._updates:,} is saved"
+                what += f"; update {self._updates:,} is saved"
             raise Interrupted(number, f"{what}. Run the same command again to resume.")

@@ -1,4 +1,4 @@
-"""A checkpoint as bytes: named arrays and facts, whole or recognized as not whole."""
+"""A checkpoint as bytes: named arrays and facts, with a checksum."""
 
 import hashlib
 import io
@@ -6,21 +6,21 @@ import json
 
 import numpy as np
 
-# Before the rest, of which it holds the SHA-256: so any change of any byte shows.
+# It holds the SHA-256 of the rest, which detects every changed byte.
 _HEADER = b"gbn-keras checkpoint 1 %s\n"
 _FACTS = "facts"
 
 
 class NotWhole(ValueError):
-    """The bytes are not those that were written."""
+    """The bytes have changed since they were written."""
 
 
 def encode(arrays: dict[str, np.ndarray], facts: dict) -> bytes:
-    """A checkpoint's bytes.
+    """The bytes of a checkpoint.
 
     Args:
-        arrays: By name, of any shape and dtype but Python objects.
-        facts: What JSON can hold.
+        arrays: Arrays by name, of any shape and any dtype except Python objects.
+        facts: Values that JSON can hold.
     """
     text = np.frombuffer(json.dumps(facts).encode(), np.uint8)
     content = io.BytesIO()
@@ -32,8 +32,8 @@ def encode(arrays: dict[str, np.ndarray], facts: dict) -> bytes:
 def decode(raw: bytes) -> tuple[dict[str, np.ndarray], dict]:
     """The arrays and facts of a checkpoint.
 
-    An array of a dtype that numpy does not know (bfloat16) comes back as bytes of its
-    size, to be viewed as what it was.
+    If numpy does not know a dtype (bfloat16), the array has a dtype of raw bytes of the
+    same size. View it as the original dtype.
 
     Raises:
         NotWhole: If the bytes are not those that `encode` made.

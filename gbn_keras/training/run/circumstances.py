@@ -1,4 +1,4 @@
-"""With what a training was made: versions, machine, devices."""
+"""The circumstances of a training: versions, machine, devices."""
 
 import dataclasses
 import os
@@ -11,7 +11,7 @@ from gbn_keras.version import __version__
 
 
 def circumstances(plan) -> dict:
-    """With what, and where, a training was made, for its record."""
+    """The seed, settings, versions and hardware of a training, for its record."""
     return {
         "seed": plan.settings.seed,
         "settings": dataclasses.asdict(plan.settings),
@@ -21,7 +21,7 @@ def circumstances(plan) -> dict:
 
 
 def versions() -> dict[str, str]:
-    """Of what a result may depend on."""
+    """The versions of the software that a result may depend on."""
     return {
         "gbn_keras": __version__,
         "python": platform.python_version(),

@@ -1,4 +1,4 @@
-"""TensorBoard's event files: written one event a point, and cut at an update."""
+"""TensorBoard's event files: writing one event per point, and cutting at an update."""
 
 import contextlib
 import errno
@@ -14,31 +14,31 @@ from tensorflow.compat.v1 import Event, SessionLog, Summary, SummaryMetadata
 
 from gbn_keras.whole_file import whole_file
 
-# How long a dashboard that is looked at may lag behind.
+# Seconds that an open dashboard may lag behind.
 _FLUSH_SECONDS = 10
 
-# By what the system says of an error, which TensorFlow repeats, its number.
+# The numbers of system errors by their text, which TensorFlow's messages repeat.
 _NUMBERS = {os.strerror(number): number for number in errno.errorcode}
 
 
 class EventLog:
-    """Writes the events of one run, as TensorBoard calls a folder, from an update on.
+    """Writes the events of one run (TensorBoard's name for a folder) from an update on.
 
-    `tf.summary`'s own writer has a thread, in which an error (a full disk) is lost.
+    `tf.summary`'s own writer loses errors, such as a full disk, in its thread.
 
     Args:
-        folder: Where the file goes. It is made.
-        updates: How many updates there were before. A TensorBoard that has shown later
-            ones already drops them.
+        folder: Folder for the file. It is created.
+        updates: Number of updates so far. If a TensorBoard has shown later ones, it
+            drops them.
 
     Raises:
-        OSError: Here and in what follows, if the file cannot be written.
+        OSError: Here and in the methods, if the file cannot be written.
     """
 
     def __init__(self, folder: str | os.PathLike, updates: int):
         folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        # As TensorFlow names them; in the order of their names they are read.
+        # TensorFlow's form of names. Files are read in the order of their names.
         name = f"{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
         self._file = folder / f"events.out.tfevents.{name}"
         with _as_os_error(self._file):
@@ -49,26 +49,26 @@ class EventLog:
         self._write(updates + 1, session_log=start)
 
     def scalars(self, updates: int, values: dict[str, float]) -> None:
-        """Writes a point after so many updates, by tag."""
+        """Writes a point for each tag, after this number of updates."""
         points = [_scalar(tag, value) for tag, value in values.items()]
         self._write(updates, summary=Summary(value=points))
 
     def summary(self, summary: bytes) -> None:
-        """Writes what belongs to no update: a `Summary`, serialized.
+        """Writes a serialized `Summary` that belongs to no update.
 
-        TensorBoard's own messages have the same content as TensorFlow's, but are not of
-        the same class.
+        It is serialized because TensorBoard's own messages have the same content as
+        TensorFlow's, but another class.
         """
         self._write(0, summary=Summary.FromString(summary))
 
     def flush(self) -> None:
-        """Returns when all is in the file."""
+        """Returns when all events are in the file."""
         with _as_os_error(self._file):
             self._records.flush()
         self._flushed = time.monotonic()
 
     def close(self) -> None:
-        """Ends the file."""
+        """Closes the file."""
         with _as_os_error(self._file):
             self._records.close()
 
@@ -81,7 +81,7 @@ class EventLog:
 
 
 def read_events(folder: str | os.PathLike) -> list[Event]:
-    """All whole events in a run's files, in the order in which they were written."""
+    """All complete events in a run's files, in the order in which they were written."""
     return [
         event
         for file in sorted(pathlib.Path(folder).glob("*tfevents*"))
@@ -90,20 +90,21 @@ def read_events(folder: str | os.PathLike) -> list[Event]:
 
 
 def cut_events(folder: str | os.PathLike, updates: int) -> None:
-    """Removes from all event files what is later than an update.
+    """Removes all events after an update from all event files.
 
-    So a training that was killed and goes on from a checkpoint has every event once.
-    The record that was being written when it was killed goes too.
+    So a training that was killed and resumes from a checkpoint has every event once. A
+    record that was torn by the kill is removed too.
 
     Args:
-        folder: Of the event files, which may lie in folders below it. It need not be.
-        updates: How many updates the checkpoint has.
+        folder: Folder of the event files, which may be in subfolders. It need not
+            exist.
+        updates: Number of updates in the checkpoint.
 
     Raises:
         OSError: If a file cannot be read or written.
     """
     for draft in pathlib.Path(folder).rglob("*tfevents*.part*"):
-        draft.unlink()  # Left by a cut that was itself killed.
+        draft.unlink()  # An earlier cut was killed and left it.
     for file in sorted(pathlib.Path(folder).rglob("*tfevents*")):
         kept = [event for event in _events(file) if event.step <= updates]
         with (
@@ -116,7 +117,7 @@ def cut_events(folder: str | os.PathLike, updates: int) -> None:
 
 
 def _events(file):
-    """The whole events of a file; what follows a record that is torn is none."""
+    """The events of a file, up to the first torn record."""
     records = tf.data.TFRecordDataset(os.fspath(file)).as_numpy_iterator()
     with _as_os_error(file), contextlib.suppress(tf.errors.DataLossError):
         for record in records:
@@ -124,7 +125,7 @@ def _events(file):
 
 
 def _scalar(tag, value):
-    """A point, as `tf.summary.scalar` writes it."""
+    """A point in the form that `tf.summary.scalar` writes."""
     return Summary.Value(
         tag=tag,
         metadata=SummaryMetadata(
@@ -136,7 +137,7 @@ def _scalar(tag, value):
 
 @contextlib.contextmanager
 def _as_os_error(file: pathlib.Path) -> Iterator[None]:
-    """Makes of TensorFlow's error the one that Python would raise: a full disk's."""
+    """Turns TensorFlow's errors into Python's, for example that of a full disk."""
     try:
         yield
     except tf.errors.OpError as error:

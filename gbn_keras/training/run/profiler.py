@@ -9,14 +9,14 @@ import tensorflow as tf
 class Profiler:
     """Profiles a range of updates, for TensorBoard's Profile tab.
 
-    The trace is in `plugins/profile` of the folder. Looking at it takes the package
-    `tensorboard-plugin-profile`, taking it does not.
+    The trace is in the folder's `plugins/profile`. You need the package
+    `tensorboard-plugin-profile` to view it, but not to record it.
 
     Args:
-        folder: Where it goes.
-        updates: Which ones, counted from 1; `None` for none. Of those that were made
-            already when a training goes on, there is no profile.
-        wait: Function that returns when the last update's results are there.
+        folder: Folder for the profile.
+        updates: Updates to profile, counted from 1; `None` for none. A resumed training
+            does not profile updates that were made before.
+        wait: Function that returns when the last update is computed.
     """
 
     def __init__(
@@ -29,19 +29,19 @@ class Profiler:
         self._runs = False
 
     def begin(self, update: int) -> None:
-        """Before an update."""
+        """Starts profiling, if it is time. Call it before each update."""
         if update not in self._updates:
             return
         if not self._runs:
             self._wait()
             tf.profiler.experimental.start(self._folder)
             self._runs = True
-        # `_r` marks the root of a step, as the profile's analysis of steps wants it.
+        # `_r` marks the root of a step, which the profile's analysis of steps needs.
         self._step = tf.profiler.experimental.Trace("train", step_num=update, _r=1)
         self._step.__enter__()
 
     def end(self, update: int) -> None:
-        """After it."""
+        """Stops profiling, if it is time. Call it after each update."""
         if self._step:
             self._step.__exit__(None, None, None)
             self._step = None

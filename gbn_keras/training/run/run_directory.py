@@ -1,4 +1,4 @@
-"""The folder that a run leaves: who may use it, and its files that must be whole."""
+"""The run directory: its lock, and the files that must never be half written."""
 
 import contextlib
 import dataclasses
@@ -23,12 +23,12 @@ DIVERGED = "diverged.json"
 MODEL_FILE = "model.keras"
 
 _LOCK = "lock"
-# Beside the lock, whose content some systems let nobody read while it is held.
+# A file of its own, because on some systems nobody can read the lock while it is held.
 _HOLDER = "lock.holder"
 
 
 def with_run_dir(settings: Settings) -> Settings:
-    """The settings with a run directory, if they name none: one after the flags."""
+    """The settings with a run directory. By default, it is named after the flags."""
     if settings.run_dir:
         return settings
     return dataclasses.replace(settings, run_dir=_default_run_dir(settings))
@@ -44,21 +44,21 @@ def _default_run_dir(settings):
 
 
 def digest(settings: Settings) -> str:
-    """A name of its own for each choice of flags: the same command, the same."""
+    """A short name for the flags. The same command always gives the same name."""
     lines = "".join(sorted(_decisive(settings.flagfile())))
     return hashlib.sha256(lines.encode()).hexdigest()[:8]
 
 
 @contextlib.contextmanager
 def open_run_directory(settings: Settings) -> Iterator[pathlib.Path]:
-    """Makes the run directory and writes the flagfile that runs it again.
+    """Creates the run directory and writes the flagfile that repeats the run.
 
-    As a context, in which no other process may open it. What a process leaves that was
-    killed does not keep others out.
+    This is a context. While it is open, no other process can open the folder. A killed
+    process does not lock others out.
 
     Raises:
         UsageError: If the folder cannot be written, is in use, or belongs to other
-            flags; then nothing in it was changed.
+            flags. Then nothing in it has changed.
     """
     path = pathlib.Path(settings.run_dir)
     with contextlib.ExitStack() as stack:
@@ -71,13 +71,13 @@ def open_run_directory(settings: Settings) -> Iterator[pathlib.Path]:
         except OSError as error:
             raise UsageError(
                 f"--run_dir: {path} cannot be written ({error.strerror or error}). "
-                "Choose a folder that can."
+                "Choose a folder that you can write to."
             ) from error
         yield path
 
 
 def _make(path):
-    """Makes a folder, or none of those above it either."""
+    """Creates a folder. If that fails, removes the parents that it created."""
     missing = [folder for folder in (path, *path.parents) if not os.path.exists(folder)]
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -90,14 +90,14 @@ def _make(path):
 
 @contextlib.contextmanager
 def _locked(path):
-    """Keeps other processes out. The system unlocks the file of a process that died."""
+    """Locks out other processes. The system unlocks the file when a process dies."""
     holder = path / _HOLDER
     try:
         lock = filelock.FileLock(path / _LOCK).acquire(blocking=False)
     except filelock.Timeout as error:
         raise UsageError(
-            f"--run_dir: {path} is in use by {_told(holder)}. Wait for it, end it, or "
-            "choose another folder."
+            f"--run_dir: {path} is in use by {_told(holder)}. Wait for it to end, stop "
+            "it, or choose another folder."
         ) from error
     with lock:
         command = " ".join(sys.argv)
@@ -113,14 +113,14 @@ def _locked(path):
 
 
 def _told(holder):
-    """What a holder of the lock tells of itself, which it may not have done yet."""
+    """What the holder of the lock says about itself, if it has done so already."""
     with contextlib.suppress(OSError, UnicodeDecodeError):
         return holder.read_text(encoding="utf-8").strip() or "another process"
     return "another process"
 
 
 def read_flags(path: pathlib.Path) -> dict[str, str]:
-    """The flags of the run in this folder, by name, as the flagfile has them."""
+    """The flags of the run in this folder, by name, as text."""
     return dict(_flags((path / FLAGFILE).read_text(encoding="utf-8")))
 
 
@@ -130,10 +130,10 @@ def read_result(path: pathlib.Path) -> dict | None:
 
 
 def read_outcome(path: pathlib.Path) -> dict | None:
-    """What a run came to: its result, or how it diverged; `None` if it is not over.
+    """How a run ended: its result, or how it diverged; `None` if it has not ended.
 
-    What a diverged run leaves has no `accuracy` and no `loss`, but `diverged`, the
-    update that was not finite.
+    The record of a diverged run has no `accuracy` and no `loss`. Instead it has
+    `diverged`, the update that was not finite.
     """
     return read_result(path) or _read_record(path / DIVERGED)
 
@@ -143,8 +143,8 @@ def _read_record(file):
         return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
     except (OSError, ValueError) as error:
         raise UsageError(
-            f"--run_dir: {file} is not a result that can be read "
-            f"({first_line(error)}). Delete it to run again, or choose another folder."
+            f"--run_dir: {file} is not a readable result ({first_line(error)}). Delete "
+            "it to run again, or choose another folder."
         ) from error
 
 
@@ -155,18 +155,18 @@ def write_result(path: pathlib.Path, result: dict) -> None:
 
 
 def write_divergence(path: pathlib.Path, record: dict) -> None:
-    """Marks the run in this folder as diverged, for a study or a search to go on."""
+    """Marks the run in this folder as diverged, so that a study or search continues."""
     write_whole(path / DIVERGED, json.dumps(record, indent=2) + "\n")
 
 
 def write_whole(path: pathlib.Path, text: str) -> None:
-    """Writes a file so that under its name there is all of it or nothing."""
+    """Writes a file so that it is never half written."""
     with whole_file(path) as draft:
         draft.write_text(text, encoding="utf-8")
 
 
 def refuse_other_flags(path: pathlib.Path, settings: Settings) -> None:
-    """A UsageError if the run in this folder computes something else."""
+    """Raises a UsageError if the run in this folder computes something else."""
     try:
         before = _decisive((path / FLAGFILE).read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
@@ -178,12 +178,12 @@ def refuse_other_flags(path: pathlib.Path, settings: Settings) -> None:
         raise UsageError(
             f"--run_dir: {path} holds a run with other flags: "
             f"{' '.join(sorted(before - now))} there, {' '.join(sorted(now - before))} "
-            "here. Give the same flags, or choose another folder."
+            "here. Use the same flags, or choose another folder."
         )
 
 
 def _decisive(flagfile):
-    """The lines that say what the run computes."""
+    """The flags that decide what the run computes, as lines."""
     return {
         f"--{name}={value}"
         for name, value in _flags(flagfile)
@@ -192,6 +192,6 @@ def _decisive(flagfile):
 
 
 def _flags(flagfile):
-    """Pairs of name and value: some flags may be given several times."""
+    """Pairs of name and value. A name can occur several times."""
     lines = flagfile.splitlines()
     return [line.removeprefix("--").partition("=")[::2] for line in lines]

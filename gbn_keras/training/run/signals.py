@@ -1,4 +1,4 @@
-"""`Signals`: a request to stop that waits for the end of the update."""
+"""`Signals`: catches requests to stop, so that the training can finish its update."""
 
 import signal
 import threading
@@ -7,27 +7,28 @@ from gbn_keras.training.errors import Stopped
 
 
 class Interrupted(Stopped):
-    """SIGTERM or SIGINT came.
+    """The process received SIGTERM or SIGINT.
 
     Args:
-        number: Of the signal.
-        message: The line that tells of it.
+        number: Number of the signal.
+        message: Line that says so.
     """
 
     def __init__(self, number: int, message: str):
         super().__init__(message)
         if number == signal.SIGINT:
-            self.exit_code = 128 + number  # As every shell has it.
+            self.exit_code = 128 + number  # The convention of shells.
 
 
 class Signals:
     """Catches SIGTERM and SIGINT once, as a context.
 
-    A second one acts as it would have without, so that a training that hangs can be
-    ended. Only a process's main thread can catch them; in others nothing is changed.
+    A second signal has its usual effect, so that you can stop a training that hangs.
+    Only the main thread of a process can catch signals. In other threads, this context
+    does nothing.
 
     Attributes:
-        received: The first one's number; `None` while there is none.
+        received: Number of the first signal; `None` until it comes.
     """
 
     _CAUGHT = (signal.SIGTERM, signal.SIGINT)

@@ -1,4 +1,4 @@
-"""Names and rows of the tables that studies and searches leave."""
+"""Names and rows of the tables that studies and searches write."""
 
 import math
 import pathlib
@@ -13,7 +13,7 @@ TRIALS = "tune.csv"
 
 
 def arm_directory(run_dir: pathlib.Path, arm: str, seed: int) -> pathlib.Path:
-    """The run directory, in a study's, of one training."""
+    """The run directory of one training, inside that of its study."""
     name = arm.lower().removeprefix("+").replace(" ", "_")
     return run_dir / name / f"seed_{seed}"
 
@@ -21,15 +21,15 @@ def arm_directory(run_dir: pathlib.Path, arm: str, seed: int) -> pathlib.Path:
 def trial_row(
     outcome: dict, searched: tuple[str, ...], run_dir: str
 ) -> dict[str, object]:
-    """What the table has of one trial: see `tuning`.
+    """The table's row for one trial: see `tuning`.
 
     Args:
-        outcome: As of `read_outcome`.
-        searched: The flags that were searched.
-        run_dir: The trial's.
+        outcome: Outcome of the trial, from `read_outcome`.
+        searched: Names of the flags that were searched.
+        run_dir: Run directory of the trial.
     """
     row = {
-        # What they came to, the budget considered.
+        # The values that the trial used. The budget may have changed them.
         **{name: outcome["settings"][name] for name in searched},
         "accuracy": 100 * outcome.get("accuracy", math.nan),
         **{name: outcome[name] for name in ("updates", "samples", "wall_seconds")},
@@ -41,7 +41,7 @@ def trial_row(
 
 
 def best_first(trials: pd.DataFrame) -> pd.DataFrame:
-    """The rows of trials in the order of the table, those that diverged last."""
+    """The trials in the table's order: the best one first, diverged ones last."""
     if "diverged_at" in trials:
         trials["diverged_at"] = trials["diverged_at"].astype("Int64")
     return trials.sort_values(

@@ -1,4 +1,4 @@
-"""`TensorBoardLog`: a training in TensorBoard, by update."""
+"""`TensorBoardLog`: shows a training in TensorBoard, by update."""
 
 import contextlib
 import os
@@ -19,33 +19,33 @@ from gbn_keras.training.run.profiler import Profiler
 from gbn_keras.training.run.waiting import WaitingForData
 from gbn_keras.training.settings import COMPARED
 
-# What TensorBoard's curves show of a tag is a sample of 1,000.
+# TensorBoard's curves show a sample of 1,000 points of a tag.
 _POINTS = 500
 
 
 class TensorBoardLog(keras.callbacks.Callback):
-    """Writes TensorBoard's event files; as in Keras, runs `train` and `validation`.
+    """Writes TensorBoard's event files, with Keras's runs `train` and `validation`.
 
-    Every point's step is the number of updates that the optimizer has made. `train`
-    has about 500 points evenly spaced, and one at the end of every epoch:
+    The step of each point is the number of updates that the optimizer has made. `train`
+    has about 500 evenly spaced points, and one at the end of every epoch:
 
-    - `loss` and `accuracy`, as the progress bar shows them: means over the epoch until
-      then; `learning_rate` and `gradient_norm` (before clipping) of the last update;
-    - since the point before, or the epoch's start: `updates_per_second`,
-      `images_per_second` and `waiting_for_data`, the share of time (`WaitingForData`);
-    - `weight_distance`, `noise_scale`: where they are logged, with their own spacing.
+    - `loss` and `accuracy`, means over the epoch so far, as in the progress bar;
+      `learning_rate` and `gradient_norm` (before clipping) of the last update;
+    - `updates_per_second`, `images_per_second` and `waiting_for_data` (the share of the
+      time, see `WaitingForData`), since the previous point or the start of the epoch;
+    - `weight_distance` and `noise_scale`, if they are logged, with their own spacing.
 
     `validation` has `loss` and `accuracy` of each evaluation. The folder itself is a
-    session of the HParams tab, with the validation's last values as its metrics.
+    session of the HParams tab, with the last validation values as its metrics.
 
-    A training that goes on, whose optimizer has made updates already, goes on with the
-    files: `on_train_begin` removes what is later (`cut_events`). What is written until
-    `flush()` is in the files for a later `on_train_begin` to find.
+    A resumed training continues the files. If the optimizer has already made updates,
+    `on_train_begin` removes later events (`cut_events`). After `flush()`, all points so
+    far are in the files, where a later `on_train_begin` finds them.
 
     Args:
-        folder: Where the files go.
-        plan: The training's.
-        logs: By tag, a callback that logs a table and the column to take from it.
+        folder: Folder for the files.
+        plan: Plan of the training.
+        logs: For each tag, a callback that logs a table, and the column to take.
     """
 
     def __init__(
@@ -66,20 +66,20 @@ class TensorBoardLog(keras.callbacks.Callback):
         self._trains = False
 
     def flush(self) -> None:
-        """Returns when all points are in the files; for before a checkpoint."""
+        """Returns when all points are in the files. Call it before a checkpoint."""
         for events in self._events.values():
             events.flush()
 
     def close(self) -> None:
-        """Ends the files; for a training that fails, which has no other end."""
-        with contextlib.ExitStack() as stack:  # All of them, if one cannot be written.
+        """Closes the files. Call it if a training fails: that skips `on_train_end`."""
+        with contextlib.ExitStack() as stack:  # Closes all, even if one fails.
             while self._events:
                 stack.callback(self._events.popitem()[1].close)
-            if self._profiler:  # The process has one, and may train again.
+            if self._profiler:  # A process has only one profiler, and may train again.
                 self._profiler.stop()
 
     def on_train_begin(self, logs=None):
-        """Starts the files, or goes on with them."""
+        """Starts or continues the files."""
         self._start()
         self._counted = self._began
         self._last_row = dict.fromkeys(self._logs, self._began)
@@ -91,9 +91,9 @@ class TensorBoardLog(keras.callbacks.Callback):
         self._trains = True
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Counts from here: the number of updates is on the device, and slow to ask."""
+        """Reads the number of updates once, as reading it from the device is slow."""
         self._before_epoch = self._updates_made()
-        self._start_interval(self._before_epoch)  # Evaluation is not counted.
+        self._start_interval(self._before_epoch)  # Leaves out the evaluation.
 
     def on_train_batch_begin(self, batch, logs=None):
         """Starts the profile, if it is time."""
@@ -114,15 +114,15 @@ class TensorBoardLog(keras.callbacks.Callback):
                     self._run("train").scalars(row["updates"], {tag: row[column]})
 
     def on_test_end(self, logs=None):
-        """Writes the evaluation's point."""
-        if self._began is None:  # A training that was killed after its last update.
+        """Writes the point of the evaluation."""
+        if self._began is None:  # The training was killed after its last update.
             self._start()
         self._write("validation", self._updates_made(), dict(logs))
         if not self._trains:
             self.close()
 
     def on_train_end(self, logs=None):
-        """Ends the files."""
+        """Closes the files."""
         self._profiler.stop()
         self._waiting.stop(self.model)
         self._trains = False
@@ -161,7 +161,7 @@ class TensorBoardLog(keras.callbacks.Callback):
 
     def _write_hparams(self):
         values = {name: getattr(self._plan.settings, name) for name in COMPARED}
-        # A name or a number, but TensorBoard wants one type.
+        # It is a name or a number, but TensorBoard wants one type.
         values["lr_scaling"] = str(values["lr_scaling"])
         events = self._run("")
         config = api.hparams_config_pb(
@@ -173,7 +173,7 @@ class TensorBoardLog(keras.callbacks.Callback):
         events.flush()
 
     def _write(self, run, updates, values):
-        # An update whose gradient float16 could not hold is none: no point of its own.
+        # Updates whose gradient float16 cannot hold do not count. They add no point.
         if updates > self._last[run]:
             self._last[run] = updates
             self._run(run).scalars(updates, {k: float(v) for k, v in values.items()})

@@ -1,4 +1,4 @@
-"""`UpdateLog`, the table of a run's metrics."""
+"""`UpdateLog`: the table of a run's metrics."""
 
 import os
 
@@ -13,15 +13,15 @@ _METRICS = ["accuracy", "loss", "val_accuracy", "val_loss"]
 class UpdateLog(keras.callbacks.Callback):
     """Writes a row into a CSV file at the end of each epoch.
 
-    Keras's own `CSVLogger` knows of epochs only, and not how to go on with a file that
-    has rows of epochs that are to be trained again.
+    Keras's own `CSVLogger` does not know updates. It also cannot continue a file with
+    rows of epochs that will be trained again.
 
     Args:
-        file: The CSV file, with the columns `updates`, `epoch` (from 0), `samples`,
-            `learning_rate` (of the epoch's last update) and the metrics; those of
-            validation are empty where there was none.
-        plan: Of the training.
-        updates: Those made before, if it goes on.
+        file: CSV file with the columns `updates`, `epoch` (from 0), `samples`,
+            `learning_rate` (of the epoch's last update) and the metrics. Those of the
+            validation are empty in epochs without validation.
+        plan: Plan of the training.
+        updates: Number of updates made before, if the training resumes.
     """
 
     def __init__(self, file: str | os.PathLike, plan: Plan, updates: int = 0):

@@ -7,21 +7,21 @@ import keras
 
 
 class WaitingForData:
-    """Measures the time in which the next batch is asked for and not there yet.
+    """Measures how long a training waits for its next batch.
 
-    It takes the batches out of the data set, by the same iterator that Keras would
-    take them by, and hands them on. On an accelerator, which may still be busy while
-    the program waits, its own time without data is at most this.
+    It takes the batches from the iterator that Keras would use, and passes them on. An
+    accelerator may still be busy while the program waits. So the time for which the
+    accelerator has no data is at most this.
 
     Attributes:
-        seconds: Until now.
+        seconds: Seconds of waiting so far.
     """
 
     def __init__(self):
         self.seconds = 0.0
 
     def start(self, model: keras.Model) -> None:
-        """Begins to measure, in `on_train_begin` of a callback."""
+        """Starts to measure. Call it in a callback's `on_train_begin`."""
         self._function = model.train_function
         number = model.steps_per_execution
 
@@ -36,5 +36,5 @@ class WaitingForData:
         model.train_function = function
 
     def stop(self, model: keras.Model) -> None:
-        """Leaves the model as it was."""
+        """Restores the model's train function."""
         model.train_function = self._function

@@ -1,1 +1,1 @@
-"""keras-tuner over the program's flags."""
+"""Searches for the best flags with keras-tuner."""

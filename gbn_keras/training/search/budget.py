@@ -1,4 +1,4 @@
-"""How long a trial may be, in updates or samples."""
+"""Limits the length of a trial, in updates or samples."""
 
 import dataclasses
 import math
@@ -7,29 +7,30 @@ from gbn_keras.training.errors import UsageError
 from gbn_keras.training.planner import Planner
 from gbn_keras.training.settings import Settings
 
-# Of Hyperband: how many times more epochs the best third gets in the next round.
+# Hyperband's factor: the best third of the trials gets three times the epochs in the
+# next round.
 HYPERBAND_FACTOR = 3
 
 
 def within_budget(settings: Settings, planner: Planner, share: float = 1.0) -> Settings:
-    """The settings with a regime that is no longer than the budget of a trial.
+    """The settings with a regime that fits into the budget of a trial.
 
-    It is shortened as a whole: first its stretch, then its epochs.
+    A longer regime is shortened as a whole: first its stretch, then its epochs.
 
     Args:
-        settings: With `trial_updates` or `trial_samples`; with neither, they are
-            returned as they are.
-        planner: Of the trials.
-        share: Which part of the budget to spend.
+        settings: Settings with `trial_updates` or `trial_samples`. With neither, they
+            are returned unchanged.
+        planner: Planner of the trials.
+        share: Part of the budget to spend, from 0 to 1.
 
     Raises:
-        UsageError: If the budget is not enough for one update, or given twice.
+        UsageError: If the budget is not enough for one update, or set twice.
     """
     if settings.trial_updates and settings.trial_samples:
         raise UsageError(
             f"--trial_samples: got {settings.trial_samples} together with "
-            f"--trial_updates={settings.trial_updates}, wanted one of them. Choose "
-            "what all trials have the same of."
+            f"--trial_updates={settings.trial_updates}, wanted only one of them. Leave "
+            "one out."
         )
     if not (settings.trial_updates or settings.trial_samples):
         return settings
@@ -40,8 +41,9 @@ def within_budget(settings: Settings, planner: Planner, share: float = 1.0) -> S
     if updates < 1:
         name = "trial_updates" if settings.trial_updates else "trial_samples"
         raise UsageError(
-            f"--{name}: got {getattr(settings, name)}, wanted more: with "
-            f"{100 * share:.3g} % of them batch {batch_size} makes no update."
+            f"--{name}: got {getattr(settings, name)}, wanted more, because "
+            f"{100 * share:.3g} % of it is less than one update of batch {batch_size}. "
+            "Raise it."
         )
     if plan.updates <= updates:
         return settings
@@ -49,7 +51,7 @@ def within_budget(settings: Settings, planner: Planner, share: float = 1.0) -> S
     ratio = batch_size / plan.settings.small_batch_size
     # A batch below the small one has a stretch below 1.
     stretch = max(min(1.0, ratio), epochs / plan.regime.epochs)
-    # Whole epochs may be more than the regime's own stretch makes of them.
+    # Rounding up to whole epochs may exceed the regime's own stretch.
     stretch = min(stretch, plan.settings.stretch)
     return dataclasses.replace(
         settings,
@@ -60,7 +62,7 @@ def within_budget(settings: Settings, planner: Planner, share: float = 1.0) -> S
 
 
 def smallest_share(settings: Settings, planner: Planner) -> float:
-    """Which part of a whole training the search's shortest one is."""
+    """The search's shortest training, as a part of a whole one."""
     if settings.tuner != "hyperband":
         return 1.0
     epochs = shortest = planner.regime(settings).epochs

@@ -1,4 +1,4 @@
-"""`TrainingHyperModel`: the trainings of a search, for any of keras-tuner's tuners."""
+"""`TrainingHyperModel`: the trainings of a search, for any keras-tuner tuner."""
 
 import contextlib
 import dataclasses
@@ -17,24 +17,24 @@ from gbn_keras.training.search.search_space import SearchSpace
 from gbn_keras.training.settings import Settings
 from gbn_keras.training.trainer import train
 
-# What keras-tuner is told of a trial that diverged: less than any other comes to. It
-# would run a trial without a number again, and end the search after three of them.
+# The accuracy that keras-tuner gets for a diverged trial, less than any other. Without
+# a number, it would run the trial again, and end the search after three of them.
 _WORST = 0.0
 
 
 class TrainingHyperModel(keras_tuner.HyperModel):
     """The trainings of a search, for any keras-tuner tuner.
 
-    The objective is `val_accuracy`. Every training leaves a run directory, named after
-    its settings; a finished one is not run again.
+    The objective is `val_accuracy`. Every training writes a run directory, named after
+    its settings. A finished training is not run again.
 
     Args:
-        settings: What all trainings share. With `trial_updates` or `trial_samples`, no
-            training makes more updates or sees more samples: a regime that is longer is
-            shortened as a whole, so that its rate falls as it should.
-        space: What they differ in.
-        data: The data set.
-        planner: Of the trainings.
+        settings: Settings of all trainings. `trial_updates` and `trial_samples` limit
+            each training. A longer regime is shortened as a whole, so that its rate
+            falls as planned.
+        space: Values that the search varies.
+        data: Data set.
+        planner: Planner of the trainings.
         verbose: Whether to show progress.
     """
 
@@ -52,18 +52,18 @@ class TrainingHyperModel(keras_tuner.HyperModel):
 
     @property
     def searched(self) -> tuple[str, ...]:
-        """The flags in which trainings differ."""
+        """The names of the flags that the search varies."""
         return tuple(self._space.flags)
 
     def declare_hyperparameters(self, hp):
-        """Declares the space."""
+        """Declares the search space."""
         self._space.declare(hp)
 
     def settings(self, hp: keras_tuner.HyperParameters) -> Settings:
         """The settings of one training.
 
-        Hyperband's epochs are those of the small batch, as `--epochs` is: stretch and
-        batch size are applied to them, and the budget is cut in proportion.
+        Hyperband's epochs are those of the small batch, like `--epochs`. The stretch
+        and the batch size apply to them, and the budget shrinks in proportion.
         """
         settings = self._space.settings(hp)
         epochs = hp.values.get("tuner/epochs")
@@ -85,10 +85,10 @@ class TrainingHyperModel(keras_tuner.HyperModel):
         return build_model(plan, self._data)
 
     def fit(self, hp, model=None, *args, **kwargs):
-        """Trains, and returns the validation accuracy and loss at the end.
+        """Trains, and returns the final validation accuracy and loss.
 
-        The run makes a network of its own, from its seed. Of one that diverges, which
-        has neither, the accuracy counts as 0.
+        The run builds its own network, from its seed. If it diverges, it has neither,
+        and its accuracy counts as 0.
         """
         outcome = self.outcome(hp)
         if outcome is None:
@@ -103,5 +103,5 @@ class TrainingHyperModel(keras_tuner.HyperModel):
         return {"val_accuracy": outcome["accuracy"], "val_loss": outcome["loss"]}
 
     def outcome(self, hp: keras_tuner.HyperParameters) -> dict | None:
-        """What the training came to, as of `read_outcome`."""
+        """The outcome of the training, from `read_outcome`."""
         return read_outcome(pathlib.Path(self.settings(hp).run_dir))

@@ -1,7 +1,7 @@
-"""Chief and workers of a search: who is one, and what if another is gone.
+"""Chief and workers of a search: their roles, and what happens if one is lost.
 
-keras-tuner's chief hands out trials, its workers run them. Left alone, a worker would
-wait an hour for its chief, and the chief for ever for a worker.
+keras-tuner's chief hands out trials, and its workers run them. By itself, a worker
+waits an hour for a lost chief, and the chief waits forever for a lost worker.
 """
 
 import contextlib
@@ -22,10 +22,10 @@ _ID = "KERASTUNER_TUNER_ID"
 
 
 def role() -> str:
-    """`chief`, `worker` or, where keras-tuner's variables are not set, `alone`.
+    """`chief`, `worker` or, if keras-tuner's variables are not set, `alone`.
 
     Raises:
-        UsageError: If only some of the variables are set, or the port is none.
+        UsageError: If only some of the variables are set, or the port is no number.
     """
     known = {name: os.environ.get(name) for name in (_IP, _PORT, _ID)}
     if not any(known.values()):
@@ -33,11 +33,11 @@ def role() -> str:
     if not all(known.values()) or not known[_PORT].isdigit():
         told = ", ".join(f"{name}={value or ''}" for name, value in known.items())
         raise UsageError(
-            f"--mode: got tune with {told}, wanted the chief's address and port and, "
-            f"for each process, an id of its own: {_ID}=chief for one of them. Unset "
-            "all three to search in one process."
+            f"--mode: got tune with {told}, wanted the chief's address, its port and "
+            f"an id for each process, with {_ID}=chief for one of them. Set all three, "
+            "or unset them to search in one process."
         )
-    # As keras-tuner has it.
+    # keras-tuner's rule.
     return "chief" if "chief" in known[_ID] else "worker"
 
 
@@ -49,17 +49,17 @@ def serve(
 ) -> None:
     """Hands out trials to workers until the search is done.
 
-    A trial of a worker that is lost goes to another one.
+    If a worker is lost, another one gets its trial.
 
     Args:
-        search: Of the chief's tuner.
-        oracle: The tuner's.
-        folder: Where the workers' signs of life are.
-        lost_after: Seconds without one after which a worker counts as lost.
+        search: Method `search` of the chief's tuner.
+        oracle: Oracle of the tuner.
+        folder: Folder for the workers' signs of life.
+        lost_after: Seconds without a sign of life after which a worker counts as lost.
 
     Raises:
         UsageError: If the port is in use.
-        WorkerLost: If no worker is left, or none came.
+        WorkerLost: If no worker came, or none is left.
     """
     address = _address()
     try:
@@ -67,22 +67,22 @@ def serve(
     except OSError as error:
         raise UsageError(
             f"{_IP}, {_PORT}: the chief cannot listen at {address[0]}:{address[1]} "
-            f"({error.strerror}). Choose a free port, and the same one for the workers."
+            f"({error.strerror}). Choose a free port, the same for chief and workers."
         ) from error
-    print(f"chief waits for workers at {address[0]}:{address[1]}", flush=True)
+    print(f"chief is waiting for workers at {address[0]}:{address[1]}", flush=True)
     _while_watched(search, Workers(oracle, folder, lost_after).look)
 
 
 def work(search: Callable[[], None], folder: pathlib.Path, lost_after: float) -> None:
-    """Waits for the chief, and runs the trials that it hands out until it has no more.
+    """Waits for the chief, then runs its trials until it has no more.
 
     Args:
-        search: Of the worker's tuner.
-        folder: Where to leave signs of life.
+        search: Method `search` of the worker's tuner.
+        folder: Folder for signs of life.
         lost_after: Seconds without an answer after which the chief counts as lost.
 
     Raises:
-        WorkerLost: If the chief is not there, or no longer.
+        WorkerLost: If the chief does not answer, or no longer.
     """
     address, last = _address(), time.monotonic()
 
@@ -94,15 +94,15 @@ def work(search: Callable[[], None], folder: pathlib.Path, lost_after: float) ->
             return True
         if time.monotonic() - last > lost_after:
             raise WorkerLost(
-                f"no chief of the search has answered at {address[0]}:{address[1]} for "
-                f"{lost_after:g} s. Run the same commands again, the chief's too: what "
-                "is finished is not run again."
+                f"the chief has not answered at {address[0]}:{address[1]} for "
+                f"{lost_after:g} s. Run the same commands again, including the "
+                "chief's. Finished trials are not repeated."
             )
         return False
 
     def look():
         answers()
-        return False  # When the search is done, it ends by itself.
+        return False  # The search ends by itself.
 
     while not answers():
         time.sleep(0.5)
@@ -111,10 +111,10 @@ def work(search: Callable[[], None], folder: pathlib.Path, lost_after: float) ->
 
 
 def that_keeps_workers(oracle: type[keras_tuner.Oracle]) -> type[keras_tuner.Oracle]:
-    """An oracle's class with workers that stay until the last trial is finished.
+    """A class of oracle that keeps its workers until the last trial is finished.
 
-    keras-tuner itself sends a worker home when there is no new trial for it. But one
-    that another worker has may come back, if that worker is lost.
+    keras-tuner itself dismisses a worker when there is no new trial for it. But if
+    another worker is lost, its trial must be run again.
     """
 
     class KeepsWorkers(oracle):
@@ -130,25 +130,25 @@ def that_keeps_workers(oracle: type[keras_tuner.Oracle]) -> type[keras_tuner.Ora
 
 
 class Workers:
-    """The workers of a search, as its chief sees them.
+    """The workers of a search, from the view of its chief.
 
     Args:
-        oracle: The chief's, of a class `that_keeps_workers`.
-        folder: Where each worker touches a file of its name.
-        lost_after: Seconds without that after which a worker counts as lost.
+        oracle: Oracle of the chief, of a class from `that_keeps_workers`.
+        folder: Folder in which each worker touches a file with its name.
+        lost_after: Seconds without a touch after which a worker counts as lost.
     """
 
     def __init__(
         self, oracle: keras_tuner.Oracle, folder: pathlib.Path, lost_after: float
     ):
         self._oracle, self._folder, self._lost_after = oracle, folder, lost_after
-        self._signs = {}  # By worker: the last one, and when it came.
+        self._signs = {}  # For each worker, its last sign of life and when it came.
         self._here, self._lost = set(), set()
         self._last_here = time.monotonic()
         self._is_ending = False
 
     def look(self) -> bool:
-        """Whether all is done; gives the trials of lost workers to the others.
+        """Gives the trials of lost workers to others; returns whether all are done.
 
         Raises:
             WorkerLost: If there are trials, but no worker.
@@ -157,7 +157,7 @@ class Workers:
             if time.monotonic() - self._last_sign(worker) > self._lost_after:
                 self._lose(worker)
         here = set(self._oracle.tuner_ids)
-        # keras-tuner itself takes workers out when there is no trial left for them.
+        # keras-tuner itself removes workers when no trial is left for them.
         self._is_ending |= bool(self._here - here - self._lost)
         self._here = here
         if here:
@@ -168,8 +168,8 @@ class Workers:
             return True
         elif self._is_ending or self._absence() > self._lost_after:
             raise WorkerLost(
-                f"no worker of the search is there since {self._absence():.0f} s. Run "
-                "the same commands again: what is finished is not run again."
+                f"the search has had no worker for {self._absence():.0f} s. Run the "
+                "same commands again. Finished trials are not repeated."
             )
         return False
 
@@ -177,7 +177,7 @@ class Workers:
         return time.monotonic() - self._last_here
 
     def _last_sign(self, worker):
-        """When it came, by our own clock: the other machine's may differ."""
+        """When it came, by this machine's clock, because other machines' may differ."""
         file = self._folder / worker
         sign = file.stat().st_mtime_ns if file.exists() else None
         if worker not in self._signs or self._signs[worker][0] != sign:
@@ -189,11 +189,11 @@ class Workers:
         self._lost.add(worker)
         del self._signs[worker]
         trial = self._oracle.ongoing_trials.get(worker)
-        line = f"worker {worker} has given no sign of life for {self._lost_after:g} s"
+        line = f"worker {worker} has shown no sign of life for {self._lost_after:g} s"
         if trial is not None:
-            trial.status = "INVALID"  # Which is run again.
+            trial.status = "INVALID"  # keras-tuner runs such a trial again.
             self._oracle.end_trial(trial)
-            line += f", trial {int(trial.trial_id) + 1} goes to another one"
+            line += f"; another worker gets trial {int(trial.trial_id) + 1}"
         print(line, flush=True)
 
 
@@ -202,7 +202,7 @@ def _address():
 
 
 def _while_watched(search, is_done):
-    """Searches in a thread of its own, as keras-tuner's waiting cannot be ended."""
+    """Searches in a separate thread, because keras-tuner's waits cannot be stopped."""
     errors = []
 
     def run():

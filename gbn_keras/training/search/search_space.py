@@ -1,4 +1,4 @@
-"""`SearchSpace`: which flags a search varies, and over which values."""
+"""`SearchSpace`: the flags that a search varies, and their values."""
 
 import dataclasses
 
@@ -8,13 +8,13 @@ from gbn_keras.training.errors import UsageError
 from gbn_keras.training.planner import Planner
 from gbn_keras.training.settings import Settings
 
-# How a flag's values are written, and how a range of them is searched.
+# The form of each flag's values, and how a range of them is searched.
 _SIZES = ("batch_size", "virtual_batch_size")
 _NUMBERS = ("learning_rate", "l2")
 _TEXTS = ("lr_scaling", "stretch", "gradient_noise")
-_LINEAR = ("gradient_noise",)  # All others over orders of magnitude.
+_LINEAR = ("gradient_noise",)  # All others are searched logarithmically.
 
-_EXAMPLES = "as batch_size:64..512, learning_rate:0.01..1 or stretch:1,4,full"
+_EXAMPLES = "for example batch_size:64..512, learning_rate:0.01..1 or stretch:1,4,full"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,28 +24,28 @@ class _Range:
 
 
 class SearchSpace:
-    """The values that a keras-tuner search may give to flags.
+    """The values that a keras-tuner search tries for flags.
 
-    Each flag is declared by its name and its values: a list, as
-    `lr_scaling:none,sqrt,linear`, or a range with its ends, as `learning_rate:0.01..1`.
-    Ranges are searched by orders of magnitude, gradient noise linearly; a range of
-    sizes has the lower end, twice as much, and so on. To search are the batch size, the
-    virtual batch size, the rate, its scaling, the stretch, the gradient noise and L2.
+    A declaration has the name of a flag and its values: a list, such as
+    `lr_scaling:none,sqrt,linear`, or a range with both ends, such as
+    `learning_rate:0.01..1`. Ranges are searched logarithmically, but gradient noise
+    linearly. A range of sizes has the lower end, its double, and so on. You can search
+    the batch size, the virtual batch size, the rate, its scaling, the stretch, the
+    gradient noise and L2.
 
-    A value that does not suit one batch size (a ghost larger than it, say) is tried
-    with the other ones only.
+    If a value does not suit a batch size (for example a ghost larger than the batch),
+    it is tried only with the other batch sizes.
 
     Args:
-        declarations: One for each flag.
-        settings: What all trainings share.
-        planner: Of the trials.
+        declarations: Declarations, one for each flag.
+        settings: Settings that all trials share.
+        planner: Planner of the trials.
 
     Attributes:
-        batch_sizes: Those that are tried; the settings' own, if none is declared.
+        batch_sizes: Batch sizes to try: the declared ones, or else the settings' own.
 
     Raises:
-        UsageError: If a declaration cannot be read, or has values that suit no batch
-            size.
+        UsageError: If a declaration cannot be read, or if a value suits no batch size.
     """
 
     def __init__(
@@ -58,9 +58,9 @@ class SearchSpace:
         if not self.flags or len(self.flags) < len(declarations):
             raise UsageError(
                 f"--search: got {' '.join(declarations)!r}, wanted one for each flag "
-                f"to vary, {_EXAMPLES}."
+                f"to search, {_EXAMPLES}."
             )
-        # First, as the others' values depend on it.
+        # It comes first, because the other flags' values depend on it.
         sizes = self.flags.pop("batch_size", None)
         self.flags = {"batch_size": sizes, **self.flags} if sizes else self.flags
         self._settings, self._planner = settings, planner
@@ -90,7 +90,7 @@ class SearchSpace:
                         hp.Choice(_name_at(name, size), list(suitable))
 
     def settings(self, hp: keras_tuner.HyperParameters) -> Settings:
-        """The settings with these hyperparameters, numbers rounded to four digits."""
+        """The settings with these hyperparameters, rounded to four digits."""
         batch_size = hp.values.get("batch_size")
         chosen = {
             name: hp.values.get(name, hp.values.get(_name_at(name, batch_size)))
@@ -99,14 +99,14 @@ class SearchSpace:
         return dataclasses.replace(
             self._settings,
             **{
-                # Legible in tables and flagfiles.
+                # Rounded, so that tables and flagfiles are easy to read.
                 name: float(f"{value:.4g}") if isinstance(value, float) else value
                 for name, value in chosen.items()
             },
         )
 
     def _suitable(self, name, values):
-        """By batch size, those of the values that can be trained with."""
+        """For each batch size, the values that it can be trained with."""
         if isinstance(values, _Range):
             for size in self.batch_sizes:
                 for end in dataclasses.astuple(values):
@@ -131,21 +131,21 @@ class SearchSpace:
     def _plan(self, **values):
         settings = self._settings
         if "virtual_batch_size" in self.flags:
-            # What it is does not matter to the others.
+            # Other flags do not depend on its value.
             settings = dataclasses.replace(settings, virtual_batch_size=None)
         self._planner.plan(dataclasses.replace(settings, **values))
 
 
 def _name_at(name, batch_size):
-    """Of a hyperparameter whose values depend on the batch size.
+    """The name of a hyperparameter whose values depend on the batch size.
 
-    keras-tuner's grid search wants one name for one list of values.
+    keras-tuner's grid search needs a separate name for each list of values.
     """
     return f"{name} at batch {batch_size}"
 
 
 def _parse(declaration):
-    """`(flag, values)`, where the values are a tuple or a range."""
+    """The pair `(flag, values)`. The values are a tuple or a range."""
     name, _, text = (part.strip() for part in declaration.partition(":"))
     try:
         if name not in (*_SIZES, *_NUMBERS, *_TEXTS) or not text:

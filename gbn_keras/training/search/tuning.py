@@ -1,4 +1,4 @@
-"""`tune()`: a keras-tuner search over a training's flags."""
+"""`tune()`: searches for the best flags of a training with keras-tuner."""
 
 import contextlib
 import dataclasses
@@ -38,32 +38,32 @@ from gbn_keras.training.trainer import load_data
 def tune(settings: Settings) -> pathlib.Path | None:
     """Searches for the flags with the best validation accuracy.
 
-    A search goes through its trials in an order that depends on the seed and on what
-    was found only. So an interrupted one is begun anew, and what is finished is not run
-    again but read. With keras-tuner's environment variables (`KERASTUNER_TUNER_ID` and
-    so on) this process is the chief of a search, or one of its workers; all need the
-    same run directory.
+    The order of the trials depends only on the seed and on earlier results. So an
+    interrupted search starts over, but reads the results of finished trials instead of
+    repeating them. With keras-tuner's environment variables (`KERASTUNER_TUNER_ID` and
+    others), this process is the chief of a search or one of its workers. All of them
+    need the same run directory.
 
     Returns:
-        The search's directory, with a row for each trial in `tune.csv`; of a chief and
-        its workers only the chief does.
+        The search's directory, with a row for each trial in `tune.csv`. Workers return
+        `None`; only the chief writes the table.
 
     Raises:
-        UsageError: If the settings do not fit each other, the data or the directory.
-        WorkerLost: If the chief or the last worker is gone.
+        UsageError: If the settings contradict each other, the data or the directory.
+        WorkerLost: If the chief or the last worker is lost.
     """
     role = search_cluster.role()
     if settings.strategy == "multi_worker":
         raise UsageError(
-            "--strategy: got multi_worker, wanted one, mirrored or tpu: of a search "
-            "each machine runs its own trials, as keras-tuner's workers."
+            "--strategy: got multi_worker, wanted one, mirrored or tpu. Each machine "
+            "runs its own trials, as a worker of keras-tuner. Use another strategy."
         )
     strategy = strategy_of(settings)
     data = load_data(settings)
     planner = Planner.of(data, strategy)
     settings = with_run_dir(dataclasses.replace(settings, model=model_name(settings)))
     space = SearchSpace(settings.search or (), settings, planner)
-    # A mistake is told before anything is written.
+    # This reports invalid settings before anything is written.
     share = smallest_share(settings, planner)
     for size in space.batch_sizes:
         one = dataclasses.replace(settings, batch_size=size)
@@ -80,7 +80,7 @@ def tune(settings: Settings) -> pathlib.Path | None:
             if role == "worker":
 
                 def search():
-                    # The chief, which wrote them, is there by now.
+                    # The chief has answered, so it has already written the flags.
                     refuse_other_flags(run_dir, settings)
                     tuner.search()
 
@@ -106,9 +106,9 @@ class _Tuner(BaseTuner):
         hypermodel.declare_hyperparameters(hyperparameters)
         oracle = _oracle(settings, hyperparameters, planner)
         oracle.verbose = 0
-        # The hyperparameters are declared: without its hypermodel keras-tuner does not
-        # build a network to find them. Its own files, which a kill can leave half
-        # written, are not needed to go on.
+        # The hyperparameters are declared already. Without a hypermodel, keras-tuner
+        # does not build a network to find them. A resumed search does not need
+        # keras-tuner's own files, which a kill can leave half written.
         super().__init__(
             oracle,
             directory=os.path.join(settings.run_dir, "keras_tuner"),
@@ -119,7 +119,7 @@ class _Tuner(BaseTuner):
         self._proposals = oracle
 
     def pre_create_trial(self):
-        """Waits a moment: the next trial may have to wait for another worker's."""
+        """Waits a moment, because the next trial may depend on another worker's."""
         time.sleep(0.1)
 
     def run_trial(self, trial, *args, **kwargs):
@@ -137,17 +137,17 @@ class _Tuner(BaseTuner):
             scores = self._hypermodel.fit(hp)
             outcome = self._hypermodel.outcome(hp)
         except Exception as error:
-            # keras-tuner would count the trial as failed, and go on.
+            # keras-tuner would count the trial as failed, and continue.
             raise keras_tuner.errors.FatalError from error
         print(outcome_line(outcome), flush=True)
         return scores
 
     def table(self) -> pd.DataFrame:
-        """The trials, the best one first; of equal ones that with the fewest samples.
+        """The trials, the best first; of equal ones, the one with the fewest samples.
 
-        Columns: `trial`, one for each flag that was searched, `accuracy` (percent),
-        `updates`, `samples`, `wall_seconds` and `run_dir`. If trials diverged, they
-        come last, without accuracy, and `diverged_at` has their last update.
+        The columns are `trial`, one for each searched flag, `accuracy` (percent),
+        `updates`, `samples`, `wall_seconds` and `run_dir`. Diverged trials come last,
+        without accuracy, and `diverged_at` has their last update.
         """
         rows = []
         for trial in self._proposals.trials.values():
@@ -166,9 +166,9 @@ def _oracle(settings, hyperparameters, planner):
         "objective": keras_tuner.Objective("val_accuracy", "max"),
         "hyperparameters": hyperparameters,
         "allow_new_entries": False,
-        # 0 would be any.
+        # keras-tuner takes 0 for no seed, and draws one.
         "seed": settings.seed + 1,
-        # Only that of a lost worker is run again.
+        # Only trials of lost workers are run again.
         "max_retries_per_trial": 100,
     }
     if settings.tuner == "hyperband":
@@ -185,7 +185,7 @@ def _oracle(settings, hyperparameters, planner):
 
 
 def _describe(settings, data):
-    """What all trials have in common, a line each."""
+    """What all trials have in common, in lines."""
     searched = " ".join(settings.search)
     if settings.trial_updates:
         length = f"at most {settings.trial_updates:,} updates each"

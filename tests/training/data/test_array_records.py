@@ -132,7 +132,7 @@ def files(request, tmp_path):
 
 def test_a_missing_file_is_named(files):
     files[1].unlink()
-    refused(files[0].parents[2], files[1], "No such file", "Copy the file anew")
+    refused(files[0].parents[2], files[1], "No such file", "Copy the file again")
 
 
 def test_a_file_that_is_cut_off_is_named(files):
@@ -170,7 +170,7 @@ def test_a_wrong_checksum_is_found_and_the_file_named(files):
 
 def test_without_the_package_one_line_says_what_to_do(in_memory, monkeypatch):
     monkeypatch.setitem(sys.modules, "array_record.python", None)
-    message = refused(in_memory[1], "tiny is stored as array_record")
+    message = refused(in_memory[1], "got tiny, which is stored as array_record")
     assert "pip install array_record" in message and "as tfrecord" in message
     datasets.load("tiny", in_memory[0])
 

@@ -121,7 +121,7 @@ def test_the_first_examples_are_those_of_the_split(three_splits):
 def test_a_single_split_is_divided_by_the_user(write):
     data_dir = write(pictures(50))
     message = refused(data_dir)
-    assert message.startswith("--dataset: tiny has the splits train;")
+    assert message.startswith("--dataset: got tiny with the splits train,")
     advice = {"train_split": "train[:90%]", "validation_split": "train[90%:]"}
     for flag, value in advice.items():
         assert f"--{flag}={value}" in message

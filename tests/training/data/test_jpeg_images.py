@@ -356,7 +356,7 @@ def damage(file: pathlib.Path, offset):
 
 
 def test_labels_that_stand_for_none_are_refused(tmp_path):
-    refused(write(tmp_path, label=-1), "train split of photos has the label -1")
+    refused(write(tmp_path, label=-1), "the label -1 in the train split of photos")
 
 
 def photo_flags(data_dir, model):
@@ -419,7 +419,7 @@ def test_a_file_that_is_harmed_after_loading_is_named(shards, how):
         next(iter(data.training_batches(TRAIN, 0)))
     message = str(error.value)
     assert message.startswith(f"--dataset: {shards[1]} ") and "\n" not in message
-    assert message.endswith("Copy the file anew, or prepare photos again.")
+    assert message.endswith("Copy the file again, or prepare photos again.")
 
 
 def test_what_is_no_damage_keeps_its_error(photos):

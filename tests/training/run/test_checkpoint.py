@@ -229,7 +229,7 @@ def test_without_a_whole_checkpoint_nothing_is_trained(make_settings, digits, tm
         for file in (tmp_path / "run").rglob("*")
         if file.is_file() and file.name != "lock"
     }
-    with pytest.raises(UsageError, match="no checkpoint in .* is whole"):
+    with pytest.raises(UsageError, match="no checkpoint in .* is intact"):
         trainer.train(settings, digits, verbose=0)
     assert all(file.read_bytes() == content for file, content in before.items())
 
@@ -326,7 +326,7 @@ def test_the_program_stops_at_sigterm_with_code_75_and_goes_on(tmp_path):
         process.kill()
     assert process.returncode == 75
     (line,) = [line for line in errors.splitlines() if line.startswith("stopped: ")]
-    assert "(SIGTERM) came, update" in line and "same command" in line
+    assert "(SIGTERM); update" in line and "same command" in line
     assert "Traceback" not in errors
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and "resumed after update" in done.stdout
