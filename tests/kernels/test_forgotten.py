@@ -34,18 +34,30 @@ def graph_of_an_update(shape, virtual_batch_size, masked, kernel, jit):
     return weakref.ref(traced.graph)
 
 
-@given(
-    batch=st.sampled_from([8, None]),
-    rest=st.sampled_from([(3,), (2, 2, 3)]),
-    virtual_batch_size=st.integers(1, 8),
-    masked=st.booleans(),
-    kernel=st.sampled_from(["closed_form", "two_stages", "compiled", "fused"]),
-    jit=st.booleans(),
-)
-@settings(max_examples=24, deadline=None, derandomize=True, database=None)
-def test_no_graph_outlives_its_function(
-    batch, rest, virtual_batch_size, masked, kernel, jit
-):
+CASES = {
+    "batch": st.sampled_from([8, None]),
+    "rest": st.sampled_from([(3,), (2, 2, 3)]),
+    "virtual_batch_size": st.integers(1, 8),
+    "masked": st.booleans(),
+    "kernel": st.sampled_from(["closed_form", "two_stages", "compiled", "fused"]),
+    "jit": st.booleans(),
+}
+
+
+@given(**CASES)
+@settings(max_examples=10, deadline=None, derandomize=True, database=None)
+def test_no_graph_outlives_its_function(**case):
+    check_graph(**case)
+
+
+@pytest.mark.slow
+@given(**CASES)
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+def test_no_graph_of_many_outlives_its_function(**case):
+    check_graph(**case)
+
+
+def check_graph(batch, rest, virtual_batch_size, masked, kernel, jit):
     if kernel == "fused" and (masked or jit or batch is None):
         kernel = "closed_form"  # Which the fused one could not stand for.
     if kernel == "compiled" and (jit or batch is None):

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import pathlib
 import re
@@ -84,8 +85,23 @@ def test_a_search_goes_on_after_a_trial_that_diverges(tmp_path, capsys, monkeypa
 
 # Of keras-tuner's model, where trials came to the same.
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
-@pytest.mark.parametrize("tuner", ["random", "bayesian", "hyperband", "grid"])
-@pytest.mark.parametrize("rates", ["0.1,1e8,1e9", "1e-3..1e12", "1e8,1e9"])
+@pytest.mark.parametrize(
+    "tuner, rates",
+    [
+        ("random", "0.1,1e8,1e9"),
+        ("bayesian", "1e-3..1e12"),
+        ("hyperband", "0.1,1e8,1e9"),
+        ("grid", "0.1,1e8,1e9"),
+        ("grid", "1e8,1e9"),
+        *(
+            pytest.param(tuner, rates, marks=pytest.mark.slow)
+            for tuner, rates in itertools.product(
+                ["random", "bayesian", "hyperband", "grid"],
+                ["0.1,1e8,1e9", "1e-3..1e12", "1e8,1e9"],
+            )
+        ),
+    ],
+)
 def test_every_tuner_puts_what_diverges_last(pretended, make_settings, tuner, rates):
     space = (f"--search=learning_rate:{rates}", "--search=batch_size:128,256")
     flags = ("--model=f1", f"--tuner={tuner}", "--trials=8", "--epochs=9")

@@ -159,7 +159,7 @@ def test_an_arm_of_more_epochs_is_evaluated_as_often_unless_told_otherwise(
 ):
     flags = (f"--eval_every={eval_every}", "--seeds=1", "--max_updates=12")
     settings = make_settings(*TINY, *flags)
-    arm = study.prepare_study(settings, 1536, 1)[1]["+RA"]
+    arm = study.prepare_study(settings, Planner(1536))[1]["+RA"].settings
     trainer.train(dataclasses.replace(arm, run_dir=settings.run_dir), verbose=0)
     curve = pd.read_csv(pathlib.Path(settings.run_dir) / "metrics.csv")
     evaluated = curve.dropna(subset=["val_accuracy"])["epoch"] + 1

@@ -94,7 +94,7 @@ def assert_same_run(one, other):
 
 # With all that has a state of its own.
 ON_ONE_DEVICE = (
-    *("--gradient_noise=full", "--weight_distance"),
+    *("--gradient_noise=full", "--weight_distance", "--precision=mixed_bfloat16"),
     # Evaluated in some epochs only, and stopped in the middle of one.
     *("--eval_every=2", "--max_updates=21"),
 )
