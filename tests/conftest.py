@@ -8,8 +8,8 @@ import sys
 
 # Hides TensorFlow's notices about the instructions that it was built for.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-# oneDNN's kernels keep more than 1 GB of buffers in a process. The processes that a test
-# starts inherit this, so they compute the same bits. `.ci/run` turns oneDNN on for its
+# oneDNN's kernels keep more than 1 GB of buffers in a process. The processes that tests
+# start inherit this, so they compute the same bits. `.ci/run` turns oneDNN on for its
 # second stage, as the program does.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
