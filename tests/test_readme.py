@@ -4,6 +4,7 @@ import html
 import importlib.util
 import pathlib
 import re
+import shlex
 import subprocess
 import sys
 
@@ -49,6 +50,17 @@ def test_the_code_of_a_page_runs(page):
     for code in codes:
         assert len(code.strip().splitlines()) <= 12
         exec(compile(code, page.name, "exec"), {})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=by_name)
+def test_the_program_takes_the_flags_of_a_pages_commands(page, monkeypatch):
+    monkeypatch.chdir(ROOT)  # The flagfiles are named from here.
+    text = page.read_text(encoding="utf-8")
+    for command in re.findall(r"python (train\.py [^\n`&]*)", text):
+        flags_given = shlex.split(command.replace("NAME", "figure1"))
+        if "--help" not in flags_given:
+            # The data of the reader is not here.
+            gbn_train.parse([*flags_given, "--download"])
 
 
 @pytest.mark.parametrize("page", [*PAGES, *GUIDES], ids=by_name)
