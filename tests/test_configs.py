@@ -1,6 +1,7 @@
-"""Every flagfile starts, on tiny data of the right shape, and makes updates."""
+"""Every flagfile can be planned, and trains on tiny data of the right shape."""
 
 import dataclasses
+import functools
 import pathlib
 
 import numpy as np
@@ -23,6 +24,14 @@ SHAPES = {
     "cifar10": ((32, 32, 3), 10),
     "cifar100": ((32, 32, 3), 100),
     "imagenet2012": ((224, 224, 3), 1000),
+}
+# Number of training examples.
+EXAMPLES = {
+    "digits": 1536,
+    "mnist": 60_000,
+    "cifar10": 50_000,
+    "cifar100": 50_000,
+    "imagenet2012": 1_281_167,
 }
 # The same networks with fewer layers, whose updates take seconds to trace, and images
 # of the size that the largest one takes at least.
@@ -65,6 +74,28 @@ def trainings(settings, data):
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=name_of)
+def test_a_config_is_planned_on_all_of_its_data(config):
+    settings, _ = read(config)
+    planner = Planner(settings.train_examples or EXAMPLES[settings.dataset])
+    if settings.mode == "study":
+        plans = study.prepare_study(settings, planner)[1]
+        assert tuple(plans) == study.ARMS
+    elif settings.mode == "sweep":
+        plans = study.prepare_sweep(settings, planner)[1]
+        assert len(plans) == len(settings.batch_sizes)
+    else:
+        plans = {"only": planner.plan(settings)}
+    assert all(plan.updates > 0 for plan in plans.values())
+
+
+# The paper's are those of `scaled` with larger networks and longer regimes.
+TRAINED = [
+    pytest.param(config, marks=[pytest.mark.slow] * (config.parent.name == "paper"))
+    for config in CONFIGS
+]
+
+
+@pytest.mark.parametrize("config", TRAINED, ids=name_of)
 def test_a_config_starts_and_makes_two_updates(config, tmp_path):
     model = read(config)[0].model
     flags = [f"--model={SHALLOW[model]}"] if model in SHALLOW else []
@@ -105,9 +136,13 @@ def make_two_updates(config, tmp_path, *flags, shapes=SHAPES):
     assert np.isfinite(metrics["loss"]).all()
 
 
+@functools.cache
+def run_dir_of(config):
+    return read(config)[0].run_dir
+
+
 @pytest.mark.parametrize("config", CONFIGS, ids=name_of)
 def test_a_config_has_a_run_directory_of_its_own(config):
-    mine = read(config)[0].run_dir
+    mine = run_dir_of(config)
     assert mine and mine.startswith("runs/")
-    others = [read(other)[0].run_dir for other in CONFIGS if other != config]
-    assert mine not in others
+    assert mine not in [run_dir_of(other) for other in CONFIGS if other != config]

@@ -280,7 +280,7 @@ def replicated(make_model, replicas, micro_batch_size, **how):
         {"steps_per_execution": 3},
         {"run_eagerly": True},
         {"jit_compile": True},
-        {"make_model": Subclassed},
+        pytest.param({"make_model": Subclassed}, marks=pytest.mark.slow),
     ],
     ids=str,
 )
@@ -309,7 +309,7 @@ SOME = [
     (64, 64, 2, False),
     # The last batches of 1 and 2 leave one or two of the replicas with nothing.
     (129, 128, 2, True),
-    (130, 128, 4, False),
+    (140, 128, 4, False),
 ]
 EVERY = [
     (examples, batch_size, 4, jit)

@@ -198,7 +198,7 @@ BY_STEP = Output("MeanAbsoluteError", "mean_with_sample_weight", 1.0, True, (STE
     "outputs, replicas, jit",
     [
         ([SEQUENCE], 1, False),
-        ([SEQUENCE, IGNORING], 1, True),
+        pytest.param([SEQUENCE, IGNORING], 1, True, marks=pytest.mark.slow),
         ([IGNORING], 2, True),
         ([VECTOR, BY_STEP], 2, False),
     ],

@@ -377,7 +377,7 @@ def test_alexnet_has_the_crops_of_its_recipe(data_dir, make_settings, model):
     "model, fixed_scale",
     [
         ("c1", False),
-        ("c1", True),
+        pytest.param("c1", True, marks=pytest.mark.slow),
         pytest.param("resnet18", False, marks=pytest.mark.slow),
         pytest.param("alexnet", True, marks=pytest.mark.slow),
     ],

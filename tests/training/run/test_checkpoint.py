@@ -113,7 +113,7 @@ KILLS = (2, 9, 5, 7)
     "flags, kills",
     [
         (ON_ONE_DEVICE, KILLS),
-        (ON_REPLICAS, KILLS[1:3]),
+        (ON_REPLICAS, KILLS[1:2]),
         *(
             pytest.param(flags, KILLS, marks=pytest.mark.slow)
             for flags in (
