@@ -53,6 +53,7 @@ def test_running_statistics_are_those_of_one_device(number):
             np.testing.assert_allclose(copy, other, rtol=1e-5)
 
 
+@pytest.mark.cluster
 def test_keras_own_fit_on_replicas_gives_the_running_statistics_of_one_device():
     def fitted(strategy):
         keras.utils.set_random_seed(0)
@@ -85,6 +86,7 @@ def test_a_ghost_on_two_replicas_is_refused():
     on_replicas(2, functools.partial(layer, training=False))  # Where nothing is cut.
 
 
+@pytest.mark.cluster
 @pytest.mark.parametrize(
     "wrap", [lambda model: model, lambda m: LargeBatchModel(m, 48)]
 )
@@ -99,6 +101,7 @@ def test_a_ghost_on_two_replicas_is_refused_where_the_size_is_unknown(wrap):
         model.fit(batches, shuffle=False, verbose=0)
 
 
+@pytest.mark.cluster
 def test_replicas_with_shares_of_different_sizes_are_refused():
     strategy = replicas_of(2)
     with strategy.scope():
@@ -155,6 +158,7 @@ def test_replicas_with_nothing_take_no_part(sizes, dynamic):
             np.testing.assert_allclose(copy, other, rtol=1e-5)
 
 
+@pytest.mark.cluster
 def test_keras_own_fit_goes_through_a_batch_that_leaves_replicas_with_nothing():
     with replicas_of(4).scope():
         layers = [keras.Input((5,)), GhostBatchNormalization(1), keras.layers.Dense(1)]
@@ -172,6 +176,7 @@ def test_keras_own_fit_goes_through_a_batch_that_leaves_replicas_with_nothing():
         )
 
 
+@pytest.mark.cluster
 @pytest.mark.parametrize("wrap", [lambda m: m, lambda m: LargeBatchModel(m, 32)])
 def test_ghosts_that_are_masked_altogether_take_no_part_on_any_replica(wrap):
     """Of 16 ghosts on two replicas and in micro-batches, some without values."""

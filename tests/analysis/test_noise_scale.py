@@ -124,6 +124,7 @@ def test_compiled_or_not_it_is_the_same(options):
     assert found.gradient_square == pytest.approx(expected.gradient_square, rel=1e-3)
 
 
+@pytest.mark.cluster
 @tensorflow_only
 @pytest.mark.parametrize("micro_batch_size", [8, 32])
 def test_replicas_are_parts_of_the_batch_too(micro_batch_size):

@@ -47,7 +47,7 @@ def by_hand():
     return np.sqrt(sum((g.numpy().astype("float64") ** 2).sum() for g in gradients))
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("replicas", [1, pytest.param(2, marks=pytest.mark.cluster)])
 @pytest.mark.parametrize("micro_batch_size", [64, 512])
 def test_it_is_that_of_the_whole_batchs_gradient(replicas, micro_batch_size):
     model = compiled(replicas, micro_batch_size=micro_batch_size // replicas)
@@ -55,6 +55,7 @@ def test_it_is_that_of_the_whole_batchs_gradient(replicas, micro_batch_size):
     assert fit(model, 512) == pytest.approx(by_hand(), rel=1e-5)
 
 
+@pytest.mark.cluster
 def test_all_replicas_hold_it():
     model = compiled(2)
     norm = fit(model)
@@ -65,11 +66,13 @@ def test_all_replicas_hold_it():
 @pytest.mark.parametrize(
     "how",
     [
-        {"replicas": 2, "steps_per_execution": 2},
+        pytest.param(
+            {"replicas": 2, "steps_per_execution": 2}, marks=pytest.mark.cluster
+        ),
         {"steps_per_execution": 2},
         {"run_eagerly": True},
         {"jit_compile": True},
-        {"replicas": 2, "jit_compile": True},
+        pytest.param({"replicas": 2, "jit_compile": True}, marks=pytest.mark.cluster),
     ],
     ids=str,
 )
@@ -87,7 +90,7 @@ def scaled():
     return keras.optimizers.LossScaleOptimizer(sgd, initial_scale=1024.0)
 
 
-@pytest.mark.parametrize("replicas", [1, 2])
+@pytest.mark.parametrize("replicas", [1, pytest.param(2, marks=pytest.mark.cluster)])
 def test_the_scale_of_the_loss_is_not_in_it(replicas):
     assert fit(compiled(replicas, scaled)) == pytest.approx(on_one_device(), rel=1e-5)
 

@@ -274,6 +274,7 @@ def replicated(make_model, replicas, micro_batch_size, **how):
 
 # Keras's own functions fail with several updates in one call on replicas, its symbolic
 # build on several machines, XLA on any replicas.
+@pytest.mark.cluster
 @pytest.mark.parametrize(
     "how",
     [
@@ -318,6 +319,7 @@ EVERY = [
 ]
 
 
+@pytest.mark.cluster
 @pytest.mark.parametrize(
     "examples, batch_size, replicas, jit_compile",
     [
@@ -357,6 +359,7 @@ def test_batch_logs_are_those_of_the_whole_batch():
     np.testing.assert_allclose(logs(2), logs(1), rtol=1e-5)
 
 
+@pytest.mark.cluster
 def test_a_frozen_ghost_layer_stays_as_it_is_on_replicas():
     def frozen():
         model = functional()
@@ -377,6 +380,7 @@ def test_a_frozen_ghost_layer_stays_as_it_is_on_replicas():
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.cluster
 def test_plain_batch_normalization_does_not_diverge_on_replicas():
     def plain():
         layers = keras.layers
@@ -393,6 +397,7 @@ def test_plain_batch_normalization_does_not_diverge_on_replicas():
     np.testing.assert_allclose(first, 0.01 * x.mean(0), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.cluster
 def test_losses_are_scaled_on_replicas():
     """A step that overflows is skipped by all, and halves the scale."""
     x, y = digits(64)

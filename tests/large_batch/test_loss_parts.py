@@ -199,8 +199,8 @@ BY_STEP = Output("MeanAbsoluteError", "mean_with_sample_weight", 1.0, True, (STE
     [
         ([SEQUENCE], 1, False),
         pytest.param([SEQUENCE, IGNORING], 1, True, marks=pytest.mark.slow),
-        ([IGNORING], 2, True),
-        ([VECTOR, BY_STEP], 2, False),
+        pytest.param([IGNORING], 2, True, marks=pytest.mark.cluster),
+        pytest.param([VECTOR, BY_STEP], 2, False, marks=pytest.mark.cluster),
     ],
 )
 def test_compiled_too(outputs, replicas, jit):

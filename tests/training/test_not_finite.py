@@ -14,7 +14,12 @@ SHORT = ("--batch_size=256", "--stretch=1", "--epochs=3", "--checkpoint_every=1"
 BROKEN = (*SHORT, "--learning_rate=1e30", "--clipnorm=0", "--lr_scaling=none")
 
 
-@pytest.mark.parametrize("flags", [(), ("--strategy=mirrored", "--replicas=2")])
+ON_REPLICAS = ("--strategy=mirrored", "--replicas=2")
+
+
+@pytest.mark.parametrize(
+    "flags", [(), pytest.param(ON_REPLICAS, marks=pytest.mark.cluster)]
+)
 def test_it_names_update_rate_and_norm_and_keeps_what_was_good(
     make_settings, tmp_path, flags
 ):

@@ -45,6 +45,7 @@ def test_the_processor_is_divided_into_replicas(make_settings):
         strategies.strategy_of(make_settings("--strategy=mirrored"))
 
 
+@pytest.mark.cluster
 @pytest.mark.parametrize("ghost", ["32", pytest.param("0", marks=pytest.mark.slow)])
 def test_a_run_on_replicas_is_that_of_one_device(make_settings, tmp_path, ghost):
     flags = (*SHORT, f"--virtual_batch_size={ghost}")

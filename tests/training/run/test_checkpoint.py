@@ -113,7 +113,7 @@ KILLS = (2, 9, 5, 7)
     "flags, kills",
     [
         (ON_ONE_DEVICE, KILLS),
-        (ON_REPLICAS, KILLS[1:2]),
+        pytest.param(ON_REPLICAS, KILLS[1:2], marks=pytest.mark.cluster),
         *(
             pytest.param(flags, KILLS, marks=pytest.mark.slow)
             for flags in (
@@ -160,6 +160,7 @@ def test_a_training_that_is_killed_after_its_last_update_only_reports(
     assert_same_run(undisturbed[0], tmp_path / "run")
 
 
+@pytest.mark.cluster
 def test_a_training_goes_on_with_other_replicas_and_micro_batches(
     make_settings, digits, tmp_path
 ):

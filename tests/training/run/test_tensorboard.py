@@ -347,6 +347,7 @@ def test_looking_on_changes_nothing(make_settings, digits, tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.cluster
 def test_two_replicas_log_what_one_does(run, make_settings, digits, tmp_path):
     flags = (*SHORT, "--strategy=mirrored", "--replicas=2", "--profile=1-2")
     flags = (*flags, "--weight_distance", "--noise_scale")
