@@ -2,6 +2,8 @@
 
 import keras
 
+# The files of the program's models name this metric. Importing it registers it.
+from gbn_keras import accuracy_of_examples  # noqa: F401
 from gbn_keras.convert import to_batch_norm, to_ghost_batch_norm
 from gbn_keras.ghost_batch_normalization import GhostBatchNormalization
 from gbn_keras.gradient_noise import GradientNoise

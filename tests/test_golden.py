@@ -59,6 +59,10 @@ def test_classes_keep_the_names_that_files_have_of_them():
     ours = {name for name in registered if name.startswith("gbn_keras>")}
     assert {f"gbn_keras>{name}" for name in REGISTERED} <= ours
     assert registered["gbn_keras>L2SGD"] is gbn_keras.L2SGD
+    # `import gbn_keras` registers all of them. It does not import the program.
+    for name in REGISTERED:
+        module = registered[f"gbn_keras>{name}"].__module__
+        assert not module.startswith("gbn_keras.training")
 
 
 def test_a_checkpoint_keeps_the_names_and_shapes_of_its_arrays(make_settings):

@@ -6,9 +6,9 @@ import functools
 import keras
 import numpy as np
 import tensorflow as tf
-from keras import ops
 
 from gbn_keras._keras_internals import build_by_trace
+from gbn_keras.accuracy_of_examples import AccuracyOfExamples
 from gbn_keras.ghost_batch_normalization import GhostBatchNormalization
 from gbn_keras.large_batch import memory
 from gbn_keras.large_batch.large_batch_model import LargeBatchModel
@@ -102,17 +102,6 @@ def loss_and_metrics() -> dict:
         "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         "weighted_metrics": [AccuracyOfExamples(name="accuracy")],
     }
-
-
-@keras.saving.register_keras_serializable("gbn_keras")
-class AccuracyOfExamples(keras.metrics.SparseCategoricalAccuracy):
-    """Accuracy over the examples with a weight other than 0, all counted equally."""
-
-    def update_state(self, y_true, y_pred, sample_weight=None):
-        """Counts a batch."""
-        if sample_weight is not None:
-            sample_weight = ops.cast(ops.not_equal(sample_weight, 0), self.dtype)
-        return super().update_state(y_true, y_pred, sample_weight)
 
 
 def _fitting_micro_batch(model, plan):
