@@ -12,9 +12,9 @@ from gbn_keras.analysis.noise_scale import NoiseScaleLog, noise_scale_advice
 from gbn_keras.analysis.weight_distance import WeightDistance
 from gbn_keras.gradient_noise import GradientNoise
 from gbn_keras.shares import WHOLE_BATCH
+from gbn_keras.training.callbacks.not_finite import StopIfNotFinite
 from gbn_keras.training.errors import NotFinite
 from gbn_keras.training.model import build_model, compile_model
-from gbn_keras.training.not_finite import StopIfNotFinite
 from gbn_keras.training.run.checkpoint import Checkpointing, Checkpoints, State
 from gbn_keras.training.run.circumstances import circumstances, versions
 from gbn_keras.training.run.run_directory import (

@@ -6,9 +6,9 @@ import os
 import pathlib
 import time
 
+from gbn_keras.training.callbacks.progress import Pace, RunProgress, outcome_line
 from gbn_keras.training.errors import NotFinite, UsageError
 from gbn_keras.training.planner import Planner, model_name
-from gbn_keras.training.progress import Pace, RunProgress, outcome_line
 from gbn_keras.training.run.run_directory import (
     open_run_directory,
     read_outcome,

@@ -11,9 +11,9 @@ import pandas as pd
 from keras_tuner import oracles
 from keras_tuner.engine.base_tuner import BaseTuner
 
+from gbn_keras.training.callbacks.progress import outcome_line
 from gbn_keras.training.errors import UsageError
 from gbn_keras.training.planner import Planner, model_name
-from gbn_keras.training.progress import outcome_line
 from gbn_keras.training.run.run_directory import (
     PLAN,
     open_run_directory,

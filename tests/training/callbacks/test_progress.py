@@ -9,7 +9,8 @@ import types
 import pytest
 from conftest import settings_of
 
-from gbn_keras.training import progress, study
+from gbn_keras.training import study
+from gbn_keras.training.callbacks import progress
 from gbn_keras.training.planner import Planner
 
 SWEEP = ("--mode=sweep", "--batch_sizes=512,768", "--small_batch_size=256")

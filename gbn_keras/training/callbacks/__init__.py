@@ -1,0 +1,1 @@
+"""What a training calls while it runs: its progress, and a stop if it diverges."""
