@@ -347,4 +347,4 @@ def test_kills_with_9_leave_no_trace():
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 kills at random, 1 in writing" in done.stdout
+    assert "2 random kills, 1 while writing a checkpoint" in done.stdout
