@@ -58,15 +58,19 @@ def give_back_memory():
 # The longest first, as of 2026: the file that starts last should not take long. The
 # large networks come before all others, while a process is still small.
 LONG_FILES = (
-    *(
-        "test_networks",
-        "test_large_batch_model",
-        "test_configs",
-        "test_checkpoint",
-        "test_trainer",
-    ),
-    *("test_fuzz", "test_replicas", "test_loss_parts", "test_sameness"),
-    *("test_study", "test_diverged", "test_convert", "test_tuning"),
+    "test_networks",
+    "test_large_batch_model",
+    "test_configs",
+    "test_checkpoint",
+    "test_trainer",
+    "test_fuzz",
+    "test_replicas",
+    "test_loss_parts",
+    "test_sameness",
+    "test_study",
+    "test_diverged",
+    "test_convert",
+    "test_tuning",
 )
 
 
