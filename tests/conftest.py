@@ -18,6 +18,11 @@ import pytest
 
 import gbn_train
 
+# JAX compiles each operation for each shape, and LLVM's optimizations take most of it.
+# Keras has JAX loaded by now, which reads this when it first computes.
+if keras.backend.backend() == "jax":
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
 # The tests of the method also run on other backends, without TensorFlow.
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
@@ -59,6 +64,8 @@ def give_back_memory():
 # large networks come before all others, while a process is still small.
 LONG_FILES = (
     "test_networks",
+    "test_network_sizes",
+    "test_network_training",
     "test_large_batch_model",
     "test_configs",
     "test_checkpoint",

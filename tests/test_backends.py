@@ -29,6 +29,8 @@ SUITE = [
         "test_gradient_noise",
         "analysis/test_landscape",
         "networks/test_networks",
+        "networks/test_network_sizes",
+        "networks/test_network_training",
         "analysis/test_noise_scale",
         "test_regime_adaptation",
         "test_sharding_invariant_dropout",
