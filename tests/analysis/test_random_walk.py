@@ -123,7 +123,12 @@ def test_a_walk_that_feels_the_ends_is_refused():
 
 
 @pytest.mark.parametrize(
-    "alpha, strength, within", [(0.5, 61.0, 0.4), (1.0, 33.0, 0.15), (1.5, 50.0, 0.15)]
+    "alpha, strength, within",
+    [
+        (0.5, 61.0, 0.4),
+        pytest.param(1.0, 33.0, 0.15, marks=pytest.mark.slow),
+        (1.5, 50.0, 0.15),
+    ],
 )
 def test_the_walk_grows_with_the_theorys_power_of_log_t(alpha, strength, within):
     # Fewer sites and potentials, so less exact than the benchmark. The rougher the
