@@ -110,7 +110,10 @@ def test_every_update_and_every_seed_draws_anew_and_again_the_same():
     np.testing.assert_array_equal(resumed, whole[2:])
 
 
-@pytest.mark.parametrize("replicas, per_machine", [(4, 1), (4, 2), pytest.param(2, 1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "replicas, per_machine",
+    [(4, 1), (4, 2), pytest.param(2, 1, marks=pytest.mark.slow)],
+)
 def test_shares_have_the_weights_of_the_whole_batch(replicas, per_machine, whole):
     noise = GradientNoise(8, 2)
     size = 8 // replicas
