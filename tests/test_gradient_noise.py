@@ -9,6 +9,7 @@ import tensorflow as tf
 from backend import with_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from marks import slow
 from scipy.special import softmax
 
 from gbn_keras import GradientNoise
@@ -112,7 +113,7 @@ def test_every_update_and_every_seed_draws_anew_and_again_the_same():
 
 @pytest.mark.parametrize(
     "replicas, per_machine",
-    [(4, 1), (4, 2), pytest.param(2, 1, marks=pytest.mark.slow)],
+    [(4, 1), (4, 2), slow(2, 1)],
 )
 def test_shares_have_the_weights_of_the_whole_batch(replicas, per_machine, whole):
     noise = GradientNoise(8, 2)

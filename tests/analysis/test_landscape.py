@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from marks import slow
 
 from gbn_keras import GhostBatchNormalization
 from gbn_keras.analysis.landscape import fit_alpha, loss_deviation
@@ -165,7 +166,7 @@ def test_a_fit_may_take_a_range_of_the_distances():
     assert 2.1 < result.fit().alpha < 4
 
 
-@pytest.mark.parametrize("dropout", [pytest.param(0.0, marks=pytest.mark.slow), 0.5])
+@pytest.mark.parametrize("dropout", [slow(0.0), 0.5])
 def test_nothing_of_the_model_changes(digits, dropout):
     model = network(dropout)
     model.compile("sgd", "mse", metrics=["accuracy"])

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from backend import IS_TENSORFLOW, tensorflow_only
 from keras import ops
+from marks import slow
 
 from gbn_keras.analysis.noise_scale import NoiseScaleLog, noise_scale_advice
 from gbn_keras.large_batch.gradient_moments import GradientMoments, NoiseScale
@@ -91,10 +92,6 @@ def logged(tmp_path_factory):
     model = fit(16, callbacks=[lambda m: NoiseScaleLog(folder, m.gradient_moments)])
     table = pd.read_csv(folder / "noise_scale.csv")
     return table, model.gradient_moments.estimate()
-
-
-def slow(*values):
-    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 @tensorflow_only

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from marks import slow
 from scipy.linalg import eigh_tridiagonal, expm
 
 from gbn_keras.analysis.random_walk import (
@@ -126,7 +127,7 @@ def test_a_walk_that_feels_the_ends_is_refused():
     "alpha, strength, within",
     [
         (0.5, 61.0, 0.4),
-        pytest.param(1.0, 33.0, 0.15, marks=pytest.mark.slow),
+        slow(1.0, 33.0, 0.15),
         (1.5, 50.0, 0.15),
     ],
 )

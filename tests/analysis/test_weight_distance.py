@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from backend import NAME
 from keras import ops
+from marks import slow
 
 from gbn_keras.analysis.fits import fit_distance
 from gbn_keras.analysis.weight_distance import WeightDistance
@@ -125,7 +126,7 @@ def test_the_updates_are_spaced_by_their_logarithm(whole):
 # PyTorch has one update per execution.
 @pytest.mark.parametrize(
     "executed",
-    [1] if NAME == "torch" else [3, pytest.param(4, marks=pytest.mark.slow)],
+    [1] if NAME == "torch" else [3, slow(4)],
 )
 def test_with_several_updates_per_execution_it_knows_their_number(
     tmp_path, executed, whole

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from jpegs import SIZES, jpeg, picture
+from marks import slow
 
 from gbn_keras.shares import Shares
 from gbn_keras.training import evaluation, trainer
@@ -70,10 +71,6 @@ def shards(data_dir, tmp_path):
     """The training split's files, in a copy of the data that a test may damage."""
     shutil.copytree(data_dir, tmp_path / "tfds")
     return sorted((tmp_path / "tfds").glob("photos/1.0.0/*-train.tfrecord-*"))
-
-
-def slow(*values):
-    return pytest.param(*values, marks=pytest.mark.slow)
 
 
 def labels_in_files(data_dir, split):
