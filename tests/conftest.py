@@ -1,6 +1,7 @@
 """Shared by the tests: devices, memory, the program's settings and small data sets."""
 
 import ctypes
+import functools
 import gc
 import os
 import pathlib
@@ -25,8 +26,8 @@ if keras.backend.backend() == "jax":
 
 # The tests of the method also run on other backends, without TensorFlow.
 if keras.backend.backend() == "tensorflow":
+    import data_sets
     import tensorflow as tf
-    import tensorflow_datasets as tfds
 
     from gbn_keras.training.settings import Settings
 
@@ -127,16 +128,4 @@ def make_settings(tmp_path):
 @pytest.fixture
 def write_dataset(tmp_path):
     """Writes a data set in tensorflow-datasets' format; returns its folder."""
-
-    def write(name="tiny", features=None, **splits):
-        tfds.dataset_builders.store_as_tfds_dataset(
-            name=name,
-            version="1.0.0",
-            data_dir=tmp_path / "tfds",
-            features=features,
-            split_datasets={k: list(enumerate(v)) for k, v in splits.items()},
-            config=None,
-        )
-        return str(tmp_path / "tfds")
-
-    return write
+    return functools.partial(data_sets.store, tmp_path / "tfds")
