@@ -5,6 +5,7 @@ import csv
 import keras
 import numpy as np
 import pytest
+import scipy.optimize
 from backend import NAME
 from keras import ops
 from marks import slow
@@ -202,6 +203,25 @@ def test_the_fits_find_what_was_put_in():
     assert (power.a, power.b) == (pytest.approx(0.3), pytest.approx(0.5))
     assert power.r_squared == pytest.approx(1)
     assert log.r_squared < 0.95
+
+
+@pytest.mark.parametrize(
+    "distances",
+    [
+        2 + np.log(UPDATES) + np.sin(UPDATES),  # No power law.
+        5e3 * UPDATES**-0.7 * np.exp(np.sin(UPDATES)),  # They fall.
+        np.where(UPDATES < 3, 0, UPDATES**1.5),  # The first rate was 0.
+    ],
+)
+def test_the_power_law_is_that_of_scipys_least_squares(distances):
+    _, power = fit_distance(UPDATES, distances)
+    found, _ = scipy.optimize.curve_fit(
+        lambda t, a, b: a * t**b, UPDATES, distances, p0=(1.01 * power.a, power.b)
+    )
+    assert (power.a, power.b) == (
+        pytest.approx(found[0], rel=1e-4),
+        pytest.approx(found[1], rel=1e-4),
+    )
 
 
 def test_residual_and_share_of_variance_are_those_of_the_distances():
