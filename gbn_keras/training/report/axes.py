@@ -26,8 +26,8 @@ def panels_of(
 ) -> tuple[Figure, np.ndarray]:
     """A figure of this size, in inches, and its `(rows, columns)` axes.
 
-    The margins are fixed, because a layout that measures all texts takes longer than the
-    drawing itself. `beside` is the room between two columns, in inches, and
+    The margins are fixed, because a layout that measures all texts takes longer than
+    the drawing itself. `beside` is the room between two columns, in inches, and
     `titles` the number of lines above the axes.
     """
     figure = Figure(figsize=size, layout="none")

@@ -1,6 +1,7 @@
 """A killed training resumes bit for bit, or is refused."""
 
 import dataclasses
+import importlib
 import os
 import pathlib
 import random
@@ -17,6 +18,7 @@ from conftest import settings_of
 from trainings import shallow_network, weights
 
 import gbn_train
+from gbn_keras.networks import names
 from gbn_keras.training import trainer
 from gbn_keras.training.data import datasets
 from gbn_keras.training.errors import UsageError
@@ -142,8 +144,8 @@ ON_ONE_DEVICE = (
     *("--eval_every=2", "--max_updates=21"),
 )
 ON_REPLICAS = (
-    *("--strategy=mirrored", "--replicas=2", "--micro_batch_size=64", "--noise_scale"),
-    *("--weight_distance", "--precision=mixed_float16"),
+    *("--strategy=mirrored", "--replicas=2", "--noise_scale", "--weight_distance"),
+    "--precision=mixed_float16",
 )
 
 
@@ -162,6 +164,7 @@ ON_REPLICAS = (
                     "--noise_scale",
                 ),
                 ("--precision=mixed_float16",),
+                (*ON_REPLICAS, "--micro_batch_size=64"),
                 ("--strategy=mirrored", "--replicas=2", "--weight_distance"),
                 ("--eval_every=2", "--max_updates=21"),
             )
@@ -351,17 +354,19 @@ def test_a_signal_stops_after_the_update_and_a_checkpoint(
 
 
 @pytest.mark.cluster
-def test_the_program_stops_at_sigterm_with_code_75_and_goes_on(tmp_path):
-    flags = (*SHORT, "--epochs=1000", "--max_updates=400", f"--run_dir={tmp_path}/run")
-    command = [sys.executable, str(ROOT / "train.py"), *flags]
+def test_the_program_stops_at_sigterm_with_code_75_and_goes_on(tmp_path, capsys):
+    flags = (*SHORT, "--epochs=1000", "--max_updates=200", f"--run_dir={tmp_path}/run")
     process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        [sys.executable, str(ROOT / "train.py"), *flags],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
-        for _ in range(600):
+        for _ in range(6000):
             if list(tmp_path.glob("run/checkpoints/update*")):
                 break
-            time.sleep(0.1)
+            time.sleep(0.05)
         process.terminate()
         errors = process.communicate(timeout=60)[1]
     finally:
@@ -370,12 +375,37 @@ def test_the_program_stops_at_sigterm_with_code_75_and_goes_on(tmp_path):
     (line,) = [line for line in errors.splitlines() if line.startswith("stopped: ")]
     assert "(SIGTERM); update" in line and "same command" in line
     assert "Traceback" not in errors
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0 and "resumed after update" in done.stdout
-    assert "after 400 updates" in done.stdout
+    # The same command, where TensorFlow has started already.
+    assert gbn_train.main(["train.py", *flags]) == 0
+    output = capsys.readouterr().out
+    assert "resumed after update" in output and "after 200 updates" in output
 
 
 @pytest.mark.cluster
+def test_a_kill_in_the_middle_of_a_write_leaves_no_trace(monkeypatch, tmp_path, capsys):
+    """A short form of `benchmarks/kill_soak.py`, which also kills at random moments."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    soak, program = map(importlib.import_module, ("kill_soak", "killed_program"))
+    # The runs in this process have dropout, too; after them it is gone.
+    monkeypatch.setitem(names.NETWORKS, "f1_digits", names.NETWORKS["f1_digits"])
+    program.use_dropout()
+    flags = (*soak.FLAGS, "--epochs=1", "--run_dir")
+    killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
+    done = subprocess.run(
+        [sys.executable, program.__file__, "half written:3", *flags, str(killed)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    for run_dir in (killed, undisturbed):
+        assert gbn_train.main(["train.py", *flags, str(run_dir)]) == 0
+    assert capsys.readouterr().out.count("resumed after update") == 1
+    assert not soak.differences(undisturbed, killed)
+
+
+@pytest.mark.slow
 def test_kills_with_9_leave_no_trace():
     """The quick form of `benchmarks/kill_soak.py`."""
     soak = [sys.executable, str(ROOT / "benchmarks" / "kill_soak.py")]
