@@ -25,6 +25,7 @@ SUITE = [
     for name in (
         "test_ghost_normalize",
         "test_ghost_batch_normalization",
+        "test_ghost_batch_normalization_files",
         "test_convert",
         "test_gradient_noise",
         "analysis/test_landscape",
