@@ -16,7 +16,7 @@ from gbn_keras.large_batch.large_batch_model import LargeBatchModel
 
 
 class Subclassed(keras.Model):
-    """A model without a graph of its layers, and without variables at first."""
+    """A model without a graph of its layers, which builds itself in training."""
 
     def __init__(self):
         super().__init__()

@@ -29,7 +29,7 @@ def one_device(network, dtype, jit):
     return sameness.trained(network, dtype, jit=jit, wrapped=False)
 
 
-@functools.cache
+@functools.lru_cache(len(SOME))
 def wrapped(network, dtype, replicas, micro_batches, jit):
     """What micro-batches on replicas make of it."""
     strategy = replicas_of(replicas)
