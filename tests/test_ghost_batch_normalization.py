@@ -286,10 +286,8 @@ def trained_weights(**how):
 
 @pytest.fixture(scope="module")
 def trained_eagerly():
-    # By the kernel that compiles nothing.
-    with mock.patch.object(
-        ghost_normalize, "_fastest_kernel", lambda *_: "closed_form"
-    ):
+    kernel = "closed_form"  # It compiles nothing.
+    with mock.patch.object(ghost_normalize, "_fastest_kernel", lambda *_: kernel):
         return trained_weights(run_eagerly=True)
 
 
