@@ -26,15 +26,16 @@ def panels_of(
 ) -> tuple[Figure, np.ndarray]:
     """A figure of this size, in inches, and its `(rows, columns)` axes.
 
-    The margins are fixed, because a layout that measures all texts takes three times as
-    long as the drawing itself. `beside` is the room between two columns, in inches, and
+    The margins are fixed, because a layout that measures all texts takes longer than
+    the drawing itself. `beside` is the room between two columns, in inches, and
     `titles` the number of lines above the axes.
     """
     figure = Figure(figsize=size, layout="none")
     width, height = size
     top = _EDGE + titles * _TITLE
     panel_width = (width - _LEFT - _EDGE - (columns - 1) * beside) / columns
-    panel_height = (height - _BOTTOM - top - (rows - 1) * _BOTTOM) / rows
+    below = _BOTTOM + _EDGE
+    panel_height = (height - _BOTTOM - top - (rows - 1) * below) / rows
     return figure, figure.subplots(
         *(rows, columns),
         sharex=sharex,
@@ -46,7 +47,7 @@ def panels_of(
             "bottom": _BOTTOM / height,
             "top": 1 - top / height,
             "wspace": beside / panel_width,
-            "hspace": _BOTTOM / panel_height,
+            "hspace": below / panel_height,
         },
     )
 
