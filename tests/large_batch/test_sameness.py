@@ -16,7 +16,7 @@ TOLERANCE = {"float32": 1e-5, "float64": 1e-11}
 # Of the combinations: micro-batches alone, with replicas, and compiled.
 SOME = [
     ("f1", "float64", 1, 4, False),
-    pytest.param("f1", "float32", 2, 2, True, marks=pytest.mark.cluster),
+    pytest.param("f1", "float32", 2, 1, True, marks=pytest.mark.cluster),
     ("convolutional", "float32", 2, 2, False),
 ]
 EVERY = [*itertools.product(TOLERANCE, [1, 2, 4], [1, 2, 4], [False, True])]
