@@ -18,7 +18,7 @@ TOLERANCE = {"float32": 1e-5, "float64": 1e-11}
 SOME = [
     ("convolutional", "float64", 1, 4, False),
     ("convolutional", "float64", 2, 2, False),
-    pytest.param("f1", "float32", 2, 2, True, marks=pytest.mark.cluster),
+    pytest.param("f1", "float32", 2, 1, True, marks=pytest.mark.cluster),
 ]
 EVERY = [*itertools.product(TOLERANCE, [1, 2, 4], [1, 2, 4], [False, True])]
 
