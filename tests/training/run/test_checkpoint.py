@@ -355,7 +355,9 @@ def test_a_signal_stops_after_the_update_and_a_checkpoint(
 
 @pytest.mark.cluster
 def test_the_program_stops_at_sigterm_with_code_75_and_goes_on(tmp_path, capsys):
-    flags = (*SHORT, "--epochs=1000", "--max_updates=200", f"--run_dir={tmp_path}/run")
+    # Both processes know this network as it is.
+    flags = (*SHORT, "--model=f1", "--epochs=1000", "--max_updates=200")
+    flags = (*flags, f"--run_dir={tmp_path}/run")
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "train.py"), *flags],
         stdout=subprocess.DEVNULL,
