@@ -27,6 +27,7 @@ SUITE = [
         "test_ghost_batch_normalization",
         "test_ghost_batch_normalization_files",
         "test_convert",
+        "test_convert_networks",
         "test_gradient_noise",
         "analysis/test_landscape",
         "networks/test_networks",
