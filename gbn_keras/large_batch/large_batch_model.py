@@ -14,6 +14,11 @@ from gbn_keras.arguments import integer
 from gbn_keras.large_batch.ghost_sizes import ghost_sizes, refuse_cut_ghosts
 from gbn_keras.large_batch.gradient_moments import GradientMoments
 from gbn_keras.large_batch.gradient_norm import GradientNorm
+from gbn_keras.large_batch.inner_optimizer import (
+    adapted_schedule,
+    inner_optimizer,
+    refuse_accumulation,
+)
 from gbn_keras.large_batch.joined_update import joined_update
 from gbn_keras.large_batch.loss_parts import refuse_reductions
 from gbn_keras.large_batch.micro_batches import number_of_examples
@@ -81,6 +86,9 @@ class LargeBatchModel(WrappedModel):
     Attributes:
         gradient_norm: The `GradientNorm`. `float(model.gradient_norm)` is the gradient
             norm of the last update.
+        regime_progress: The `RegimeProgress`, if the optimizer's learning rate is a
+            `RegimeAdaptation` and the model keeps `gradient_moments`, else `None`. With
+            `stretch="auto"` it keeps them, and logs `gain` and `small_batch_updates`.
 
     Raises:
         ValueError: If `micro_batch_size` is not a positive integer or would split a
@@ -109,19 +117,24 @@ class LargeBatchModel(WrappedModel):
             refuse_cut_ghosts(self.micro_batch_size, size)
         self.gradient_norm = GradientNorm()
         self.gradient_moments = GradientMoments() if noise_scale else None
+        self._keeps_moments = noise_scale
+        self.regime_progress = None
 
     def compile(self, optimizer="rmsprop", loss=None, **kwargs):
         """Compiles the model, as `keras.Model.compile`."""
         refuse_reductions(tf.nest.flatten(loss))
         self._counts_losses_first = False
         super().compile(optimizer, loss, **kwargs)
-        steps = getattr(_inner(self.optimizer), "gradient_accumulation_steps", None)
-        if steps:
-            raise ValueError(
-                "optimizer must not accumulate gradients, because its schedule would "
-                f"count micro-batches. Received: gradient_accumulation_steps={steps}. "
-                "Remove it; micro_batch_size does the same."
-            )
+        refuse_accumulation(self.optimizer)
+        schedule = adapted_schedule(self.optimizer)
+        self._is_auto = bool(schedule and schedule.is_auto)
+        self.regime_progress = None
+        with self.distribute_strategy.scope():
+            if self._is_auto and not self.gradient_moments:
+                self.gradient_moments = GradientMoments()
+            if schedule and self.gradient_moments:
+                self.regime_progress = schedule.progress
+                self.regime_progress.build()
 
     def compile_from_config(self, config):
         """Compiles the model as it was compiled when it was saved."""
@@ -134,8 +147,11 @@ class LargeBatchModel(WrappedModel):
         gradients, logs = self._through_model(data, training=True)
         # These gradients are sums over the replicas already. Keras would clip each
         # replica's gradients and then sum them.
-        skip_reduction(_inner(self.optimizer))
+        skip_reduction(inner_optimizer(self.optimizer))
         self.optimizer.apply(gradients, self.trainable_weights)
+        if self._is_auto:
+            progress = self.regime_progress
+            logs |= {"gain": progress.gain, "small_batch_updates": progress.done}
         return logs
 
     def test_step(self, data):
@@ -176,7 +192,7 @@ class LargeBatchModel(WrappedModel):
             **super().get_config(),
             "model": keras.saving.serialize_keras_object(self.model),
             "micro_batch_size": self.micro_batch_size,
-            "noise_scale": self.gradient_moments is not None,
+            "noise_scale": self._keeps_moments,
         }
 
     @classmethod
@@ -285,8 +301,3 @@ class LargeBatchModel(WrappedModel):
             )
         with strategy.scope():
             build_by_trace(self, data_batch)
-
-
-def _inner(optimizer):
-    """The optimizer inside a `LossScaleOptimizer`, or the optimizer itself."""
-    return getattr(optimizer, "inner_optimizer", optimizer)

@@ -9,7 +9,12 @@ from matplotlib.figure import Figure
 
 from gbn_keras.analysis.fits import fit_distance
 from gbn_keras.training.report import paper, pictures
-from gbn_keras.training.run.run_directory import read_flags, read_outcome, read_result
+from gbn_keras.training.run.run_directory import (
+    METRICS,
+    read_flags,
+    read_outcome,
+    read_result,
+)
 from gbn_keras.training.run.tables import ARMS, arm_directory
 
 
@@ -105,7 +110,7 @@ def read_comparison(run_dir: pathlib.Path) -> Comparison:
 
 def read_metrics(run_dir: pathlib.Path) -> pd.DataFrame | None:
     """A row for each epoch of a training; `None` if none has ended yet."""
-    file = run_dir / "metrics.csv"
+    file = run_dir / METRICS
     if not file.exists() or not file.stat().st_size:
         return None
     # When a training starts, the file has only the names of the columns.

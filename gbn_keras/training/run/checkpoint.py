@@ -102,12 +102,13 @@ class State(NamedTuple):
 
 
 def _variables(model):
-    moments = model.gradient_moments
+    moments, progress = model.gradient_moments, model.regime_progress
     return {
         "model": model.variables,
         "optimizer": model.optimizer.variables,
         "metrics": model.metrics_variables,
         "moments": moments.variables if moments else [],
+        "progress": progress.variables if progress else [],
     }
 
 
@@ -243,6 +244,11 @@ class Checkpointing(keras.callbacks.Callback):
         self._started = time.monotonic() - seconds
         self._is_cut = self._ends_cut_epoch = False
         self._next_at_end = 0.0
+
+    @property
+    def updates(self) -> int:
+        """Number of updates tried, including those of earlier processes."""
+        return self._updates
 
     @property
     def seconds(self) -> float:
