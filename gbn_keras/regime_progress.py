@@ -45,16 +45,22 @@ class RegimeProgress:
         self.batch_size, self.small_batch_size = batch_size, small_batch_size
         self._variables = None
 
-    def build(self) -> None:
-        """Creates the variables, if they do not exist."""
-        if self._variables is None:
-            self._variables = [
-                # The sum of all gains but the last, as a whole number and the rest: a
-                # sum of floats would soon lose small addends.
-                keras.Variable(0, trainable=False, dtype="int", name="whole"),
-                keras.Variable(0.0, trainable=False, dtype="float32", name="rest"),
-                keras.Variable(0.0, trainable=False, dtype="float32", name="gain"),
-            ]
+    def build(self, updates=0) -> None:
+        """Creates the variables.
+
+        Args:
+            updates: Number of updates made so far. After the first one, existing
+                variables stay, because the training goes on.
+        """
+        if self._variables and int(ops.convert_to_numpy(updates)):
+            return
+        self._variables = [
+            # The sum of all gains but the last, as a whole number and the rest: a sum
+            # of floats would soon lose small addends.
+            keras.Variable(0, trainable=False, dtype="int", name="whole"),
+            keras.Variable(0.0, trainable=False, dtype="float32", name="rest"),
+            keras.Variable(0.0, trainable=False, dtype="float32", name="gain"),
+        ]
 
     @property
     def built(self) -> bool:

@@ -22,6 +22,7 @@ from gbn_keras.large_batch.inner_optimizer import (
 from gbn_keras.large_batch.joined_update import joined_update
 from gbn_keras.large_batch.loss_parts import refuse_reductions
 from gbn_keras.large_batch.micro_batches import number_of_examples
+from gbn_keras.large_batch.on_all_replicas import on_all_replicas
 from gbn_keras.large_batch.replica_step import ReplicaStep
 from gbn_keras.large_batch.sums import SeveralCounts
 from gbn_keras.large_batch.wrapped_model import WrappedModel
@@ -118,7 +119,7 @@ class LargeBatchModel(WrappedModel):
         self.gradient_norm = GradientNorm()
         self.gradient_moments = GradientMoments() if noise_scale else None
         self._keeps_moments = noise_scale
-        self.regime_progress = None
+        self._is_auto, self.regime_progress = False, None
 
     def compile(self, optimizer="rmsprop", loss=None, **kwargs):
         """Compiles the model, as `keras.Model.compile`."""
@@ -134,7 +135,7 @@ class LargeBatchModel(WrappedModel):
                 self.gradient_moments = GradientMoments()
             if schedule and self.gradient_moments:
                 self.regime_progress = schedule.progress
-                self.regime_progress.build()
+                self.regime_progress.build(self.optimizer.iterations)
 
     def compile_from_config(self, config):
         """Compiles the model as it was compiled when it was saved."""
@@ -164,14 +165,14 @@ class LargeBatchModel(WrappedModel):
         if not self._is_distributed:
             super().make_train_function(force)
         elif force or self.train_function is None:
-            self.train_function = self._on_all_replicas(self.train_step)
+            self.train_function = on_all_replicas(self, self.train_step)
 
     def make_test_function(self, force=False):
         """The function that evaluates a batch from a data set's iterator."""
         if not self._is_distributed:
             super().make_test_function(force)
         elif force or self.test_function is None:
-            self.test_function = self._on_all_replicas(self.test_step)
+            self.test_function = on_all_replicas(self, self.test_step)
 
     @property
     def jit_compile(self):
@@ -186,6 +187,22 @@ class LargeBatchModel(WrappedModel):
     def jit_compile(self, value):
         keras.Model.jit_compile.fset(self, value)
 
+    def save_own_variables(self, store):
+        """Saves how far the training has come through the regime, if it measures it."""
+        for place, variable in enumerate(self._own_variables()):
+            store[str(place)] = keras.ops.convert_to_numpy(variable)
+
+    def load_own_variables(self, store):
+        """Loads what `save_own_variables` saved."""
+        variables = self._own_variables()
+        if len(variables) != len(store.keys()):
+            raise ValueError(
+                "The file must be of a model compiled with the same stretch. Received: "
+                f"{len(store.keys())} values of a regime, wanted {len(variables)}."
+            )
+        for place, variable in enumerate(variables):
+            variable.assign(store[str(place)])
+
     def get_config(self):
         """The constructor's arguments."""
         return {
@@ -199,7 +216,7 @@ class LargeBatchModel(WrappedModel):
     def from_config(cls, config, custom_objects=None):
         """The inverse of `get_config`."""
         model = keras.saving.deserialize_keras_object(config["model"], custom_objects)
-        return cls(**{**config, "model": model})
+        return cls(**(config | {"model": model}))
 
     def _through_model(self, data, training):
         """Takes this replica's share through the model and updates all but the weights.
@@ -255,31 +272,11 @@ class LargeBatchModel(WrappedModel):
         is_tpu = isinstance(self.distribute_strategy, tf.distribute.TPUStrategy)
         return self._is_distributed and super().jit_compile and not is_tpu
 
-    def _on_all_replicas(self, step):
-        """As Keras's own, but for any strategy and number of steps per execution."""
-        strategy = self.distribute_strategy
-
-        def once(data):
-            logs = strategy.run(step, args=(data,))
-            # The logs are the same on all replicas.
-            return tf.nest.map_structure(
-                lambda value: strategy.experimental_local_results(value)[0], logs
-            )
-
-        if not self.run_eagerly:
-            once = tf.function(once, autograph=False, reduce_retracing=True)
-
-        def function(iterator):
-            logs = once(next(iterator))
-            for _ in range(self.steps_per_execution - 1):
-                try:
-                    data = next(iterator)
-                except StopIteration:
-                    break
-                logs = once(data)
-            return logs
-
-        return function
+    def _own_variables(self):
+        """The variables that are neither the other model's nor the optimizer's."""
+        if not self._is_auto:
+            return []
+        return self.gradient_moments.variables + self.regime_progress.variables
 
     def _is_complete(self):
         """Whether all variables exist."""

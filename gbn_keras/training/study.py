@@ -119,6 +119,12 @@ def prepare_study(settings, planner):
             f"batch of {settings.small_batch_size}, because a study compares a large "
             "batch with it. Raise it."
         )
+    if settings.lr_scaling == "gain":
+        raise UsageError(
+            "--lr_scaling: got gain, wanted sqrt, linear, none or a factor, because "
+            "only a study's last arm measures the gain, and the arms before it scale "
+            "the rate, too. Leave it out."
+        )
     if settings.virtual_batch_size == 0:
         raise UsageError(
             "--virtual_batch_size: got 0, wanted at least 1, because a study's last "

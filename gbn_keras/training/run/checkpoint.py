@@ -159,9 +159,7 @@ class Checkpoints:
             old.unlink()
 
     def newest(self) -> bytes:
-        """The newest intact checkpoint; empty if none was ever written.
-
-        It warns of damaged ones.
+        """The newest intact checkpoint; empty if none ever was. Warns of damaged ones.
 
         Raises:
             UsageError: If there are checkpoints, but none is intact.
@@ -223,6 +221,9 @@ class Checkpointing(keras.callbacks.Callback):
         signals: Signals that ask the training to stop.
         logs: Callbacks to `flush()` before a checkpoint.
 
+    Attributes:
+        updates: Number of updates so far, including those of earlier processes.
+
     Raises:
         Interrupted: In training, after the update and a checkpoint, if a signal came.
     """
@@ -240,15 +241,10 @@ class Checkpointing(keras.callbacks.Callback):
         self._checkpoints, self._signals, self._logs = checkpoints, signals, logs
         self._updates_per_epoch, self._every = updates_per_epoch, every
         self._resumed = resumed
-        self._updates, seconds = resumed[:2] if resumed else (0, 0.0)
+        self.updates, seconds = resumed[:2] if resumed else (0, 0.0)
         self._started = time.monotonic() - seconds
         self._is_cut = self._ends_cut_epoch = False
         self._next_at_end = 0.0
-
-    @property
-    def updates(self) -> int:
-        """Number of updates tried, including those of earlier processes."""
-        return self._updates
 
     @property
     def seconds(self) -> float:
@@ -257,20 +253,20 @@ class Checkpointing(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         """Restores the metrics, if the epoch was interrupted."""
-        self._is_cut = self._updates % self._updates_per_epoch != 0
+        self._is_cut = self.updates % self._updates_per_epoch != 0
         if self._is_cut:
             # Keras has just reset them.
             self._resumed.restore(self.model, "metrics")
 
     def on_train_batch_end(self, batch, logs=None):
         """Saves if a checkpoint is due or a signal came."""
-        self._updates += 1
-        is_end = self._updates % self._updates_per_epoch == 0
+        self.updates += 1
+        is_end = self.updates % self._updates_per_epoch == 0
         if is_end and self._is_cut and not self.model.stop_training:
             self._ends_cut_epoch = self.model.stop_training = True
         if is_end or self.model.stop_training:
             return  # `on_epoch_end` saves, when the evaluation is done too.
-        if self._signals.received or self._is_time():
+        if self._signals.received or self._is_due():
             self._save()
         self._stop_if_asked()
 
@@ -280,12 +276,12 @@ class Checkpointing(keras.callbacks.Callback):
             self._ends_cut_epoch = self.model.stop_training = False
         is_last = self.model.stop_training or epoch + 1 == self.params["epochs"]
         is_worth_it = is_last or time.monotonic() > self._next_at_end
-        if is_worth_it or self._signals.received or self._is_time():
+        if is_worth_it or self._signals.received or self._is_due():
             self._save()
         self._stop_if_asked()
 
-    def _is_time(self):
-        return self._every and self._updates % self._every == 0
+    def _is_due(self):
+        return self._every and self.updates % self._every == 0
 
     def _save(self):
         if self._checkpoints is None:
@@ -293,14 +289,13 @@ class Checkpointing(keras.callbacks.Callback):
         started = time.monotonic()
         for log in self._logs:
             log.flush()
-        self._checkpoints.save(State.of(self.model, self._updates, self.seconds))
+        self._checkpoints.save(State.of(self.model, self.updates, self.seconds))
         done = time.monotonic()
         self._next_at_end = done + (done - started) / _SHARE_OF_TIME
 
     def _stop_if_asked(self):
-        number = self._signals.received
-        if number:
+        if number := self._signals.received:
             what = f"received signal {number} ({signal.Signals(number).name})"
             if self._checkpoints:
-                what += f"; update {self._updates:,} is saved"
+                what += f"; update {self.updates:,} is saved"
             raise Interrupted(number, f"{what}. Run the same command again to resume.")
