@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from gbn_keras.analysis.fits import AlphaFit
 from gbn_keras.training.errors import UsageError
+from gbn_keras.training.report import auto_stretch as auto
 from gbn_keras.training.report import comparison, paper, pictures, search_report
 from gbn_keras.training.run.run_directory import (
     FLAGFILE,
@@ -20,6 +21,7 @@ from gbn_keras.training.run.run_directory import (
 
 _CAPTIONS = {
     "training.png": "Accuracy and loss by update.",
+    "gain.png": "What each update was worth, and the sum of it.",
     "study.png": "Validation accuracy of the arms by epoch and by update: the mean "
     "over the seeds, and their range as a band.",
     "error_by_epoch.png": "Training and validation error of each batch size by epoch.",
@@ -135,6 +137,9 @@ def _add_training(summary):
         f"{result['loss']:.4g} after {result['updates']:,} updates and "
         f"{result['samples']:,} samples."
     ]
+    if "stretch" in result:
+        summary.headlines.append(auto.found(result))
+        _add_pictures(summary, {"gain.png": auto.picture(metrics)})
     if "noise_scale" in result:
         summary.headlines.append(result["noise_scale"]["advice"])
     table = comparison.study_table({"this training": [result]})
@@ -219,8 +224,7 @@ def _add_search(summary):
 
 
 def _add_landscape(summary):
-    file = summary.run_dir / "landscape.json"
-    if not file.exists():
+    if not (file := summary.run_dir / "landscape.json").exists():
         summary.unfinished = "nothing has been measured yet."
         return
     measured = json.loads(file.read_text(encoding="utf-8"))

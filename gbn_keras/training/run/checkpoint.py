@@ -122,8 +122,7 @@ def _assign_metrics(strategy, variables, values):
     def on_replica():
         replica, _ = this_replica()
         for variable, value in zip(variables, values, strict=True):
-            is_first = tf.equal(replica, 0)
-            variable.assign(tf.where(is_first, value, tf.zeros_like(value)))
+            variable.assign(tf.where(tf.equal(replica, 0), value, tf.zeros_like(value)))
 
     strategy.run(tf.function(on_replica))
 

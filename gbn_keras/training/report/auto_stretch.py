@@ -1,0 +1,39 @@
+"""What `--stretch=auto` found: a sentence and a picture."""
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+
+def found(result: dict) -> str:
+    """The length that a training found, in a sentence; empty if its length was fixed.
+
+    Args:
+        result: Content of `result.json`.
+    """
+    if "stretch" not in result:
+        return ""
+    return (
+        f"By its gradients, the training did the work of "
+        f"{result['small_batch_updates']:,.0f} updates of the small batch in "
+        f"{result['updates']:,}: a stretch of {result['stretch']:.3g}."
+    )
+
+
+def picture(metrics: pd.DataFrame) -> Figure:
+    """The gain, and the sum of all gains, by update.
+
+    Args:
+        metrics: Content of `metrics.csv`.
+    """
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    panels = figure.subplots(1, 2)
+    labels = {
+        "gain": "gain (small-batch updates per update)",
+        "small_batch_updates": "small-batch updates done",
+    }
+    for axes, (name, label) in zip(panels, labels.items(), strict=True):
+        axes.plot(metrics["updates"], metrics[name], "o-", markersize=3)
+        axes.set(xlabel="updates", ylabel=label)
+        axes.set_ylim(bottom=0)
+        axes.grid(alpha=0.3)
+    return figure
