@@ -22,8 +22,8 @@ def updates_needed(
     """The number of updates that a training needed to do the small batch's work.
 
     An update does the work of as many small-batch updates as its gain says. If the
-    training ended before all were done, it would have gone on at its last gain. Gains
-    grow along a training, so this is rather too many.
+    training ended before all were done, it would have gone on with the mean gain of its
+    second half. Gains grow along a training, so this is rather too many.
 
     Args:
         updates: Numbers of updates, in order, from 1 on.
@@ -33,8 +33,9 @@ def updates_needed(
     updates, done = [0, *updates], [0, *done]
     if done[-1] >= small_batch_updates:
         return float(np.interp(small_batch_updates, done, updates))
-    gain = (done[-1] - done[-2]) / (updates[-1] - updates[-2])
-    return updates[-1] + (small_batch_updates - done[-1]) / gain
+    half = updates[-1] / 2
+    gain = (done[-1] - np.interp(half, updates, done)) / half
+    return float(updates[-1] + (small_batch_updates - done[-1]) / gain)
 
 
 def noise_scale_advice(

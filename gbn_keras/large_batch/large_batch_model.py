@@ -193,11 +193,11 @@ class LargeBatchModel(WrappedModel):
             store[str(place)] = keras.ops.convert_to_numpy(variable)
 
     def load_own_variables(self, store):
-        """Loads what `save_own_variables` saved."""
+        """Loads what `save_own_variables` saved, if it measures it, too."""
         variables = self._own_variables()
-        if len(variables) != len(store.keys()):
+        if variables and len(variables) != len(store.keys()):
             raise ValueError(
-                "The file must be of a model compiled with the same stretch. Received: "
+                "The file must be of a model compiled with stretch='auto'. Received: "
                 f"{len(store.keys())} values of a regime, wanted {len(variables)}."
             )
         for place, variable in enumerate(variables):

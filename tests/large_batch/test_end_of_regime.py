@@ -124,5 +124,5 @@ def test_a_file_without_the_regime_is_refused(tmp_path):
 def test_the_updates_that_a_training_needed():
     # Reached at update 4, between 3 (sum 9) and 5 (sum 15).
     assert updates_needed([1, 3, 5], [3, 9, 15], 12) == 4
-    # Not reached: 6 are missing after update 5, at 3 each.
-    assert updates_needed([1, 3, 5], [3, 9, 15], 21) == 7
+    # Not reached: 6 are missing after update 4, at the 3 each of updates 3 and 4.
+    assert updates_needed([1, 2, 4], [1, 2, 8], 14) == 6
