@@ -1,6 +1,7 @@
 """Shared by the tests: devices, memory, the program's settings and small data sets."""
 
 import ctypes
+import functools
 import gc
 import os
 import pathlib
@@ -18,10 +19,15 @@ import pytest
 
 import gbn_train
 
+# JAX compiles each operation for each shape, and LLVM's optimizations take most of it.
+# Keras has JAX loaded by now, which reads this when it first computes.
+if keras.backend.backend() == "jax":
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
 # The tests of the method also run on other backends, without TensorFlow.
 if keras.backend.backend() == "tensorflow":
+    import data_sets
     import tensorflow as tf
-    import tensorflow_datasets as tfds
 
     from gbn_keras.training.settings import Settings
 
@@ -59,6 +65,8 @@ def give_back_memory():
 # large networks come before all others, while a process is still small.
 LONG_FILES = (
     "test_networks",
+    "test_network_sizes",
+    "test_network_training",
     "test_large_batch_model",
     "test_configs",
     "test_checkpoint",
@@ -120,16 +128,4 @@ def make_settings(tmp_path):
 @pytest.fixture
 def write_dataset(tmp_path):
     """Writes a data set in tensorflow-datasets' format; returns its folder."""
-
-    def write(name="tiny", features=None, **splits):
-        tfds.dataset_builders.store_as_tfds_dataset(
-            name=name,
-            version="1.0.0",
-            data_dir=tmp_path / "tfds",
-            features=features,
-            split_datasets={k: list(enumerate(v)) for k, v in splits.items()},
-            config=None,
-        )
-        return str(tmp_path / "tfds")
-
-    return write
+    return functools.partial(data_sets.store, tmp_path / "tfds")

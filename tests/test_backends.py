@@ -25,10 +25,13 @@ SUITE = [
     for name in (
         "test_ghost_normalize",
         "test_ghost_batch_normalization",
+        "test_ghost_batch_normalization_files",
         "test_convert",
         "test_gradient_noise",
         "analysis/test_landscape",
         "networks/test_networks",
+        "networks/test_network_sizes",
+        "networks/test_network_training",
         "analysis/test_noise_scale",
         "test_regime_adaptation",
         "test_sharding_invariant_dropout",

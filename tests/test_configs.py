@@ -12,6 +12,7 @@ import gbn_train
 from gbn_keras.training import loss_landscape, study, trainer
 from gbn_keras.training.data import datasets
 from gbn_keras.training.planner import Planner
+from gbn_keras.training.search.search_space import SearchSpace
 from gbn_keras.training.settings import Settings
 
 ROOT = pathlib.Path(gbn_train.__file__).parent
@@ -85,17 +86,34 @@ def test_a_config_is_planned_on_all_of_its_data(config):
         assert len(plans) == len(settings.batch_sizes)
     else:
         plans = {"only": planner.plan(settings)}
+    if settings.mode == "tune":
+        space = SearchSpace(settings.search, settings, planner)  # Plans each value.
+        assert len(space.flags) == len(settings.search)
     assert all(plan.updates > 0 for plan in plans.values())
 
 
-# The paper's are those of `scaled` with larger networks and longer regimes.
-TRAINED = [
-    pytest.param(config, marks=[pytest.mark.slow] * (config.parent.name == "paper"))
-    for config in CONFIGS
-]
+# Each mode, network and option of the others once, but for `--mode=tune` and
+# `--stretch=1`, with which other files' tests train. The paper's are those of `scaled`
+# with larger networks and longer regimes.
+TRAINED = {
+    "mnist_f1",
+    "quickstart",
+    "scaled/alpha_f1",
+    "scaled/figure2a_no_l2",
+    "scaled/table1_c1_cifar10",
+    "scaled/table1_resnet20_cifar10",
+}
 
 
-@pytest.mark.parametrize("config", TRAINED, ids=name_of)
+def marks_of(config):
+    return () if name_of(config) in TRAINED else pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "config",
+    [pytest.param(config, marks=marks_of(config)) for config in CONFIGS],
+    ids=name_of,
+)
 def test_a_config_starts_and_makes_two_updates(config, tmp_path):
     model = read(config)[0].model
     flags = [f"--model={SHALLOW[model]}"] if model in SHALLOW else []

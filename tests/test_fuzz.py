@@ -20,7 +20,7 @@ import keras
 import pytest
 import tensorflow_datasets as tfds
 from command_lines import Command, commands, make_world, short_trainings
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 
 import gbn_train
 from gbn_keras.training import loss_landscape
@@ -165,13 +165,23 @@ fuzz = settings(
     *("--mode=tune", "--search=batch_size:32,64", "--tuner=hyperband"),
     *("--epochs=9", "--trial_updates=3"),
 )
-@settings(fuzz, max_examples=15)
+@settings(fuzz, max_examples=10)
 @given(command=commands())
 def test_a_command_runs_or_ends_in_one_line_and_changes_nothing(world, command):
     world.check(command)
 
 
-@settings(fuzz, max_examples=3)
+# `test_any_command` draws others.
+@example(
+    Command(
+        (
+            *("--mode=tune", "--search=batch_size:32,64", "--trials=1", "--clipnorm=5"),
+            *("--jit=off", "--max_updates=2", "--epochs=1", "--train_examples=96"),
+        ),
+        is_run_to_the_end=True,
+    )
+)
+@settings(fuzz, phases=[Phase.explicit])
 @given(command=short_trainings())
 def test_what_is_accepted_runs_to_the_end(world, command):
     world.check(command)

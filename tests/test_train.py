@@ -16,7 +16,7 @@ ROOT = pathlib.Path(gbn_train.__file__).parent
 CONFIGS = sorted(ROOT.glob("configs/**/*.cfg"))
 
 
-def run(*flags, cwd=None):
+def run(*flags):
     """The program in a process of its own, in a newcomer's environment."""
     return subprocess.run(
         [sys.executable, str(ROOT / "train.py"), *flags],
@@ -24,7 +24,6 @@ def run(*flags, cwd=None):
         capture_output=True,
         text=True,
         timeout=300,
-        cwd=cwd,
     )
 
 
@@ -39,9 +38,9 @@ def run_here(*flags, capsys):
     return subprocess.CompletedProcess(flags, code, *capsys.readouterr())
 
 
-def check_training_then_evaluating(run):
+def check_training_then_evaluating(train, evaluate):
     flags = ("--batch_size=256", "--epochs=2", "--stretch=1", "--run_dir=run")
-    trained = run(*flags)
+    trained = train(*flags)
     assert trained.returncode == 0, trained.stderr
     lines = trained.stdout.splitlines()
     assert lines[:3] == [
@@ -53,7 +52,7 @@ def check_training_then_evaluating(run):
     assert lines[-1].startswith("validation accuracy ")
     assert trained.stderr == ""
 
-    evaluated = run("--mode=evaluate", "--run_dir=run")
+    evaluated = evaluate("--mode=evaluate", "--run_dir=run")
     assert evaluated.returncode == 0, evaluated.stderr
     # The same figure as at the end of the training.
     assert lines[-1].startswith(evaluated.stdout.splitlines()[-1])
@@ -63,12 +62,15 @@ def test_training_then_evaluating_by_the_run_directory_alone(
     tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    check_training_then_evaluating(functools.partial(run_here, capsys=capsys))
+    here = functools.partial(run_here, capsys=capsys)
+    check_training_then_evaluating(here, here)
 
 
 @pytest.mark.cluster
-def test_processes_train_and_evaluate_and_write_nothing_else(tmp_path):
-    check_training_then_evaluating(functools.partial(run, cwd=tmp_path))
+def test_a_process_trains_and_writes_nothing_else(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    # What it saved, this process evaluates.
+    check_training_then_evaluating(run, functools.partial(run_here, capsys=capsys))
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)

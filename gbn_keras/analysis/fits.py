@@ -54,21 +54,30 @@ def fit_distance(updates, distances) -> tuple[Fit, Fit]:
             "updates must be at least 3 numbers, all at least 1. Received: "
             f"updates={updates.tolist()}."
         )
-    # The import takes half a second, and most report pages have no distances.
-    from scipy.optimize import curve_fit
-
-    log = np.log(updates)
-    slope, intercept = np.polyfit(log, distances, 1)
-    # The fit starts at the power law through the logarithms of the distances. That line
-    # is not the result, because it would give small distances more weight.
-    exponent, log_factor = np.polyfit(log, np.log(np.maximum(distances, 1e-30)), 1)
-    (factor, exponent), _ = curve_fit(
-        _power_law, updates, distances, p0=(math.exp(log_factor), exponent)
-    )
+    slope, intercept = np.polyfit(np.log(updates), distances, 1)
+    factor, exponent = _fit_power_law(updates, distances)
     return (
         _fit("a + b log t", intercept, slope, updates, distances),
         _fit("a t^b", factor, exponent, updates, distances),
     )
+
+
+def _fit_power_law(updates, distances):
+    """Factor and exponent. `scipy.optimize`, which does the same, imports slowly.
+
+    The least squares give the factor for each exponent. So this searches only for the
+    exponent, on a grid that it refines around the best one.
+    """
+    last = updates.max()
+    exponent, step = 0.0, 1.0
+    while step > 1e-10:
+        exponents = exponent + step * np.arange(-16, 17)
+        curves = (updates / last) ** exponents[:, None]
+        factors = curves @ distances / (curves**2).sum(axis=1)
+        residuals = distances - factors[:, None] * curves
+        best = (residuals**2).sum(axis=1).argmin()
+        exponent, step = exponents[best], step / 16
+    return factors[best] / last**exponent, exponent
 
 
 def _logarithm(updates, a, b):

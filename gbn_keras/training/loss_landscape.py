@@ -98,16 +98,15 @@ def _measure(settings, data, network, state):
         f"distance {first:g} to {_NEAR:g}": result.fit(largest=_NEAR),
         f"distance {_NEAR:g} to {last:g}": result.fit(smallest=_NEAR),
     }
-    table = pd.DataFrame(
-        {
-            "distance": result.distances,
-            "deviation": result.deviation,
-            "mean": result.mean,
-            "root_mean_square": result.root_mean_square,
-        }
-    )
+    table = {
+        "distance": result.distances,
+        "deviation": result.deviation,
+        "mean": result.mean,
+        "root_mean_square": result.root_mean_square,
+    }
     title = f"{settings.model} on {settings.dataset}, {state}"
-    write_whole(run_dir / "landscape.csv", table.to_csv(index=False))
+    rows = pd.DataFrame(table).to_csv(index=False)
+    write_whole(run_dir / "landscape.csv", rows)
     description = {
         "network": title,
         "loss": result.loss,

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from backend import IS_TENSORFLOW, tensorflow_only
 from keras import ops
+from marks import slow
 
 from gbn_keras.analysis.noise_scale import NoiseScaleLog, noise_scale_advice
 from gbn_keras.large_batch.gradient_moments import GradientMoments, NoiseScale
@@ -79,13 +80,22 @@ def fit(
 
 
 @functools.cache
-def alone(micro_batch_size, updates=400):
-    """What one device finds in so many updates."""
-    return fit(micro_batch_size, updates=updates).gradient_moments.estimate()
+def alone(micro_batch_size):
+    """What one device finds."""
+    return fit(micro_batch_size).gradient_moments.estimate()
+
+
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory):
+    """Of a training in micro-batches of 16: the log, and what it has found at last."""
+    folder = tmp_path_factory.mktemp("logged")
+    model = fit(16, callbacks=[lambda m: NoiseScaleLog(folder, m.gradient_moments)])
+    table = pd.read_csv(folder / "noise_scale.csv")
+    return table, model.gradient_moments.estimate()
 
 
 @tensorflow_only
-@pytest.mark.parametrize("micro_batch_size", [16, 32, 64, 80])
+@pytest.mark.parametrize("micro_batch_size", [16, slow(32), slow(64), 80])
 def test_it_is_that_of_the_quadratic(micro_batch_size):
     # Micro-batches of 80 are two, and a last one of 96. The smoothing keeps about 100
     # updates, of which each tells |G|^2 to 17 %.
@@ -99,7 +109,7 @@ def test_the_estimates_are_without_bias():
     """Over many updates, each without smoothing."""
     random = np.random.default_rng(0)
     estimates = []
-    for _ in range(1000):
+    for _ in range(250):
         gradients = random.normal(OFFSET, DEVIATION, size=(16, 8, ENTRIES))
         parts = gradients.mean(axis=1)
         moments = GradientMoments()
@@ -116,10 +126,10 @@ def test_the_estimates_are_without_bias():
 
 @tensorflow_only
 @pytest.mark.parametrize("options", [{"jit_compile": True}, {"run_eagerly": True}])
-def test_compiled_or_not_it_is_the_same(options):
+def test_compiled_or_not_it_is_the_same(options, logged):
     # Few updates: without a graph, each takes a tenth of a second.
-    found = fit(16, updates=40, **options).gradient_moments.estimate()
-    expected = alone(16, updates=40)
+    found = fit(16, updates=10, **options).gradient_moments.estimate()
+    expected = logged[0].set_index("updates").loc[10]
     assert found.noise == pytest.approx(expected.noise, rel=1e-3)
     assert found.gradient_square == pytest.approx(expected.gradient_square, rel=1e-3)
 
@@ -137,7 +147,7 @@ def test_replicas_are_parts_of_the_batch_too(micro_batch_size):
 
 
 @tensorflow_only
-def test_loss_scaling_does_not_matter():
+def test_loss_scaling_does_not_matter(logged):
     with tf.distribute.get_strategy().scope():
         inputs = keras.Input((ENTRIES,))
         model = LargeBatchModel(
@@ -149,26 +159,23 @@ def test_loss_scaling_does_not_matter():
         model.compile(optimizer, quadratic)
     model.fit(batches(64), shuffle=False, verbose=0)
     scaled = model.gradient_moments.estimate()
-    assert scaled.noise == pytest.approx(alone(16).noise, rel=1e-3)
+    assert scaled.noise == pytest.approx(logged[1].noise, rel=1e-3)
 
 
 @tensorflow_only
 def test_a_batch_that_is_not_cut_tells_nothing(tmp_path):
     log = [lambda model: NoiseScaleLog(tmp_path, model.gradient_moments)]
-    model = fit(64, callbacks=log)
+    model = fit(64, updates=40, callbacks=log)
     assert model.gradient_moments.estimate() is None
     assert pd.read_csv(tmp_path / "noise_scale.csv")["noise"].isna().all()
 
 
 @tensorflow_only
-def test_it_is_logged(tmp_path):
-    log = [lambda model: NoiseScaleLog(tmp_path, model.gradient_moments)]
-    model = fit(16, callbacks=log)
-    table = pd.read_csv(tmp_path / "noise_scale.csv")
+def test_it_is_logged(logged):
+    table, now = logged
     assert table["updates"].iloc[0] == 1 and table["updates"].iloc[-1] > 350
     last = table.iloc[-1]
     assert last["noise_scale"] == pytest.approx(last["noise"] / last["gradient_square"])
-    now = model.gradient_moments.estimate()
     assert last["noise"] == pytest.approx(now.noise, rel=0.2)
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from marks import slow
 from scipy.linalg import eigh_tridiagonal, expm
 
 from gbn_keras.analysis.random_walk import (
@@ -123,7 +124,12 @@ def test_a_walk_that_feels_the_ends_is_refused():
 
 
 @pytest.mark.parametrize(
-    "alpha, strength, within", [(0.5, 61.0, 0.4), (1.0, 33.0, 0.15), (1.5, 50.0, 0.15)]
+    "alpha, strength, within",
+    [
+        (0.5, 61.0, 0.4),
+        slow(1.0, 33.0, 0.15),
+        (1.5, 50.0, 0.15),
+    ],
 )
 def test_the_walk_grows_with_the_theorys_power_of_log_t(alpha, strength, within):
     # Fewer sites and potentials, so less exact than the benchmark. The rougher the

@@ -9,13 +9,20 @@ import tensorflow as tf
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from replicas import replicas_of
+from small_models import build
 
 from gbn_keras.large_batch.large_batch_model import LargeBatchModel
 
 STEPS, CLASSES = 4, 3
-MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
+BY_SIZE, BY_WEIGHT = "sum_over_batch_size", "mean_with_sample_weight"
 # Losses on class numbers; all others are on distributions over the classes.
-ON_NUMBERS = {"SparseCategoricalCrossentropy", "Ignoring", "CTC"}
+ON_NUMBERS = {
+    "SparseCategoricalCrossentropy",
+    "CategoricalGeneralizedCrossEntropy",
+    "Ignoring",
+    "CTC",
+    "Circle",
+}
 # What no micro-batch knows: one value for a batch, or one that compares its examples.
 OF_BATCHES = {"Dice", "Tversky", "Circle"}
 SMOOTH = np.eye(CLASSES, dtype="float32") * 0.7 + 0.1
@@ -35,13 +42,21 @@ class Output:
     weights: tuple | None
 
 
+def vector(loss, reduction="mean", weights=None):
+    return Output(loss, reduction, 0.3, False, weights)
+
+
+def sequence(loss, reduction="mean", weights=None):
+    return Output(loss, reduction, 2.0, True, weights)
+
+
 def some_outputs(weighted):
     def some(is_sequence):
         axes = [(1,), (STEPS,)] if is_sequence else [(), (1,)]
         return st.builds(
             Output,
             loss=st.sampled_from(LOSSES),
-            reduction=st.sampled_from(MEANS),
+            reduction=st.sampled_from(["mean", BY_SIZE, BY_WEIGHT]),
             loss_weight=st.sampled_from([1.0, 0.3]),
             is_sequence=st.just(is_sequence),
             weights=st.sampled_from(axes) if weighted else st.none(),
@@ -117,6 +132,8 @@ def trained(model, outputs, data, **how):
         weighted_metrics=[metric_of(output) for output in outputs],
         **how,
     )
+    if not tf.distribute.has_strategy():
+        build(model, *keras.tree.map_structure(lambda values: values[:1], data[:2]))
     logs = model.train_on_batch(*data, return_dict=True)
     scores = model.test_on_batch(*data, return_dict=True)
     return logs, scores, model.get_weights()
@@ -154,10 +171,78 @@ repeatably = settings(
 )
 
 
-@some_update
-@settings(repeatably, max_examples=30)
-def test_a_loss_is_the_whole_batchs_or_refused(**case):
-    check_loss(**case)
+# What the losses are means over: outputs, `(examples of a replica, examples of a
+# micro-batch, replicas)`, and whether the inputs are masked and the layers regularized.
+# Each loss is in a case.
+CASES = {
+    "examples": ([vector("Huber")], (5, 2, 1)),
+    "examples in equal parts": ([vector("Poisson", BY_SIZE, (1,))], (4, 2, 1)),
+    "examples in one part": ([vector("LogCosh"), sequence("Hinge")], (3, 2, 1)),
+    "examples on replicas": (
+        [sequence("KLDivergence"), vector("SquaredHinge")],
+        (4, 2, 2),
+        "regularized",
+    ),
+    "weights": ([vector("CategoricalCrossentropy", BY_WEIGHT, ())], (5, 2, 1)),
+    "weights in equal parts": (
+        [vector("MeanSquaredError", BY_WEIGHT, (1,))],
+        (4, 2, 1),
+    ),
+    "weights on replicas": (
+        [sequence("CosineSimilarity", BY_WEIGHT, (STEPS,))],
+        (4, 2, 2),
+    ),
+    "a mask": ([sequence("MeanAbsoluteError")], (5, 2, 1), "masked"),
+    "a mask of the loss on replicas": ([vector("Ignoring", BY_SIZE)], (4, 2, 2)),
+    "masked weights": (
+        [sequence("CategoricalHinge", BY_WEIGHT, (STEPS,))],
+        (4, 1, 1),
+        "masked",
+    ),
+    "weights, and examples on replicas": (
+        [
+            vector("BinaryCrossentropy", BY_WEIGHT, ()),
+            sequence("MeanAbsolutePercentageError", "mean", (1,)),
+        ],
+        (4, 2, 2),
+    ),
+    "a mask, and examples of layers": (
+        [sequence("BinaryFocalCrossentropy")],
+        (4, 2, 1),
+        *("masked", "regularized"),
+    ),
+    "a mask, and weights": (
+        [
+            sequence("SparseCategoricalCrossentropy", "mean", (STEPS,)),
+            vector("CategoricalFocalCrossentropy", BY_WEIGHT, ()),
+        ],
+        (5, 2, 1),
+        "masked",
+    ),
+    "masked weights, and examples of layers on replicas": (
+        [sequence("MeanSquaredLogarithmicError", BY_WEIGHT, (1,))],
+        (4, 2, 2),
+        *("masked", "regularized"),
+    ),
+    "different weights": (
+        [
+            sequence("CategoricalGeneralizedCrossEntropy", BY_WEIGHT, (1,)),
+            vector("Ignoring", BY_WEIGHT, (1,)),
+        ],
+        (4, 2, 1),
+    ),
+    "CTC": ([sequence("CTC")], (5, 2, 1)),
+    "Dice": ([sequence("Dice")], (4, 2, 1)),
+    "Tversky": ([vector("Tversky"), sequence("Tversky")], (4, 2, 2)),
+    "Circle": ([vector("Circle")], (4, 2, 1)),
+}
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+def test_a_loss_is_the_whole_batchs_or_refused(case):
+    outputs, numbers, *how = case
+    how_model = "masked" in how, "regularized" in how
+    assert check_loss(outputs, how_model, *numbers, seed=0)
 
 
 @pytest.mark.slow
@@ -168,13 +253,14 @@ def test_any_loss_is_the_whole_batchs_or_refused(**case):
 
 
 def check_loss(outputs, how_model, examples, size, replicas, seed):
+    """Whether Keras takes the losses. If it does, their means must be the same."""
     data = data_of(outputs, examples * replicas, np.random.default_rng(seed))
     model = model_of(outputs, *how_model)
     before = model.get_weights()
     try:
         expected = trained(model, outputs, data, run_eagerly=True)
     except (ValueError, tf.errors.InvalidArgumentError):
-        return  # Nor does Keras take it.
+        return False
     try:
         result = trained_in_parts(
             how_model, before, outputs, data, size, replicas, run_eagerly=True
@@ -186,6 +272,7 @@ def check_loss(outputs, how_model, examples, size, replicas, seed):
         assert losses & OF_BATCHES or ("CTC" in losses and "mask" in str(error))
     else:
         assert_same(result, expected)
+    return True
 
 
 SEQUENCE = Output("MeanSquaredError", "mean", 1.0, True, None)

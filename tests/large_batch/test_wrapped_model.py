@@ -1,5 +1,6 @@
 """A wrapped model is called, compiled, exported and saved like the model itself."""
 
+import functools
 import types
 
 import keras
@@ -9,9 +10,11 @@ import pytest
 from gbn_keras.large_batch.large_batch_model import LargeBatchModel
 
 RNG = np.random.default_rng(0)
-X = RNG.normal(size=(96, 3)).astype("float32")
-A, B = RNG.normal(size=(2, 96, 1)).astype("float32")
-V, W = RNG.random((2, 96)).astype("float32")
+# Two batches of two micro-batches.
+EXAMPLES, BATCH, MICRO_BATCH = 64, 32, 16
+X = RNG.normal(size=(EXAMPLES, 3)).astype("float32")
+A, B = RNG.normal(size=(2, EXAMPLES, 1)).astype("float32")
+V, W = RNG.random((2, EXAMPLES)).astype("float32")
 
 
 class Subclassed(keras.Model):
@@ -36,18 +39,17 @@ def model_of(kind):
     return keras.Model(inputs, outputs if kind == "dict" else [*outputs.values()])
 
 
-def history_of(kind, micro_batch_size, targets, weights=None, **how):
+def history_of(kind, is_wrapped, targets, weights=None, **how):
     keras.utils.set_random_seed(0)
     model = model_of(kind)
-    if micro_batch_size:
-        model = LargeBatchModel(model, micro_batch_size)
+    if is_wrapped:
+        model = LargeBatchModel(model, MICRO_BATCH)
     model.compile(keras.optimizers.SGD(0.1), run_eagerly=True, **how)
     return model.fit(
         X,
         targets,
         sample_weight=weights,
-        batch_size=48,
-        epochs=2,
+        batch_size=BATCH,
         shuffle=False,
         verbose=0,
         validation_data=(X, targets),
@@ -55,8 +57,8 @@ def history_of(kind, micro_batch_size, targets, weights=None, **how):
 
 
 def assert_same_logs(kind, targets, **how):
-    expected = history_of(kind, None, targets, **how)
-    logs = history_of(kind, 16, targets, **how)
+    expected = history_of(kind, False, targets, **how)
+    logs = history_of(kind, True, targets, **how)
     assert list(logs) == list(expected)
     for name in expected:
         np.testing.assert_allclose(logs[name], expected[name], rtol=1e-5)
@@ -96,16 +98,21 @@ def test_a_model_of_any_structure_has_its_own_logs():
     assert_same_logs("dict", {"a": A, "b": B}, loss={"a": "mse"})
 
 
+@functools.cache
+def weighted_history_of(kind, is_wrapped, is_dict):
+    """With targets and weights by name, or in the order of the outputs."""
+    by_name = {"a": A, "b": B}, {"a": V, "b": W}
+    targets, weights = by_name if is_dict else ([A, B], [V, W])
+    how = {"loss": ["mse", "mae"], "weighted_metrics": [["mae"], ["mae"]]}
+    return history_of(kind, is_wrapped, targets, weights, **how)
+
+
 @pytest.mark.parametrize("kind", ["dict", "list"])
 @pytest.mark.parametrize("is_dict", [True, False])
 def test_each_output_has_its_own_weights(kind, is_dict):
     """Also where Keras finds them only in the structure of the outputs."""
-    by_name = {"a": A, "b": B}, {"a": V, "b": W}
-    targets, weights = by_name if is_dict else ([A, B], [V, W])
-    how = {"loss": ["mse", "mae"], "weighted_metrics": [["mae"], ["mae"]]}
-    right = by_name if kind == "dict" else ([A, B], [V, W])
-    expected = history_of(kind, None, right[0], right[1], **how)
-    logs = history_of(kind, 16, targets, weights, **how)
+    expected = weighted_history_of(kind, False, kind == "dict")
+    logs = weighted_history_of(kind, True, is_dict)
     for name in expected:
         np.testing.assert_allclose(logs[name], expected[name], rtol=1e-5)
 
@@ -128,8 +135,9 @@ def test_losses_of_outputs_count_every_example_once():
 
 
 def test_callbacks_find_an_outputs_loss():
-    model = LargeBatchModel(model_of("list"), 16)
-    model.compile(keras.optimizers.SGD(0.0), {"a": "mse", "b": "mse"})
+    model = LargeBatchModel(model_of("list"), MICRO_BATCH)
+    losses = {"a": "mse", "b": "mse"}
+    model.compile(keras.optimizers.SGD(0.0), losses, run_eagerly=True)
     stop = keras.callbacks.EarlyStopping("val_a_loss", mode="min", patience=1)
     history = model.fit(
         X, [A, B], epochs=9, verbose=0, validation_data=(X, [A, B]), callbacks=[stop]

@@ -53,19 +53,26 @@ def compiled(function, way=WAYS[-1], arguments=()):
 
 def with_gradients(function, arrays, way=WAYS[0]):
     """`(results, gradients)` of `function(*tensors) -> (loss, results)`, in numpy."""
-    tensors = [ops.convert_to_tensor(array) for array in arrays]
+    return gradient_function(function, arrays, len(arrays), way)(*arrays)
+
+
+def gradient_function(function, arrays, number, way=WAYS[0]):
+    """`with_gradients` for arrays like `arrays`, compiled once for all of one shape.
+
+    The gradients are those by the first `number` tensors.
+    """
     if NAME == "tensorflow":
 
         def forward_and_backward(*tensors):
             with tf.GradientTape() as tape:
-                tape.watch(tensors)
+                tape.watch(tensors[:number])
                 loss, results = function(*tensors)
-            return results, tape.gradient(loss, tensors)
+            return results, tape.gradient(loss, tensors[:number])
 
     elif NAME == "jax":
 
         def forward_and_backward(*tensors):
-            places = tuple(range(len(tensors)))
+            places = tuple(range(number))
             derived = jax.value_and_grad(function, places, has_aux=True)
             (_, results), gradients = derived(*tensors)
             return results, gradients
@@ -73,9 +80,18 @@ def with_gradients(function, arrays, way=WAYS[0]):
     else:
 
         def forward_and_backward(*tensors):
-            tensors = [tensor.clone().requires_grad_() for tensor in tensors]
-            loss, results = function(*tensors)
-            return results, torch.autograd.grad(loss, tensors)
+            sources = [tensor.clone().requires_grad_() for tensor in tensors[:number]]
+            loss, results = function(*sources, *tensors[number:])
+            return results, torch.autograd.grad(loss, sources)
 
-    run = compiled(forward_and_backward, way, tensors)
-    return keras.tree.map_structure(ops.convert_to_numpy, run(*tensors))
+    run = compiled(forward_and_backward, way, as_tensors(arrays))
+
+    def in_numpy(*arrays):
+        results = run(*as_tensors(arrays))
+        return keras.tree.map_structure(ops.convert_to_numpy, results)
+
+    return in_numpy
+
+
+def as_tensors(arrays):
+    return [ops.convert_to_tensor(array) for array in arrays]

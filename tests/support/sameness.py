@@ -1,7 +1,7 @@
 """A small training whose result must not depend on which devices compute it.
 
-`python tests/support/sameness.py NETWORK FILE` trains as one of the workers in
-TF_CONFIG. The chief writes the result.
+`python tests/support/sameness.py FOLDER` trains each network as one of the workers in
+TF_CONFIG. The chief writes the results.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import keras
 import numpy as np
 import tensorflow as tf
+from small_models import build
 
 from gbn_keras import (
     GhostBatchNormalization,
@@ -65,8 +66,12 @@ NETWORKS = {"f1": f1_digits, "convolutional": convolutional}
 
 
 def trained(network, dtype, strategy=None, micro_batches=1, jit=False, wrapped=True):
-    """Weights, running statistics, optimizer state and scores after twenty updates."""
-    strategy = strategy or tf.distribute.get_strategy()
+    """Weights, running statistics, optimizer state and figures after twenty updates.
+
+    The figures are the logs of each update, then the scores of the evaluation.
+    """
+    one_device = tf.distribute.get_strategy()
+    strategy = strategy or one_device
     replicas = strategy.num_replicas_in_sync
     data = datasets.load("digits")
     if network == "convolutional":
@@ -86,14 +91,22 @@ def trained(network, dtype, strategy=None, micro_batches=1, jit=False, wrapped=T
             weighted_metrics=["accuracy"],
             jit_compile=jit,
         )
+    if strategy is one_device:
+        build(model, np.zeros((1, *data.image_shape), "float32"), np.zeros(1, "int32"))
     batches = functools.partial(data.training_batches, BATCH, seed=5)
-    history = model.fit(
+    figures = []
+
+    def keep(batch, logs):
+        figures.extend(float(logs[name]) for name in ("loss", "accuracy"))
+
+    model.fit(
         distribute(strategy, batches),
         steps_per_epoch=UPDATES // 2,
         epochs=2,
         shuffle=False,
         verbose=0,
-    ).history
+        callbacks=[keras.callbacks.LambdaCallback(on_train_batch_end=keep)],
+    )
     scores = model.evaluate(
         distribute(strategy, data.validation_batches),
         steps=data.validation_steps(replicas),
@@ -102,8 +115,8 @@ def trained(network, dtype, strategy=None, micro_batches=1, jit=False, wrapped=T
     )
     variables = [*inner.variables, *model.optimizer.variables]
     # These are float32 for any model.
-    figures = [*history["loss"], *history["accuracy"], *scores.values()]
-    return [*(v.numpy() for v in variables), np.float32(figures)]
+    figures = np.float32([*figures, *scores.values()])
+    return [*(v.numpy() for v in variables), figures]
 
 
 def distance(one, other):
@@ -122,7 +135,8 @@ def distance(one, other):
 
 if __name__ == "__main__":
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    result = trained(sys.argv[1], "float32", strategy, micro_batches=2)
-    if is_chief(strategy):
-        np.savez(sys.argv[2], *result)
+    for network in NETWORKS:
+        result = trained(network, "float32", strategy, micro_batches=2)
+        if is_chief(strategy):
+            np.savez(os.path.join(sys.argv[1], network), *result)
     wait_for_all(strategy)

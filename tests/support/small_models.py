@@ -1,4 +1,4 @@
-"""A small network, and digits as its input rows."""
+"""Small networks, digits as their input rows, and `build`."""
 
 import keras
 from sklearn.datasets import load_digits
@@ -18,6 +18,28 @@ def sequential():
             keras.layers.Dense(10),
         ]
     )
+
+
+def functional():
+    inputs = keras.Input((64,))
+    hidden = keras.layers.Reshape((8, 8, 1))(inputs)
+    hidden = keras.layers.Conv2D(4, 3, use_bias=False)(hidden)
+    hidden = keras.layers.ReLU()(GhostBatchNormalization(16)(hidden))
+    outputs = keras.layers.Dense(10)(keras.layers.Flatten()(hidden))
+    return keras.Model(inputs, outputs)
+
+
+def build(model, x, y):
+    """Makes all variables that a compiled model needs for updates.
+
+    A training makes them, too, but TensorFlow traces an update twice if the first trace
+    makes variables.
+    """
+    predictions = model(x)
+    model.compute_loss(x, y, predictions)
+    model.compute_metrics(x, y, predictions)
+    model.reset_metrics()
+    model.optimizer.build(model.trainable_variables)
 
 
 def digits(count):

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from trainings import SHORT, shallow_network
 
 import gbn_train
 from gbn_keras.training import loss_landscape, trainer
@@ -12,6 +13,12 @@ from gbn_keras.training.errors import UsageError
 from gbn_keras.training.settings import Settings
 
 FLAGS = ("--mode=landscape", "--batch_size=256", "--directions=10")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def shallow():
+    with shallow_network():
+        yield
 
 
 def test_of_a_fresh_network(make_settings, tmp_path):
@@ -36,7 +43,7 @@ def test_of_a_fresh_network(make_settings, tmp_path):
 
 
 def test_of_the_network_that_a_run_has_trained(make_settings, tmp_path):
-    settings = make_settings("--batch_size=256", "--stretch=1", "--epochs=2")
+    settings = make_settings(*SHORT)
     result = trainer.train(settings, verbose=0)
     run = tmp_path / "run"
     model, flags = (run / "model.keras").read_bytes(), (run / "flags.cfg").read_text()

@@ -1,24 +1,22 @@
 """The program computes on replicas and machines what one device computes."""
 
+import functools
 import json
-import pathlib
 import signal
 import sys
-import time
 import types
 
+import machine
 import numpy as np
 import pytest
 import tensorflow as tf
 from cluster import run_workers, workers
+from conftest import settings_of
 from trainings import SHORT, weights
 
-import gbn_train as program
 from gbn_keras.training import evaluation, trainer
 from gbn_keras.training import strategy as strategies
 from gbn_keras.training.errors import UsageError
-
-PROGRAM = pathlib.Path(program.__file__).with_name("train.py")
 
 
 def test_one_device_is_the_default(make_settings):
@@ -45,21 +43,36 @@ def test_the_processor_is_divided_into_replicas(make_settings):
         strategies.strategy_of(make_settings("--strategy=mirrored"))
 
 
+@pytest.fixture(scope="module")
+def one_device(tmp_path_factory):
+    """Trains on one device, once for each size of ghosts: the folder, the result."""
+
+    @functools.cache
+    def train(ghost="32"):
+        folder = tmp_path_factory.mktemp("one_device") / "run"
+        flags = (f"--virtual_batch_size={ghost}", f"--run_dir={folder}")
+        return folder, trainer.train(settings_of(*SHORT, *flags), verbose=0)
+
+    return train
+
+
 @pytest.mark.cluster
 @pytest.mark.parametrize("ghost", ["32", pytest.param("0", marks=pytest.mark.slow)])
-def test_a_run_on_replicas_is_that_of_one_device(make_settings, tmp_path, ghost):
+def test_a_run_on_replicas_is_that_of_one_device(
+    make_settings, one_device, tmp_path, ghost
+):
+    whole, one = one_device(ghost)
     flags = (*SHORT, f"--virtual_batch_size={ghost}")
-    one = trainer.train(make_settings(*flags), verbose=0)
-    flags = (*flags, "--strategy=mirrored", "--replicas=2")
-    many = make_settings(*flags, f"--run_dir={tmp_path / 'many'}")
-    two = trainer.train(many, verbose=0)
+    two = trainer.train(
+        make_settings(*flags, "--strategy=mirrored", "--replicas=2"), verbose=0
+    )
     assert two["accuracy"] == one["accuracy"]
     assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
     assert two["updates"] == one["updates"] and two["hardware"]["replicas"] == 2
-    for a, b in zip(weights(tmp_path / "run"), weights(tmp_path / "many"), strict=True):
+    for a, b in zip(weights(whole), weights(tmp_path / "run"), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
     # Evaluated on replicas, the model of one device gives its figures.
-    flags = ("--strategy=mirrored", "--replicas=4")
+    flags = ("--strategy=mirrored", "--replicas=4", f"--run_dir={whole}")
     scores = evaluation.evaluate(make_settings(*flags))
     assert scores["accuracy"] == pytest.approx(one["accuracy"])
     assert scores["loss"] == pytest.approx(one["loss"], rel=1e-5)
@@ -137,56 +150,90 @@ def test_kubernetes_tells_the_machines(monkeypatch):
     }
 
 
+ON_TWO_MACHINES = (
+    *SHORT,
+    *("--strategy=multi_worker", "--weight_distance", "--checkpoint_every=4"),
+)
+
+# Which machine gets which signal in which update of its process, and the last update
+# that is saved then. The first machine saves every fourth update, and at SIGTERM.
+LOSSES = [
+    ((1, signal.SIGKILL, 6, 4), (0, signal.SIGTERM, 3, 7)),
+    pytest.param(
+        ((0, signal.SIGKILL, 6, 4), (1, signal.SIGTERM, 5, 8)), marks=pytest.mark.slow
+    ),
+]
+
+
+@pytest.fixture(scope="module", params=LOSSES, ids=["1 KILL, 0 TERM", "0 KILL, 1 TERM"])
+def two_machines(request, tmp_path_factory):
+    """Runs of the program on two machines, as few processes as it can be done with.
+
+    After the losses, it runs to the end. Then it trains undisturbed, and once more, and
+    evaluates.
+
+    Returns:
+        The losses, for each of them the exit codes and outputs, the outputs of the
+        machines after the losses, and the folder of `lost` and `undisturbed`.
+    """
+    folder = tmp_path_factory.mktemp("two_machines")
+    lost, undisturbed = (
+        (*ON_TWO_MACHINES, f"--run_dir={folder / name}")
+        for name in ("lost", "undisturbed")
+    )
+    ended = []
+    for index, number, update, _ in request.param:
+        end = map(str, (index, int(number), update))
+        with workers(2, machine.__file__, json.dumps([lost]), *end) as started:
+            outputs = [worker.communicate(timeout=300)[0] for worker in started]
+            ended.append(([worker.returncode for worker in started], outputs))
+    runs = [lost, undisturbed, undisturbed, (*undisturbed, "--mode=evaluate")]
+    outputs = run_workers(2, machine.__file__, json.dumps(runs))
+    return request.param, ended, outputs, folder
+
+
 @pytest.mark.cluster
-def test_the_program_on_two_machines(make_settings, tmp_path):
-    one = trainer.train(make_settings(*SHORT), verbose=0)
-    run_dir = tmp_path / "two"
-    flags = ("--strategy=multi_worker", f"--run_dir={run_dir}", *SHORT)
-    first, second = run_workers(2, PROGRAM, *flags)
+def test_the_program_on_two_machines(two_machines, one_device):
+    *_, (first, second), folder = two_machines
+    run_dir = folder / "undisturbed"
+    whole, one = one_device()
     assert "2 replicas x 1 micro-batch of 128" in first
     assert "validation accuracy" in first and "validation accuracy" not in second
     result = json.loads((run_dir / "result.json").read_text())
     assert result["accuracy"] == one["accuracy"]
-    for a, b in zip(weights(tmp_path / "run"), weights(run_dir), strict=True):
+    for a, b in zip(weights(whole), weights(run_dir), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
     # Finished before, as the first machine knows; then evaluated on both.
-    first, second = run_workers(2, PROGRAM, *flags)
-    assert "already finished" in first and "already finished" not in second
-    first, _ = run_workers(2, PROGRAM, *flags, "--mode=evaluate")
-    assert f"validation accuracy {100 * one['accuracy']:.2f} %" in first
+    assert f"already finished: {run_dir}" in first and "already" not in second
+    evaluated = first.splitlines()[-1]
+    assert evaluated == f"validation accuracy {100 * one['accuracy']:.2f} %"
 
 
 @pytest.mark.cluster
-def test_when_a_machine_is_lost_the_others_stop_and_all_go_on_when_restarted(tmp_path):
-    flags = ("--strategy=multi_worker", "--batch_size=512", "--epochs=8")
-    flags = (*flags, "--weight_distance", "--checkpoint_every=4")
-    undisturbed, run = tmp_path / "undisturbed", tmp_path / "run"
-    run_workers(2, PROGRAM, *flags, f"--run_dir={undisturbed}")
-    ends = ((0, signal.SIGKILL), (1, signal.SIGKILL), (0, signal.SIGTERM))
-    for (ended, number), lines in zip(ends, (10, 40, 70), strict=True):
-        with workers(2, PROGRAM, *flags, f"--run_dir={run}") as started:
-            _wait_for(run / "metrics.csv", lines)
-            started[ended].send_signal(number)
-            output, _ = started[1 - ended].communicate(timeout=30)
-            assert started[1 - ended].returncode == 75
-            told, _ = started[ended].communicate(timeout=30)
-            assert ("is saved" in told) is (number == signal.SIGTERM)
-        last_line = output.splitlines()[-1]
+def test_when_a_machine_is_lost_the_others_stop_and_all_go_on_when_restarted(
+    two_machines,
+):
+    losses, ended, (first, second), folder = two_machines
+    saved = None
+    for (lost, number, _, then_saved), (codes, outputs) in zip(
+        losses, ended, strict=True
+    ):
+        assert codes[lost] == (-number if number == signal.SIGKILL else 75), outputs
+        assert codes[1 - lost] == 75, outputs
+        # Only the first machine saves.
+        is_saved = f"update {then_saved} is saved" in outputs[lost]
+        assert is_saved is (number == signal.SIGTERM and lost == 0)
+        last_line = outputs[1 - lost].splitlines()[-1]
         assert last_line.startswith("stopped: another machine of the cluster was lost")
         assert "same command" in last_line
-        assert "Traceback" not in output
-    first, second = run_workers(2, PROGRAM, *flags, f"--run_dir={run}")
-    assert "resumed after update" in first and "resumed" not in second
+        assert "Traceback" not in outputs[1 - lost]
+        if saved:
+            assert f"resumed after update {saved} of 12" in outputs[0]
+        saved = then_saved
+    assert f"resumed after update {saved} of 12" in first and "resumed" not in second
     # Bit for bit.
-    for a, b in zip(weights(undisturbed), weights(run), strict=True):
+    lost, undisturbed = folder / "lost", folder / "undisturbed"
+    for a, b in zip(weights(undisturbed), weights(lost), strict=True):
         np.testing.assert_array_equal(a, b)
     for name in ("metrics.csv", "weight_distance.csv"):
-        assert (undisturbed / name).read_text() == (run / name).read_text()
-
-
-def _wait_for(file, lines):
-    for _ in range(600):
-        if file.exists() and len(file.read_text().splitlines()) >= lines:
-            return
-        time.sleep(0.2)
-    raise TimeoutError(f"{file} has not got {lines} lines in two minutes")
+        assert (undisturbed / name).read_text() == (lost / name).read_text()

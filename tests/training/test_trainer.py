@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 from conftest import settings_of
-from trainings import SHORT, weights
+from trainings import SHORT, curves, shallow_network, weights
 
 import gbn_train as program
 from gbn_keras import GhostBatchNormalization
@@ -22,6 +22,12 @@ from gbn_keras.training.report import report
 from gbn_keras.training.settings import Settings
 
 
+@pytest.fixture(autouse=True, scope="module")
+def shallow():
+    with shallow_network():
+        yield
+
+
 @pytest.fixture(scope="module")
 def digits():
     return datasets.load("digits")
@@ -30,18 +36,75 @@ def digits():
 class Finished:
     """A short training that has ended, for the tests that only look at it."""
 
-    def __init__(self, folder, digits):
-        self.folder = folder
+    def __init__(self, folder, digits, *flags):
+        self.folder, self._flags = folder, flags
         self.result = trainer.train(self.settings(), digits, verbose=0)
 
     def settings(self, *flags):
         """Those of the training, with these flags."""
-        return settings_of(*SHORT, f"--run_dir={self.folder}", *flags)
+        flags = (*SHORT, *self._flags, f"--run_dir={self.folder}", *flags)
+        return settings_of(*flags)
 
 
 @pytest.fixture(scope="module")
 def finished(digits, tmp_path_factory):
     return Finished(tmp_path_factory.mktemp("finished") / "run", digits)
+
+
+@pytest.fixture(scope="module")
+def in_parts(digits, tmp_path_factory):
+    """The same training in micro-batches."""
+    folder = tmp_path_factory.mktemp("in_parts") / "run"
+    return Finished(folder, digits, "--micro_batch_size=64")
+
+
+@pytest.fixture(scope="module")
+def measured(digits, tmp_path_factory):
+    """And with all that can be measured."""
+    folder = tmp_path_factory.mktemp("measured") / "run"
+    flags = ("--micro_batch_size=64", "--noise_scale", "--weight_distance")
+    return Finished(folder, digits, *flags)
+
+
+@pytest.fixture(scope="module")
+def noisy(digits, tmp_path_factory):
+    """The first epoch of the same training, with gradient noise."""
+    folder = tmp_path_factory.mktemp("noisy") / "run"
+    return Finished(folder, digits, "--gradient_noise=full", "--max_updates=6")
+
+
+class Other:
+    """A training with another seed, length, validation data and no run directory."""
+
+    def __init__(self, folder, digits):
+        # 1,536 examples: a batch of 1,024, and one of 512 that is filled up.
+        self.data = dataclasses.replace(
+            digits,
+            validation_images=digits.train_images,
+            validation_labels=digits.train_labels,
+        )
+        flags = ("--seed=2", "--max_updates=8", "--noise_scale")
+        self.settings = settings_of(*SHORT, *flags)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            self.result = trainer.train(self.settings, self.data, verbose=0)
+        self.run_dir = self.result["settings"]["run_dir"]
+        self.folder = folder / self.run_dir
+
+
+@pytest.fixture(scope="module")
+def other(digits, tmp_path_factory):
+    return Other(tmp_path_factory.mktemp("other"), digits)
+
+
+def assert_equal(folder, other_folder):
+    for one, other in zip(weights(folder), weights(other_folder), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def assert_close(folder, other_folder):
+    for one, other in zip(weights(folder), weights(other_folder), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
 
 
 def test_a_run_leaves_its_directory(finished):
@@ -65,7 +128,7 @@ def test_a_run_leaves_its_directory(finished):
 
     model = keras.models.load_model(run / "model.keras")
     ghosts = [x for x in model.layers if isinstance(x, GhostBatchNormalization)]
-    assert len(ghosts) == 4 and {x.virtual_batch_size for x in ghosts} == {32}
+    assert len(ghosts) == 2 and {x.virtual_batch_size for x in ghosts} == {32}
     assert report.report_run(run) == run / "plots" / "training.png"
     assert (run / "plots" / "training.png").stat().st_size > 10_000
 
@@ -76,13 +139,15 @@ def test_the_flagfile_of_a_run_runs_it_again(finished, digits, tmp_path):
         ["train.py", f"--flagfile={flagfile}", f"--run_dir={tmp_path / 'again'}"]
     )
     trainer.train(Settings(**again), digits, verbose=0)
-    for a, b in zip(weights(finished.folder), weights(tmp_path / "again"), strict=True):
-        np.testing.assert_array_equal(a, b)
+    assert_equal(finished.folder, tmp_path / "again")
 
 
-def test_another_seed_is_another_run(finished, make_settings, digits):
-    other = trainer.train(make_settings(*SHORT, "--seed=2"), digits, verbose=0)
-    assert other["loss"] != finished.result["loss"]
+def test_another_seed_is_another_run(finished, other):
+    one, another = (
+        pd.read_csv(run.folder / "metrics.csv").iloc[0] for run in (finished, other)
+    )
+    assert one["updates"] == another["updates"]
+    assert one["loss"] != pytest.approx(another["loss"], rel=1e-3)
 
 
 def test_a_finished_run_is_not_run_again(finished, digits, capsys):
@@ -108,35 +173,43 @@ def test_a_run_directory_that_cannot_be_written_is_refused(
         trainer.train(settings, digits)
 
 
-def test_max_updates_stops_early(make_settings, digits):
-    result = trainer.train(make_settings(*SHORT, "--max_updates=8"), digits, verbose=0)
-    assert result["updates"] == 8
+def test_max_updates_stops_early(other):
+    assert other.result["updates"] == 8
+    evaluated = curves(other.folder / "tensorboard" / "validation")["accuracy"]
+    assert list(evaluated) == [6, 8]
+    assert evaluated[8] == pytest.approx(other.result["accuracy"])
 
 
-def test_the_default_run_directory_is_named_after_the_flags(
-    make_settings, digits, tmp_path, monkeypatch
-):
-    monkeypatch.chdir(tmp_path)
-    settings = dataclasses.replace(
-        make_settings(*SHORT, "--max_updates=1"), run_dir=None
-    )
-    first = trainer.train(settings, digits, verbose=0)["settings"]["run_dir"]
-    settings = dataclasses.replace(settings, seed=2)
-    second = trainer.train(settings, digits, verbose=0)["settings"]["run_dir"]
-    assert first.startswith("runs/digits-f1_digits-train-")
-    assert first != second
+def test_the_default_run_directory_is_named_after_the_flags(other):
+    assert other.run_dir.startswith("runs/digits-f1_digits-train-")
+    assert (other.folder / "result.json").exists()
+
+    def run_dir(**changes):
+        settings = dataclasses.replace(other.settings, **changes)
+        return Planner(1536).plan(settings).settings.run_dir
+
+    assert run_dir() == other.run_dir
+    assert run_dir(seed=3) != other.run_dir
+
+
+WAYS = (
+    ("--jit=on",),
+    ("--precision=mixed_bfloat16",),
+    ("--precision=mixed_float16",),
+    ("--virtual_batch_size=0",),
+    ("--virtual_batch_size=100",),
+    ("--clipnorm=0", "--warmup_updates=5"),
+)
 
 
 @pytest.mark.parametrize(
     "flags",
     [
-        ("--jit=on",),
-        ("--precision=mixed_bfloat16",),
-        ("--precision=mixed_float16",),
-        ("--virtual_batch_size=0",),
-        ("--virtual_batch_size=100",),
-        ("--clipnorm=0", "--warmup_updates=5"),
+        # Each way is part of one of three trainings, and has one of its own by hand.
+        *(WAYS[one] + WAYS[other] for one, other in ((0, 5), (1, 3), (2, 4))),
+        *(pytest.param(flags, marks=pytest.mark.slow) for flags in WAYS),
     ],
+    ids=lambda flags: " ".join(flags),
 )
 def test_every_way_of_training_learns(make_settings, digits, flags):
     flags = ("--batch_size=128", "--stretch=1", "--epochs=3", *flags)
@@ -146,33 +219,27 @@ def test_every_way_of_training_learns(make_settings, digits, flags):
     assert keras.config.dtype_policy() == before
 
 
-@pytest.fixture(scope="module")
-def in_parts(digits, tmp_path_factory):
-    """The same training in micro-batches: its directory, its result."""
-    folder = tmp_path_factory.mktemp("in_parts") / "run"
-    flags = (*SHORT, "--micro_batch_size=64", f"--run_dir={folder}")
-    return folder, trainer.train(settings_of(*flags), digits, verbose=0)
-
-
-@pytest.fixture(scope="module")
-def measured(digits, tmp_path_factory):
-    """And with the noise scale measured."""
-    folder = tmp_path_factory.mktemp("measured") / "run"
-    flags = (*SHORT, "--micro_batch_size=64", "--noise_scale", f"--run_dir={folder}")
-    return folder, trainer.train(settings_of(*flags), digits, verbose=0)
-
-
 def test_micro_batches_give_the_same_run(finished, in_parts):
-    folder, result = in_parts
-    assert result["accuracy"] == finished.result["accuracy"]
-    assert result["loss"] == pytest.approx(finished.result["loss"], rel=1e-4)
-    for one, other in zip(weights(finished.folder), weights(folder), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+    assert in_parts.result["accuracy"] == finished.result["accuracy"]
+    assert in_parts.result["loss"] == pytest.approx(finished.result["loss"], rel=1e-4)
+    assert_close(finished.folder, in_parts.folder)
+
+
+class Begun(Exception):
+    """Ends a training before its first update, which takes long to trace."""
+
+
+class EndBeforeTheFirstUpdate(keras.callbacks.Callback):
+    """For tests of what comes before."""
+
+    def on_train_begin(self, logs=None):
+        raise Begun
 
 
 def test_a_micro_batch_that_fits_is_chosen(make_settings, digits, capsys):
-    flags = ("--batch_size=512", "--max_updates=1", "--memory_budget=0.003")
-    trainer.train(make_settings(*flags), digits, verbose=0)
+    settings = make_settings("--batch_size=512", "--memory_budget=0.0007")
+    with pytest.raises(Begun):
+        trainer.train(settings, digits, (EndBeforeTheFirstUpdate(),), verbose=0)
     first_line = capsys.readouterr().out.splitlines()[0]
     assert first_line == (
         "batch 512 = 16 ghosts of 32; 1 replica x 2 micro-batches of 256"
@@ -236,24 +303,17 @@ def test_evaluation_gives_the_accuracy_of_the_run(finished):
     assert scores["loss"] == pytest.approx(result["loss"], rel=1e-5)
 
 
-def test_validation_weights_a_partial_batch_by_its_examples(make_settings, digits):
-    # 1,536 validation examples: a batch of 1,024, and one of 512 that is filled up.
-    data = dataclasses.replace(
-        digits,
-        validation_images=digits.train_images,
-        validation_labels=digits.train_labels,
-    )
-    result = trainer.train(make_settings(*SHORT), data, verbose=0)
-    model = keras.models.load_model(f"{result['settings']['run_dir']}/model.keras")
-    batches = data.validation_batches()
+def test_validation_weights_a_partial_batch_by_its_examples(other):
+    model = keras.models.load_model(other.folder / "model.keras")
+    labels = other.data.validation_labels
+    batches = other.data.validation_batches()
     logits = np.concatenate([model(images) for images, _, _ in batches])
-    logits = logits[: len(data.validation_labels)]
+    logits = logits[: len(labels)]
     log_sum = np.log(np.exp(logits).sum(-1))
-    rows = np.arange(len(logits))
-    losses = log_sum - logits[rows, data.validation_labels]
-    correct = logits.argmax(-1) == data.validation_labels
-    assert result["accuracy"] == pytest.approx(correct.mean())
-    assert result["loss"] == pytest.approx(losses.mean(), rel=1e-4)
+    losses = log_sum - logits[np.arange(len(logits)), labels]
+    correct = logits.argmax(-1) == labels
+    assert other.result["accuracy"] == pytest.approx(correct.mean())
+    assert other.result["loss"] == pytest.approx(losses.mean(), rel=1e-4)
 
 
 def test_evaluation_wants_a_model_for_these_images(
@@ -274,12 +334,12 @@ def test_evaluation_wants_a_model_for_these_images(
         evaluation.evaluate(make_settings(*SHORT))
 
 
-def test_a_run_logs_the_distance_of_its_weights(make_settings, digits, tmp_path):
-    trainer.train(make_settings(*SHORT, "--weight_distance"), digits, verbose=0)
-    distances = pd.read_csv(tmp_path / "run" / "weight_distance.csv")
+def test_a_run_logs_the_distance_of_its_weights(measured):
+    run = measured.folder
+    distances = pd.read_csv(run / "weight_distance.csv")
     assert distances["updates"].tolist() == [*range(1, 11), 12]
-    model = keras.models.load_model(tmp_path / "run" / "model.keras")
-    with np.load(tmp_path / "run" / "initial_weights.npz") as start:
+    model = keras.models.load_model(run / "model.keras")
+    with np.load(run / "initial_weights.npz") as start:
         squares = [
             ((weight.numpy() - start[str(place)]) ** 2).sum()
             for place, weight in enumerate(model.trainable_variables)
@@ -287,52 +347,38 @@ def test_a_run_logs_the_distance_of_its_weights(make_settings, digits, tmp_path)
     last = distances["total"].iloc[-1]
     assert last == pytest.approx(sum(squares) ** 0.5, rel=1e-5)
     assert last > 0.1
-    report.report_run(tmp_path / "run")
-    assert (tmp_path / "run" / "plots" / "weight_distance.png").exists()
+    report.report_run(run)
+    assert (run / "plots" / "weight_distance.png").exists()
 
 
-def test_gradient_noise_changes_training_and_not_what_is_measured(
-    make_settings, digits, tmp_path
-):
-    flags = (*SHORT, "--lr_scaling=none", "--max_updates=1")
-    plain = trainer.train(make_settings(*flags), digits, verbose=0)
-    noisy = dataclasses.replace(
-        make_settings(*flags, "--gradient_noise=full"), run_dir=str(tmp_path / "noisy")
-    )
-    noisy = trainer.train(noisy, digits, verbose=0)
-    assert noisy["settings"]["gradient_noise"] == 7
-    assert noisy["loss"] != plain["loss"]
+def test_gradient_noise_changes_training_and_not_what_is_measured(finished, noisy):
+    assert noisy.result["settings"]["gradient_noise"] == 7
+    plain = pd.read_csv(finished.folder / "metrics.csv").set_index("updates")
+    assert noisy.result["loss"] != pytest.approx(plain.loc[6, "val_loss"], rel=1e-3)
     # Before the first update both have the same weights.
-    curves = [
-        pd.read_csv(tmp_path / name / "metrics.csv")["accuracy"][0]
-        for name in ("run", "noisy")
+    first = [
+        curves(run.folder / "tensorboard" / "train")["accuracy"][1]
+        for run in (finished, noisy)
     ]
-    assert curves[0] == curves[1] > 0
+    assert first[0] == first[1] > 0
 
 
-def test_gradient_noise_is_the_same_in_micro_batches(make_settings, digits, tmp_path):
-    flags = (*SHORT, "--lr_scaling=none", "--gradient_noise=full", "--max_updates=4")
-    trainer.train(make_settings(*flags), digits, verbose=0)
-    flags = (*flags, f"--run_dir={tmp_path / 'parts'}", "--micro_batch_size=64")
-    trainer.train(make_settings(*flags), digits, verbose=0)
-    for one, other in zip(
-        weights(tmp_path / "run"), weights(tmp_path / "parts"), strict=True
-    ):
-        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-5)
+def test_gradient_noise_is_the_same_in_micro_batches(noisy, digits, tmp_path):
+    in_parts = noisy.settings("--micro_batch_size=64", f"--run_dir={tmp_path / 'run'}")
+    trainer.train(in_parts, digits, verbose=0)
+    assert_close(noisy.folder, tmp_path / "run")
 
 
-def test_a_run_says_whether_its_batch_was_too_large(measured, make_settings, digits):
-    folder, result = measured[0], measured[1]["noise_scale"]
+def test_a_run_says_whether_its_batch_was_too_large(measured, other):
+    result = measured.result["noise_scale"]
     assert result["noise"] > 0
     assert "batch 256 was" in result["advice"] and "12 updates" in result["advice"]
-    log = pd.read_csv(folder / "noise_scale.csv")
+    log = pd.read_csv(measured.folder / "noise_scale.csv")
     assert log["noise"].iloc[-1] == pytest.approx(result["noise"])
     # A batch in one piece has nothing to compare.
-    whole = make_settings(*SHORT, "--noise_scale", "--max_updates=2")
-    result = trainer.train(whole, digits, verbose=0)["noise_scale"]
+    result = other.result["noise_scale"]
     assert "is unknown" in result["advice"] and "noise" not in result
 
 
-def test_measuring_the_noise_scale_changes_nothing(in_parts, measured):
-    for one, other in zip(weights(in_parts[0]), weights(measured[0]), strict=True):
-        np.testing.assert_array_equal(one, other)
+def test_measuring_changes_nothing(in_parts, measured):
+    assert_equal(in_parts.folder, measured.folder)

@@ -1,7 +1,9 @@
 """What `--stretch=auto` found: a sentence and a picture."""
 
-import pandas as pd
 from matplotlib.figure import Figure
+
+from gbn_keras.training.report.axes import panels_of
+from gbn_keras.training.report.columns import Columns
 
 
 def found(result: dict) -> str:
@@ -19,14 +21,13 @@ def found(result: dict) -> str:
     )
 
 
-def picture(metrics: pd.DataFrame) -> Figure:
+def picture(metrics: Columns) -> Figure:
     """The gain, and the sum of all gains, by update.
 
     Args:
         metrics: Content of `metrics.csv`.
     """
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    panels = figure.subplots(1, 2)
+    figure, [panels] = panels_of((10, 4), 1, 2, titles=0, sharey=False, beside=0.7)
     labels = {
         "gain": "gain (small-batch updates per update)",
         "small_batch_updates": "small-batch updates done",

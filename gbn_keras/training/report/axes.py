@@ -1,10 +1,60 @@
 """Lines, marks and axes that several pictures use."""
 
 import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
 _MARKERS = "osD^vPX*<>"
 _DASHES = ("-", "--", "-.", ":")
+
+
+# In inches: room for a label and six digits at the left, for a label and numbers at the
+# bottom, for each line of titles at the top.
+_LEFT, _BOTTOM, _TITLE, _EDGE = 0.7, 0.52, 0.27, 0.12
+
+
+def panels_of(
+    size: tuple[float, float],
+    rows: int = 1,
+    columns: int = 1,
+    *,
+    titles: int = 1,
+    beside: float = _EDGE,
+    sharex: bool = False,
+    sharey: bool = True,
+) -> tuple[Figure, np.ndarray]:
+    """A figure of this size, in inches, and its `(rows, columns)` axes.
+
+    The margins are fixed, because a layout that measures all texts takes longer than
+    the drawing itself. `beside` is the room between two columns, in inches, and
+    `titles` the number of lines above the axes.
+    """
+    figure = Figure(figsize=size, layout="none")
+    width, height = size
+    top = _EDGE + titles * _TITLE
+    panel_width = (width - _LEFT - _EDGE - (columns - 1) * beside) / columns
+    below = _BOTTOM + _EDGE
+    panel_height = (height - _BOTTOM - top - (rows - 1) * below) / rows
+    return figure, figure.subplots(
+        *(rows, columns),
+        sharex=sharex,
+        sharey=sharey,
+        squeeze=False,
+        gridspec_kw={
+            "left": _LEFT / width,
+            "right": 1 - _EDGE / width,
+            "bottom": _BOTTOM / height,
+            "top": 1 - top / height,
+            "wspace": beside / panel_width,
+            "hspace": below / panel_height,
+        },
+    )
+
+
+def title_of(settings: dict) -> str:
+    """The network and the data set, in words."""
+    return f"{settings['model']} on {settings['dataset']}"
 
 
 def style_of(place, number):

@@ -1,14 +1,15 @@
 """`Comparison`: the outcomes of a study or a sweep."""
 
 import dataclasses
+import math
 import pathlib
 
 import numpy as np
-import pandas as pd
 from matplotlib.figure import Figure
 
 from gbn_keras.analysis.fits import fit_distance
 from gbn_keras.training.report import paper, pictures
+from gbn_keras.training.report.columns import Columns, concatenate, read_columns
 from gbn_keras.training.run.run_directory import (
     METRICS,
     read_flags,
@@ -16,6 +17,9 @@ from gbn_keras.training.run.run_directory import (
     read_result,
 )
 from gbn_keras.training.run.tables import ARMS, arm_directory
+
+# A table: for each row, its cells by column. All rows have the same columns.
+Rows = dict[str, dict[str, object]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Comparison:
     settings: dict
     directories: dict[str, list[pathlib.Path]]
     results: dict[str, list[dict]]
-    curves: dict[str, pd.DataFrame]
+    curves: dict[str, Columns]
     distances: dict[str, tuple]
 
     @property
@@ -45,10 +49,9 @@ class Comparison:
         """Whether the arms are batch sizes instead of the paper's arms."""
         return tuple(self.directories) != ARMS
 
-    def table(self) -> pd.DataFrame:
+    def table(self) -> Rows:
         """A row for each arm, as in `study_table`, with the fits of the distances."""
-        table = study_table(self.results)
-        return table.join(_fits_table(self.distances)) if self.distances else table
+        return _with_fits(study_table(self.results), self.distances)
 
     def pictures(self) -> dict[str, Figure]:
         """The pictures, by the names of their files."""
@@ -99,7 +102,7 @@ def read_comparison(run_dir: pathlib.Path) -> Comparison:
             for arm, paths in directories.items()
             if (outcomes := [one for path in paths if (one := read_outcome(path))])
         },
-        {arm: pd.concat(metrics) for arm, metrics in curves.items() if metrics},
+        {arm: concatenate(metrics) for arm, metrics in curves.items() if metrics},
         {
             arm: weight_distance(paths[0])
             for arm, paths in finished.items()
@@ -108,95 +111,106 @@ def read_comparison(run_dir: pathlib.Path) -> Comparison:
     )
 
 
-def read_metrics(run_dir: pathlib.Path) -> pd.DataFrame | None:
+def read_metrics(run_dir: pathlib.Path) -> Columns | None:
     """A row for each epoch of a training; `None` if none has ended yet."""
     file = run_dir / METRICS
     if not file.exists() or not file.stat().st_size:
         return None
     # When a training starts, the file has only the names of the columns.
-    metrics = pd.read_csv(file)
-    return None if metrics.empty else metrics
+    metrics = read_columns(file)
+    return metrics if len(metrics["epoch"]) else None
 
 
-def study_table(results: dict[str, list[dict]]) -> pd.DataFrame:
+def study_table(results: dict[str, list[dict]]) -> Rows:
     """A row for each arm, from the results of its seeds.
 
     Accuracies are in percent. The deviation is the sample deviation over the seeds. The
     paper's column exists if the paper has the network and the data set. If trainings
     diverged, there are two more columns: `diverged`, the number of seeds that did, and
-    `diverged_at`, the earliest update at which one did. The other columns but `seeds`
-    describe the trainings that did not diverge, if there are any.
+    `diverged_at`, the earliest update at which one did, or `None`. The other columns
+    but `seeds` describe the trainings that did not diverge, if there are any.
     """
     rows = {}
     for arm, outcomes in results.items():
         diverged = [one["diverged"] for one in outcomes if "diverged" in one]
         runs = [one for one in outcomes if "diverged" not in one] or outcomes
-        accuracy = 100 * pd.Series([run.get("accuracy", np.nan) for run in runs])
+        accuracy = [100 * run.get("accuracy", math.nan) for run in runs]
         settings = runs[0]["settings"]
         rows[arm] = {
             "batch_size": settings["batch_size"],
-            "accuracy_mean": accuracy.mean(),
-            "accuracy_deviation": accuracy.std(),
+            "accuracy_mean": sum(accuracy) / len(runs),
+            "accuracy_deviation": np.std(accuracy, ddof=1) if runs[1:] else math.nan,
             "seeds": len(outcomes),
             # With --stretch=auto, each seed finds its own number.
             "updates": round(sum(run["updates"] for run in runs) / len(runs)),
             "samples": round(sum(run["samples"] for run in runs) / len(runs)),
             "wall_seconds": sum(run["wall_seconds"] for run in runs) / len(runs),
+            "diverged": len(diverged),
+            "diverged_at": min(diverged, default=None),
         }
-        if diverged:
-            rows[arm] |= {"diverged": len(diverged), "diverged_at": min(diverged)}
-    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("arm")
-    if "diverged" in table:
-        table["diverged"] = table["diverged"].fillna(0).astype(int)
-        table["diverged_at"] = table["diverged_at"].astype("Int64")
+    if not any(row["diverged"] for row in rows.values()):
+        for row in rows.values():
+            del row["diverged"], row["diverged_at"]
     # The last arm's settings are the study's.
     wanted = paper.arms(settings)
     if set(rows) <= set(wanted):
-        table["paper_accuracy"] = pd.Series(wanted)
-    return table
+        for arm, row in rows.items():
+            row["paper_accuracy"] = wanted[arm]
+    return rows
 
 
-def as_shown(table: pd.DataFrame) -> pd.DataFrame:
+def as_shown(table: Rows) -> Rows:
     """A comparison's table for readers: with units, and rounded numbers."""
-    seeds = sorted(set(table["seeds"]))
-    number = f", {seeds[0]} seed{'s' * (seeds[0] > 1)}" if len(seeds) == 1 else ""
-    shown = pd.DataFrame({"batch": table["batch_size"].map("{:,}".format)})
-    shown[f"accuracy %{number}"] = list(map(_accuracy, table.itertuples()))
-    if "paper_accuracy" in table:
-        shown["paper %"] = table["paper_accuracy"].map("{:.2f}".format)
-        difference = table["accuracy_mean"] - table["paper_accuracy"]
-        difference = difference.map("{:+.2f}".format, na_action="ignore")
-        shown["difference"] = difference.fillna("")
-    if not number:
-        shown["seeds"] = table["seeds"].map(str)
-    if "diverged" in table and table["accuracy_mean"][table["diverged"] > 0].any():
-        # Only some seeds of an arm diverged, and the others make its mean.
-        shown["diverged"] = [
-            f"{row.diverged} of {row.seeds}" if row.diverged else ""
-            for row in table.itertuples()
-        ]
-    shown["updates"] = table["updates"].map("{:,}".format)
-    shown["samples"] = table["samples"].map("{:,}".format)
-    shown["seconds"] = table["wall_seconds"].map("{:,.1f}".format)
-    if "log_r2" in table:
-        shown["distance"] = [
-            f"{row.log_a:.3g} + {row.log_b:.3g} log t (R² {row.log_r2:.3f}), "
-            f"{row.power_a:.3g} t^{row.power_b:.3g} (R² {row.power_r2:.3f})"
-            if np.isfinite(row.log_r2)
-            else "too few updates"
-            for row in table.itertuples()
-        ]
-    return shown.rename_axis(None)
+    seeds = {row["seeds"] for row in table.values()}
+    one = min(seeds) if len(seeds) == 1 else None
+    number = f", {one} seed{'s' * (one > 1)}" if one else ""
+    # Whether only some seeds of an arm diverged, so that the others make its mean.
+    in_part = any(
+        row.get("diverged") and not math.isnan(row["accuracy_mean"])
+        for row in table.values()
+    )
+    shown = {}
+    for arm, row in table.items():
+        cells = {
+            "batch": f"{row['batch_size']:,}",
+            f"accuracy %{number}": accuracy_shown(row),
+        }
+        if "paper_accuracy" in row:
+            difference = row["accuracy_mean"] - row["paper_accuracy"]
+            cells["paper %"] = f"{row['paper_accuracy']:.2f}"
+            cells["difference"] = "" if math.isnan(difference) else f"{difference:+.2f}"
+        if not number:
+            cells["seeds"] = str(row["seeds"])
+        if in_part:
+            some = f"{row['diverged']} of {row['seeds']}"
+            cells["diverged"] = some if row["diverged"] else ""
+        cells["updates"] = f"{row['updates']:,}"
+        cells["samples"] = f"{row['samples']:,}"
+        cells["seconds"] = f"{row['wall_seconds']:,.1f}"
+        if "log_r2" in row:
+            cells["distance"] = _distance(row)
+        shown[arm] = cells
+    return shown
 
 
-def _accuracy(row):
+def accuracy_shown(row: dict) -> str:
     """An arm's accuracy as it is shown, or the update at which it diverged."""
-    if np.isnan(row.accuracy_mean):
-        return f"diverged at update {row.diverged_at:,}"
-    text = f"{row.accuracy_mean:.2f}"
-    if np.isfinite(row.accuracy_deviation):
-        text += f" ± {row.accuracy_deviation:.2f}"
+    if math.isnan(row["accuracy_mean"]):
+        return f"diverged at update {row['diverged_at']:,}"
+    text = f"{row['accuracy_mean']:.2f}"
+    if not math.isnan(row["accuracy_deviation"]):
+        text += f" ± {row['accuracy_deviation']:.2f}"
     return text
+
+
+def _distance(row):
+    """The fits of an arm's distances as they are shown."""
+    if not math.isfinite(row["log_r2"]):
+        return "too few updates"
+    return (
+        f"{row['log_a']:.3g} + {row['log_b']:.3g} log t (R² {row['log_r2']:.3f}), "
+        f"{row['power_a']:.3g} t^{row['power_b']:.3g} (R² {row['power_r2']:.3f})"
+    )
 
 
 def weight_distance(run_dir: pathlib.Path) -> tuple:
@@ -204,23 +218,27 @@ def weight_distance(run_dir: pathlib.Path) -> tuple:
 
     The fits are over the phase of high rate. If it is too short, there are none.
     """
-    table = pd.read_csv(run_dir / "weight_distance.csv")
+    table = read_columns(run_dir / "weight_distance.csv")
     high_rate = read_result(run_dir)["high_rate_updates"]
-    phase = table[table["updates"] <= high_rate]
-    fits = fit_distance(phase["updates"], phase["total"]) if len(phase) > 2 else ()
+    updates, total = table["updates"], table["total"]
+    phase = updates <= high_rate
+    fits = fit_distance(updates[phase], total[phase]) if phase.sum() > 2 else ()
     return table, fits, high_rate
 
 
-def _fits_table(distances):
-    """For each arm, how well a logarithm and a power law fit its distances."""
-    rows = {}
-    for arm, (_, fits, _) in distances.items():
-        rows[arm] = {}
-        for name, fit in zip(("log", "power"), fits, strict=False):
-            rows[arm] |= {
-                f"{name}_a": fit.a,
-                f"{name}_b": fit.b,
-                f"{name}_r2": fit.r_squared,
-                f"{name}_residual": fit.residual,
-            }
-    return pd.DataFrame.from_dict(rows, orient="index")
+def _with_fits(table, distances):
+    """The table, with how well a logarithm and a power law fit the arms' distances."""
+    fits = {
+        arm: {
+            f"{name}_{key}": value
+            for name, fit in zip(("log", "power"), found, strict=False)
+            for key, value in (
+                *(("a", fit.a), ("b", fit.b)),
+                *(("r2", fit.r_squared), ("residual", fit.residual)),
+            )
+        }
+        for arm, (_, found, _) in distances.items()
+    }
+    names = next((list(own) for own in fits.values() if own), [])
+    missing = dict.fromkeys(names, math.nan)
+    return {arm: row | missing | fits.get(arm, {}) for arm, row in table.items()}

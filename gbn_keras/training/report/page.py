@@ -65,15 +65,13 @@ def _article(summary):
 
 
 def _table(table: Table):
-    frame = table.rows
-    values = frame.to_numpy(object)
     return {
         "caption": table.caption,
-        "corner": frame.index.name,
-        "heads": list(map(str, frame)),
+        "corner": table.corner,
+        "heads": list(next(iter(table.rows.values()))),
         "rows": [
-            (str(name), list(map(_cell, row)))
-            for name, row in zip(frame.index, values, strict=True)
+            (str(name), list(map(_cell, row.values())))
+            for name, row in table.rows.items()
         ],
         "note": table.note,
     }

@@ -50,12 +50,18 @@ def report_sweep(run_dir: pathlib.Path) -> str:
 
 
 def _report_comparison(run_dir, name):
+    # It takes half a second to import, and the page has no need.
+    import pandas as pd
+
     comparison = read_comparison(run_dir)
     table = comparison.table()
-    write_whole(run_dir / name, table.to_csv())
+    rows = pd.DataFrame.from_dict(table, orient="index").rename_axis("arm")
+    if "diverged_at" in rows:
+        rows["diverged_at"] = rows["diverged_at"].astype("Int64")
+    write_whole(run_dir / name, rows.to_csv())
     for file, picture in comparison.pictures().items():
         pictures.save(picture, run_dir, file)
-    return as_shown(table).to_string()
+    return pd.DataFrame.from_dict(as_shown(table), orient="index").to_string()
 
 
 def stop_if_all_diverged(run_dir: pathlib.Path) -> None:

@@ -2,10 +2,13 @@
 
 import pathlib
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from gbn_keras.training.report import pictures
+from gbn_keras.training.report.axes import panels_of, title_of
 from gbn_keras.training.run.run_directory import (
     FLAGFILE,
     read_flags,
@@ -85,8 +88,62 @@ def trial_directory(run_dir: pathlib.Path, trial: pd.Series) -> pathlib.Path:
 
 
 def search_picture(run_dir: pathlib.Path, trials: pd.DataFrame) -> Figure:
-    """The accuracy by each searched flag."""
-    return pictures.search(trials, _searched(trials), read_flags(run_dir))
+    """Validation accuracy of a search's trials, by each searched flag.
+
+    Diverged trials are crosses at the bottom.
+
+    Args:
+        run_dir: Run directory of the search.
+        trials: Rows, one for each trial, the best one first. Diverged trials have no
+            accuracy.
+    """
+    settings, searched = read_flags(run_dir), _searched(trials)
+    columns = min(4, len(searched))
+    rows = -(-len(searched) // columns)
+    figure, panels = panels_of((3.5 * columns, 3 * rows + 0.5), rows, columns)
+    accuracy, has_one = trials["accuracy"], trials["accuracy"].notna()
+    shade = np.log10(trials["updates"][has_one])
+    points = {"c": shade, "cmap": "Greys", "vmin": shade.min() - 0.5}
+    for axes, name in zip(panels.flat, searched, strict=False):
+        values = trials[name]
+        if len(set(values)) <= 6:  # A list of values, shown at equal distances.
+            tried = sorted(set(values))
+            axes.set_xticks(range(len(tried)), tried)
+            # Trials with the same value and the same accuracy are side by side.
+            equal = trials.groupby([name, "accuracy"], dropna=False)[name]
+            number = equal.transform("size")
+            apart = np.minimum(0.08, 0.6 / number)
+            place = apart * (equal.cumcount() - (number - 1) / 2)
+            values = values.map(tried.index) + place
+        elif values.min() > 0:
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+            axes.xaxis.set_minor_formatter(lambda *_: "")
+        if has_one.any():
+            shown = values[has_one], accuracy[has_one]
+            axes.scatter(*shown, vmax=shade.max(), alpha=0.7, zorder=2, **points)
+            best = values.iloc[0], accuracy.iloc[0]
+            axes.plot(*best, "o", color="tab:red", fillstyle="none", markersize=12)
+        at_bottom = {"transform": axes.get_xaxis_transform(), "clip_on": False}
+        axes.scatter(
+            *(values[~has_one], [0] * sum(~has_one)),
+            **(at_bottom | {"marker": "x", "color": "tab:red", "zorder": 3}),
+        )
+        axes.set_xlabel(name)
+        axes.margins(x=0.15)
+        axes.grid(alpha=0.3)
+    for axes in panels.flat[len(searched) :]:
+        axes.remove()
+    for axes in panels[:, 0]:
+        axes.set_ylabel("validation accuracy (%)")
+    title = f"{title_of(settings)}: {len(trials)} trials, the best one circled"
+    if len(set(shade)) > 1:
+        title += "; darker points made more updates"
+    if not has_one.all():
+        title += "; crosses diverged"
+    figure.suptitle(title, fontsize="medium")
+    return figure
 
 
 def as_shown(trials: pd.DataFrame) -> pd.DataFrame:

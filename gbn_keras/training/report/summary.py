@@ -2,16 +2,18 @@
 
 import dataclasses
 import json
+import math
 import pathlib
 from typing import NamedTuple
 
-import pandas as pd
 from matplotlib.figure import Figure
 
 from gbn_keras.analysis.fits import AlphaFit
 from gbn_keras.training.errors import UsageError
 from gbn_keras.training.report import auto_stretch as auto
-from gbn_keras.training.report import comparison, paper, pictures, search_report
+from gbn_keras.training.report import comparison, paper, pictures
+from gbn_keras.training.report.columns import read_columns, without_gaps
+from gbn_keras.training.report.comparison import Rows
 from gbn_keras.training.run.run_directory import (
     FLAGFILE,
     PLAN,
@@ -45,11 +47,12 @@ _COMPARED = {
 
 
 class Table(NamedTuple):
-    """A table to show, with its caption and a note that explains it."""
+    """A table to show, with its caption, a note and a head for the rows' names."""
 
     caption: str
-    rows: pd.DataFrame
+    rows: Rows
     note: str = ""
+    corner: str = ""
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -168,33 +171,35 @@ def _add_comparison(summary):
         return
     table = arms.table()
     shown = comparison.as_shown(table)
-    has_one = table["accuracy_mean"].notna()
-    accuracy = shown[shown.columns[1]][has_one]
+    diverged = [arm for arm, row in table.items() if math.isnan(row["accuracy_mean"])]
+    has_difference = any("difference" in row for row in shown.values())
     if arms.is_sweep:
         summary.tables = [Table("The batch sizes", shown)]
-        names = {arm: arm for arm in accuracy.index}
+        names = {arm: arm for arm in table}
     else:
         note = _ARMS
-        if "difference" in shown:
+        if has_difference:
             note += " Difference: ours minus the paper's, in percentage points."
         summary.tables = [Table("The five arms", shown, note)]
         names = _COMPARED
-    if "difference" not in shown:
+    if not has_difference:
         summary.tables += _of_the_paper(arms.settings)
     means = [
-        f"{accuracy[arm]} % with {name}"
+        f"{comparison.accuracy_shown(table[arm])} % with {name}"
         for arm, name in names.items()
-        if arm in accuracy
+        if arm in table and arm not in diverged
     ]
     if means:
         summary.headlines = [f"Validation accuracy: {', '.join(means)}."]
-    if not has_one.all():
-        diverged = ", ".join(table.index[~has_one])
-        summary.headlines.append(f"All trainings diverged with: {diverged}.")
+    if diverged:
+        summary.headlines.append(f"All trainings diverged with: {', '.join(diverged)}.")
     summary.environment = _environment(results)
 
 
 def _add_search(summary):
+    # This imports pandas, which takes half a second, and only a search needs it.
+    from gbn_keras.training.report import search_report
+
     run_dir = summary.run_dir
     trials = search_report.read_trials(run_dir)
     summary.plan = _plans({"": run_dir})
@@ -204,7 +209,7 @@ def _add_search(summary):
         return
     best = trials.iloc[0]
     shown = search_report.as_shown(trials)
-    has_best = pd.notna(best["accuracy"])
+    has_best = not math.isnan(best["accuracy"])
     summary.headlines = [
         f"Best of {len(trials)} trials: validation accuracy {best['accuracy']:.2f} % "
         f"after {best['updates']:,} updates and {best['samples']:,} samples."
@@ -212,7 +217,8 @@ def _add_search(summary):
         else f"All {len(trials)} trials diverged."
     ]
     which = f"The best {len(shown)} of " if len(shown) < len(trials) else ""
-    summary.tables = [Table(f"{which}{len(trials)} trials, the best one first", shown)]
+    caption = f"{which}{len(trials)} trials, the best one first"
+    summary.tables = [Table(caption, shown.to_dict("index"), corner="trial")]
     picture = search_report.search_picture(run_dir, trials)
     _add_pictures(summary, {"tune.png": picture})
     folders = [
@@ -229,7 +235,7 @@ def _add_landscape(summary):
         return
     measured = json.loads(file.read_text(encoding="utf-8"))
     fits = {name: AlphaFit(**fit) for name, fit in measured["fits"].items()}
-    table = pd.read_csv(summary.run_dir / "landscape.csv")
+    table = read_columns(summary.run_dir / "landscape.csv")
     name, fit = next(iter(fits.items()))
     summary.headlines.append(
         f"Roughness of the loss: alpha {fit.alpha:.3f} ± {fit.error:.3f}, {name}."
@@ -247,8 +253,7 @@ def _add_landscape(summary):
         f"weights of norm {measured['weights_norm']:.4g}. At a distance r along "
         f"{measured['directions']} random directions, it deviates by about r^(alpha/2)."
     )
-    table_of_fits = pd.DataFrame.from_dict(rows, orient="index")
-    summary.tables.append(Table("Roughness of the loss", table_of_fits, note))
+    summary.tables.append(Table("Roughness of the loss", rows, note))
     picture = pictures.landscape(
         table, fits, measured["network"], measured["directions"]
     )
@@ -271,10 +276,10 @@ def _plans(folders):
 def _so_far(metrics):
     if metrics is None:
         return "its first epoch has not ended."
-    evaluated = metrics.dropna(subset=["val_accuracy"])
+    accuracy = without_gaps(metrics, "val_accuracy")["val_accuracy"][-1]
     return (
         f"{metrics['updates'].max():,.0f} updates so far, validation accuracy "
-        f"{100 * evaluated['val_accuracy'].iloc[-1]:.2f} % at the last evaluation."
+        f"{100 * accuracy:.2f} % at the last evaluation."
     )
 
 
@@ -283,8 +288,7 @@ def _of_the_paper(settings):
     wanted = paper.arms(settings)
     if not wanted:
         return []
-    row = {arm: f"{accuracy:.2f}" for arm, accuracy in wanted.items()}
-    rows = pd.DataFrame(row, index=["accuracy %"])
+    rows = {"accuracy %": {arm: f"{percent:.2f}" for arm, percent in wanted.items()}}
     return [Table("The paper's training of this network", rows, _ARMS)]
 
 

@@ -10,8 +10,6 @@ import socket
 import sys
 from collections.abc import Iterator
 
-import filelock
-
 from gbn_keras.training.errors import UsageError, first_line
 from gbn_keras.training.settings import FREE_TO_CHANGE, Settings
 from gbn_keras.whole_file import whole_file
@@ -92,6 +90,8 @@ def _make(path):
 @contextlib.contextmanager
 def _locked(path):
     """Locks out other processes. The system unlocks the file when a process dies."""
+    import filelock  # A report page reads run directories, and needs no lock.
+
     holder = path / _HOLDER
     try:
         lock = filelock.FileLock(path / _LOCK).acquire(blocking=False)

@@ -2,8 +2,10 @@
 
 import math
 import pathlib
+from typing import TYPE_CHECKING
 
-import pandas as pd
+if TYPE_CHECKING:  # It takes half a second to import, and a report page has no need.
+    import pandas as pd
 
 # The columns of the paper's Table 1.
 ARMS = ("SB", "LB", "+LR", "+GBN", "+RA")
@@ -40,7 +42,7 @@ def trial_row(
     return row
 
 
-def best_first(trials: pd.DataFrame) -> pd.DataFrame:
+def best_first(trials: "pd.DataFrame") -> "pd.DataFrame":
     """The trials in the table's order: the best one first, diverged ones last."""
     if "diverged_at" in trials:
         trials["diverged_at"] = trials["diverged_at"].astype("Int64")

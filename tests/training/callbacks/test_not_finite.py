@@ -1,43 +1,55 @@
 """A training that breaks down stops at that update and keeps its last checkpoint."""
 
-import pathlib
+import contextlib
+import io
 
 import keras
 import pytest
+from trainings import shallow_network
 
 import gbn_train
 from gbn_keras.training import trainer
-from gbn_keras.training.errors import NotFinite
 from gbn_keras.training.run import checkpoint_file
 
 SHORT = ("--batch_size=256", "--stretch=1", "--epochs=3", "--checkpoint_every=1")
 BROKEN = (*SHORT, "--learning_rate=1e30", "--clipnorm=0", "--lr_scaling=none")
-
-
 ON_REPLICAS = ("--strategy=mirrored", "--replicas=2")
 
 
-@pytest.mark.parametrize(
-    "flags", [(), pytest.param(ON_REPLICAS, marks=pytest.mark.cluster)]
+@pytest.fixture(autouse=True, scope="module")
+def shallow():
+    with shallow_network():
+        yield
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(), pytest.param(ON_REPLICAS, marks=pytest.mark.cluster)],
+    ids=["one device", "replicas"],
 )
-def test_it_names_update_rate_and_norm_and_keeps_what_was_good(
-    make_settings, tmp_path, flags
-):
-    with pytest.raises(NotFinite) as error:
-        trainer.train(make_settings(*BROKEN, *flags), verbose=0)
-    told = str(error.value)
-    newest = max((tmp_path / "run" / "checkpoints").iterdir())
+def broken(request, tmp_path_factory):
+    """A run of the program that broke: its directory, its exit code, its errors."""
+    folder = tmp_path_factory.mktemp("broken") / "run"
+    command = ["train.py", *BROKEN, *request.param, f"--run_dir={folder}"]
+    with contextlib.redirect_stderr(io.StringIO()) as errors:
+        code = gbn_train.main(command)
+    return folder, code, errors.getvalue()
+
+
+def test_it_names_update_rate_and_norm_and_keeps_what_was_good(broken):
+    run, _, told = broken
+    newest = max((run / "checkpoints").iterdir())
     arrays, facts = checkpoint_file.decode(newest.read_bytes())
     # The one before the update that broke.
     assert f"update {facts['updates'] + 1} is not finite" in told
     assert "gradient norm" in told and "learning rate 1e+30" in told
-    assert not (tmp_path / "run" / "result.json").exists()
+    assert not (run / "result.json").exists()
 
 
-def test_the_program_ends_with_code_3_and_one_line(tmp_path, capsys):
-    run_dir = pathlib.Path(tmp_path / "run")
-    assert gbn_train.main(["train.py", *BROKEN, f"--run_dir={run_dir}"]) == 3
-    lines = capsys.readouterr().err.strip().splitlines()
+def test_the_program_ends_with_code_3_and_one_line(broken):
+    _, code, told = broken
+    assert code == 3
+    lines = told.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("stopped: update ")
 
 

@@ -8,12 +8,20 @@ import types
 
 import pytest
 from conftest import settings_of
+from run_directories import write_training
+from trainings import shallow_network
 
-from gbn_keras.training import study
+from gbn_keras.training import study, trainer
 from gbn_keras.training.callbacks import progress
 from gbn_keras.training.planner import Planner
 
 SWEEP = ("--mode=sweep", "--batch_sizes=512,768", "--small_batch_size=256")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def shallow():
+    with shallow_network():
+        yield
 
 
 class Terminal(io.StringIO):
@@ -24,8 +32,14 @@ class Terminal(io.StringIO):
 
 
 def test_where_the_output_is_no_terminal_each_training_ends_in_one_line(
-    make_settings, capsys
+    make_settings, monkeypatch, capsys
 ):
+    def train(settings, *args, **kwargs):
+        if settings.batch_size == 768:  # It takes no time.
+            return write_training(settings, 0.5, examples=1536)
+        return trainer.train(settings, *args, **kwargs)
+
+    monkeypatch.setattr(study, "train", train)
     study.run_study(make_settings(*SWEEP, "--epochs=1", "--max_updates=2"))
     told = capsys.readouterr().out
     assert not set("\r\b\x1b━") & set(told)

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import tensorflow as tf
+from marks import slow
 
 from gbn_keras.shares import Shares
 from gbn_keras.training.data import datasets
@@ -40,7 +41,7 @@ def test_every_epoch_and_every_seed_draws_anew():
     assert (drawn(1, 2) != drawn(1, 3)).any() and (drawn(1, 2) != drawn(2, 2)).any()
 
 
-@pytest.mark.parametrize("replicas", [2, 4])
+@pytest.mark.parametrize("replicas", [slow(2), 4])
 def test_an_example_looks_the_same_on_any_replica_and_after_a_resume(replicas):
     data = dataclasses.replace(datasets.load("digits"), augmentation=ShiftAndFlip(1))
     assert data.image_shape == (8, 8, 1)

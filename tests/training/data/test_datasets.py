@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from marks import slow
 from tensorflow_datasets.core.download import downloader
 
 from gbn_keras.shares import Shares
@@ -82,7 +83,7 @@ def test_the_order_is_decided_by_the_seed(digits):
     assert first_labels(1) != first_labels(2)
 
 
-@pytest.mark.parametrize("start_update", [1, 4, 5, 6, 11, 52])
+@pytest.mark.parametrize("start_update", [slow(1), 4, 5, slow(6), slow(11), 52])
 def test_any_update_can_be_reached_directly(digits, start_update):
     # 1,536 examples in batches of 300: five updates an epoch and a remainder.
     batches = digits.training_batches(300, seed=5)
@@ -121,7 +122,7 @@ def test_a_mean_over_all_places_is_the_mean_over_the_examples(digits, replicas):
     np.testing.assert_allclose(weighted.mean(), digits.train_labels.mean(), rtol=1e-6)
 
 
-@pytest.mark.parametrize("replicas", [2, 4])
+@pytest.mark.parametrize("replicas", [slow(2), 4])
 def test_replicas_get_contiguous_shares(digits, replicas):
     expected = labels_of(digits.training_batches(512, 5, 4), 7)
     middle = replicas // 2

@@ -10,6 +10,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import types
 
 import pandas as pd
 import pytest
@@ -36,6 +37,49 @@ def training(tmp_path_factory):
     settings = settings_of(*flags, f"--run_dir={run_dir}")
     trainer.train(settings, verbose=0)
     return run_dir
+
+
+@pytest.fixture(scope="module")
+def training_page(training):
+    return page_of(training)
+
+
+@pytest.fixture(scope="module")
+def study_dir(tmp_path_factory):
+    return write_study(tmp_path_factory.mktemp("page") / "study")
+
+
+@pytest.fixture(scope="module")
+def command(training, study_dir, tmp_path_factory):
+    """The command on a training and a study, as Python runs its file."""
+    file = tmp_path_factory.mktemp("command") / "page.html"
+    python = [sys.executable, "-X", "importtime", str(ROOT / "gbn_report.py")]
+    done = subprocess.run(
+        [*python, str(training), str(study_dir), f"--output={file}"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=ROOT,
+    )
+    imports, errors = set(), []
+    for line in done.stderr.splitlines():
+        if line.startswith("import time:"):
+            imports.add(line.rpartition("|")[2].strip())
+        else:
+            errors.append(line)
+    return types.SimpleNamespace(
+        exit_code=done.returncode,
+        output=done.stdout,
+        errors="\n".join(errors),
+        imports=imports,
+        file=file,
+    )
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Leaves out the drawing of pictures, which takes longer than all else."""
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **_: file.write(b"-"))
 
 
 def page_of(*run_dirs, **options):
@@ -73,8 +117,10 @@ def attributes(page, name):
     return [own[name] for _, own in Elements(page).found if name in own]
 
 
-def test_a_trainings_page_has_plan_result_pictures_environment_and_flags(training):
-    page = page_of(training)
+def test_a_trainings_page_has_plan_result_pictures_environment_and_flags(
+    training, training_page
+):
+    page = training_page
     result = json.loads((training / "result.json").read_text())
     text = words(page)
     plan = (training / "plan.txt").read_text().splitlines()
@@ -91,8 +137,8 @@ def test_a_trainings_page_has_plan_result_pictures_environment_and_flags(trainin
     assert "Unfinished" not in text
 
 
-def test_the_pages_command_runs_the_same_again(training):
-    code = re.search(r"<pre><code>(.*?)</code></pre>", page_of(training), re.DOTALL)
+def test_the_pages_command_runs_the_same_again(training, training_page):
+    code = re.search(r"<pre><code>(.*?)</code></pre>", training_page, re.DOTALL)
     # A shell joins the lines.
     python, *argv = shlex.split(html.unescape(code[1]).replace("\\\n", ""))
     assert (python, argv[0]) == ("python", "train.py")
@@ -104,13 +150,14 @@ def test_the_pages_command_runs_the_same_again(training):
     assert same.flagfile() == before.flagfile()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_command_names_the_folder_where_the_page_is_made(training, monkeypatch):
     monkeypatch.chdir(training)
     assert f"--run_dir={training}-again" in words(page_of(pathlib.Path()))
 
 
-def test_a_studys_page_has_our_figures_beside_the_papers(tmp_path):
-    page = page_of(write_study(tmp_path / "study"))
+def test_a_studys_page_has_our_figures_beside_the_papers(study_dir):
+    page = page_of(study_dir)
     table = rows(page)
     heads = ["batch", "accuracy %, 2 seeds", "paper %", "difference", "updates"]
     assert table[""][:5] == heads
@@ -129,6 +176,7 @@ def test_a_studys_page_has_our_figures_beside_the_papers(tmp_path):
         assert line in words(page)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_other_data_has_no_papers_figures(tmp_path):
     page = page_of(write_study(tmp_path / "study", "--train_examples=10000"))
     heads = rows(page)[""]
@@ -136,8 +184,8 @@ def test_other_data_has_no_papers_figures(tmp_path):
     assert "paper %" not in heads and "98.27" not in page
 
 
-def test_a_trainings_page_has_the_papers_table_if_it_has_the_network(tmp_path):
-    study_dir = write_study(tmp_path / "study")
+@pytest.mark.usefixtures("undrawn")
+def test_a_trainings_page_has_the_papers_table_if_it_has_the_network(study_dir):
     assert rows(page_of(study_dir / "ra" / "seed_1"))["accuracy %"][0] == "98.27"
 
 
@@ -221,8 +269,8 @@ def test_an_unfinished_search_shows_the_trials_that_are_finished(tmp_path):
     assert rows(page)["rate2"][0] == "92.00"
 
 
-def test_the_page_needs_no_other_file_and_no_network(training, tmp_path):
-    page = page_of(training, write_study(tmp_path / "s"), output=tmp_path / "p.html")
+def test_the_page_needs_no_other_file_and_no_network(command):
+    page = command.file.read_text(encoding="utf-8")
     elements = Elements(page).found
     assert not {"script", "iframe", "object"} & {tag for tag, _ in elements}
     sources = attributes(page, "src")
@@ -246,12 +294,11 @@ def test_names_are_text_whatever_they_are(tmp_path):
 
 def test_what_the_user_writes_is_text_wherever_it_stands():
     evil = "</title><b onclick=\"x\">&amp; '{{ 7 * 7 }}'</b>{%raw%}"
-    frame = pd.DataFrame({evil: [evil]}, index=pd.Index([evil], name=evil))
     one = Summary(
         run_dir=pathlib.Path("runs") / evil.replace("/", ""),
         **{"title": evil, "flags": evil, "unfinished": evil, "headlines": [evil]},
         **{"plan": {"": [evil], evil: [evil]}, "environment": {evil: [evil]}},
-        tables=[Table(evil, frame, note=evil)],
+        tables=[Table(evil, {evil: {evil: evil}}, note=evil, corner=evil)],
         pictures={evil: Figure()},
     )
     for summaries, places in ([one], 20), ([one, one], 44):
@@ -264,6 +311,7 @@ def test_what_the_user_writes_is_text_wherever_it_stands():
         assert attributes(page, "alt") == [evil] * len(summaries)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_several_directories_are_one_page_with_its_contents(
     training, tmp_path, monkeypatch, capsys
 ):
@@ -290,6 +338,7 @@ def test_several_directories_are_one_page_with_its_contents(
         (["run", "--colour=red"], "--colour=red"),
     ],
 )
+@pytest.mark.usefixtures("undrawn")
 def test_a_mistake_is_one_line(
     arguments, received, training, tmp_path, monkeypatch, capsys
 ):
@@ -304,28 +353,13 @@ def test_a_mistake_is_one_line(
     assert not list(tmp_path.rglob("*.html*"))
 
 
-def test_the_command_prints_where_the_page_is(training, tmp_path):
-    file = tmp_path / "page.html"
-    command = [sys.executable, str(ROOT / "gbn_report.py"), str(training)]
-    done = subprocess.run(
-        [*command, f"--output={file}"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=ROOT,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == f"{file}\n" and file.exists()
-    assert "Warning" not in done.stderr and "Traceback" not in done.stderr
+def test_the_command_prints_where_the_page_is(command):
+    assert command.exit_code == 0, command.errors
+    assert command.output == f"{command.file}\n" and command.file.exists()
+    assert "Warning" not in command.errors and "Traceback" not in command.errors
 
 
-def test_the_command_imports_nothing_that_computes(training, tmp_path):
-    code = (
-        "import sys, gbn_report; code = gbn_report.main(sys.argv[1:]); "
-        "print({'keras', 'tensorflow', 'keras_tuner'} & set(sys.modules))"
-    )
-    command = [sys.executable, "-c", code, str(training), f"--output={tmp_path / 'x'}"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=120, cwd=ROOT
-    )
-    assert done.stdout.splitlines()[-1] == "set()", done.stderr
+def test_the_command_imports_nothing_that_computes(command):
+    assert "gbn_keras.training.report.report" in command.imports
+    slow = {"keras", "tensorflow", "keras_tuner", "pandas", "scipy"}
+    assert not slow & command.imports

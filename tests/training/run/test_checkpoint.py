@@ -1,9 +1,11 @@
 """A killed training resumes bit for bit, or is refused."""
 
 import dataclasses
+import importlib
 import os
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,10 +15,11 @@ import keras
 import numpy as np
 import pytest
 from conftest import settings_of
-from trainings import weights
+from trainings import shallow_network, weights
 
 import gbn_train
-from gbn_keras.training import driver, trainer
+from gbn_keras.networks import names
+from gbn_keras.training import trainer
 from gbn_keras.training.data import datasets
 from gbn_keras.training.errors import UsageError
 from gbn_keras.training.run import checkpoint_file
@@ -28,6 +31,11 @@ ROOT = pathlib.Path(gbn_train.__file__).parent
 # Four epochs of six updates.
 SHORT = ("--batch_size=256", "--stretch=2", "--epochs=2", "--checkpoint_every=4")
 TABLES = ("metrics.csv", "weight_distance.csv", "noise_scale.csv")
+
+
+# Before the first checkpoint and in the second epoch; then at an epoch's end and in the
+# last, after so many more updates.
+EARLY_KILLS, LATE_KILLS = (2, 9), (5, 7)
 
 
 class Killed(Exception):
@@ -60,24 +68,61 @@ class AskToStop(keras.callbacks.Callback):
             os.kill(os.getpid(), self._number)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def shallow():
+    with shallow_network():
+        yield
+
+
 @pytest.fixture(scope="module")
 def digits():
     return datasets.load("digits")
 
 
+class Trainings:
+    """Trainings that several tests look at, or copy and resume. Each is made once."""
+
+    def __init__(self, digits, folders):
+        self._digits, self._folders = digits, folders
+        self._made = {}
+
+    def whole(self, *flags):
+        """One that ended as planned: its directory, its result."""
+        if flags not in self._made:
+            settings = self._settings("whole", flags)
+            result = trainer.train(settings, self._digits, verbose=0)
+            self._made[flags] = pathlib.Path(settings.run_dir), result
+        return self._made[flags]
+
+    def killed(self, *flags, kills=EARLY_KILLS):
+        """The directory of one that was killed."""
+        if (flags, kills) not in self._made:
+            settings = self._settings("killed", flags)
+            train_killed(settings, self._digits, *kills)
+            self._made[flags, kills] = pathlib.Path(settings.run_dir)
+        return self._made[flags, kills]
+
+    def _settings(self, name, flags):
+        folder = self._folders.mktemp(name) / "run"
+        return settings_of(*SHORT, *flags, f"--run_dir={folder}")
+
+
 @pytest.fixture(scope="module")
-def undisturbed(digits, tmp_path_factory):
-    """A training that ended as planned: its directory, its result."""
-    folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    settings = settings_of(*SHORT, f"--run_dir={folder}")
-    return folder, trainer.train(settings, digits, verbose=0)
+def trainings(digits, tmp_path_factory):
+    return Trainings(digits, tmp_path_factory)
 
 
 def train_killed(settings, data, *updates):
     for number in updates:
         with pytest.raises(Killed):
             trainer.train(settings, data, (KillAfter(number),), verbose=0)
-    return trainer.train(settings, data, verbose=0)
+
+
+def copy_run(run_dir, to):
+    """Copies a run directory, as if the training had been there."""
+    shutil.copytree(run_dir, to)
+    flags = (to / "flags.cfg").read_text().replace(str(run_dir), str(to))
+    (to / "flags.cfg").write_text(flags)
 
 
 def checkpoints(run_dir):
@@ -99,23 +144,18 @@ ON_ONE_DEVICE = (
     *("--eval_every=2", "--max_updates=21"),
 )
 ON_REPLICAS = (
-    *("--strategy=mirrored", "--replicas=2", "--micro_batch_size=64", "--noise_scale"),
-    *("--weight_distance", "--precision=mixed_float16"),
+    *("--strategy=mirrored", "--replicas=2", "--noise_scale", "--weight_distance"),
+    "--precision=mixed_float16",
 )
 
 
-# Before the first checkpoint, in the second epoch, at an epoch's end, in the last; of
-# those that went on, how many updates later.
-KILLS = (2, 9, 5, 7)
-
-
 @pytest.mark.parametrize(
-    "flags, kills",
+    "flags, early, late",
     [
-        (ON_ONE_DEVICE, KILLS),
-        pytest.param(ON_REPLICAS, KILLS[1:2], marks=pytest.mark.cluster),
+        (ON_ONE_DEVICE, EARLY_KILLS, LATE_KILLS),
+        pytest.param(ON_REPLICAS, EARLY_KILLS[1:], (), marks=pytest.mark.cluster),
         *(
-            pytest.param(flags, KILLS, marks=pytest.mark.slow)
+            pytest.param(flags, EARLY_KILLS, LATE_KILLS, marks=pytest.mark.slow)
             for flags in (
                 ("--gradient_noise=full", "--weight_distance"),
                 (
@@ -124,6 +164,7 @@ KILLS = (2, 9, 5, 7)
                     "--noise_scale",
                 ),
                 ("--precision=mixed_float16",),
+                (*ON_REPLICAS, "--micro_batch_size=64"),
                 ("--strategy=mirrored", "--replicas=2", "--weight_distance"),
                 ("--eval_every=2", "--max_updates=21"),
             )
@@ -132,32 +173,32 @@ KILLS = (2, 9, 5, 7)
     ids=lambda words: " ".join(map(str, words)),
 )
 def test_a_killed_training_goes_on_bit_for_bit(
-    make_settings, digits, tmp_path, flags, kills, capsys
+    trainings, make_settings, digits, tmp_path, flags, early, late, capsys
 ):
-    whole = trainer.train(make_settings(*SHORT, *flags), digits, verbose=0)
-    killed = make_settings(*SHORT, *flags, f"--run_dir={tmp_path / 'killed'}")
-    result = train_killed(killed, digits, *kills)
+    run, whole = trainings.whole(*flags)
+    copy_run(trainings.killed(*flags, kills=early), tmp_path / "run")
+    settings = make_settings(*SHORT, *flags)
+    train_killed(settings, digits, *late)
+    result = trainer.train(settings, digits, verbose=0)
     assert "resumed after update 8 of" in capsys.readouterr().out
     for name in ("accuracy", "loss", "updates", "samples", "skipped_updates"):
         assert result[name] == whole[name]
-    assert_same_run(tmp_path / "run", tmp_path / "killed")
+    assert_same_run(run, tmp_path / "run")
 
 
 def test_a_training_that_is_killed_after_its_last_update_only_reports(
-    undisturbed, make_settings, digits, tmp_path, monkeypatch
+    trainings, make_settings, digits, tmp_path
 ):
-    killed = make_settings(*SHORT)
-
-    def kill(*_):
-        raise Killed
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(driver, "write_result", kill)
-        trainer.train(killed, digits, verbose=0)
+    run, whole = trainings.whole(*ON_ONE_DEVICE)
+    copy_run(run, tmp_path / "run")
+    # What a kill before the report leaves.
+    for name in ("result.json", "model.keras"):
+        (tmp_path / "run" / name).unlink()
     # No update is made again.
-    result = trainer.train(killed, digits, (KillAfter(0),), verbose=0)
-    assert result["loss"] == undisturbed[1]["loss"]
-    assert_same_run(undisturbed[0], tmp_path / "run")
+    again = make_settings(*SHORT, *ON_ONE_DEVICE)
+    result = trainer.train(again, digits, (KillAfter(0),), verbose=0)
+    assert result["loss"] == whole["loss"]
+    assert_same_run(run, tmp_path / "run")
 
 
 @pytest.mark.cluster
@@ -181,20 +222,16 @@ def test_a_training_goes_on_with_other_replicas_and_micro_batches(
 
 
 def test_the_start_of_the_weights_is_known_without_its_file(
-    make_settings, digits, tmp_path
+    trainings, make_settings, digits, tmp_path
 ):
-    flags = (*SHORT, "--weight_distance")
-    trainer.train(make_settings(*flags), digits, verbose=0)
-    killed = make_settings(*flags, f"--run_dir={tmp_path / 'killed'}")
-    with pytest.raises(Killed):
-        trainer.train(killed, digits, (KillAfter(9),), verbose=0)
-    (tmp_path / "killed" / "initial_weights.npz").write_bytes(b"damaged")
-    trainer.train(killed, digits, verbose=0)
-    assert_same_run(tmp_path / "run", tmp_path / "killed")
+    copy_run(trainings.killed(*ON_ONE_DEVICE), tmp_path / "run")
+    (tmp_path / "run" / "initial_weights.npz").write_bytes(b"damaged")
+    trainer.train(make_settings(*SHORT, *ON_ONE_DEVICE), digits, verbose=0)
+    assert_same_run(trainings.whole(*ON_ONE_DEVICE)[0], tmp_path / "run")
 
 
-def test_the_last_two_checkpoints_are_kept(undisturbed):
-    files = checkpoints(undisturbed[0])
+def test_the_last_two_checkpoints_are_kept(trainings):
+    files = checkpoints(trainings.whole()[0])
     names = [file.name for file in files]
     assert names == ["update_0000000020.checkpoint", "update_0000000024.checkpoint"]
     arrays, facts = checkpoint_file.decode(files[1].read_bytes())
@@ -204,25 +241,24 @@ def test_the_last_two_checkpoints_are_kept(undisturbed):
 
 
 def test_of_a_damaged_checkpoint_the_one_before_is_used(
-    undisturbed, make_settings, digits, tmp_path, capsys
+    trainings, make_settings, digits, tmp_path, capsys
 ):
-    killed = make_settings(*SHORT)
-    with pytest.raises(Killed):
-        trainer.train(killed, digits, (KillAfter(14),), verbose=0)
+    copy_run(trainings.killed(*ON_ONE_DEVICE), tmp_path / "run")
     before, newest = checkpoints(tmp_path / "run")
     newest.write_bytes(newest.read_bytes()[:-1])
-    trainer.train(killed, digits, verbose=0)
+    trainer.train(make_settings(*SHORT, *ON_ONE_DEVICE), digits, verbose=0)
     output = capsys.readouterr()
     assert f"warning: {newest} is not used: its checksum is wrong" in output.err
     updates = int(before.stem.removeprefix("update_"))
-    assert f"resumed after update {updates} of 24" in output.out
-    assert_same_run(undisturbed[0], tmp_path / "run")
+    assert f"resumed after update {updates} of 21" in output.out
+    assert_same_run(trainings.whole(*ON_ONE_DEVICE)[0], tmp_path / "run")
 
 
-def test_without_a_whole_checkpoint_nothing_is_trained(make_settings, digits, tmp_path):
-    settings = make_settings(*SHORT)
-    with pytest.raises(Killed):
-        trainer.train(settings, digits, (KillAfter(14),), verbose=0)
+def test_without_a_whole_checkpoint_nothing_is_trained(
+    trainings, make_settings, digits, tmp_path
+):
+    copy_run(trainings.killed(*ON_ONE_DEVICE), tmp_path / "run")
+    assert len(checkpoints(tmp_path / "run")) == 2
     for file in checkpoints(tmp_path / "run"):
         file.write_bytes(b"")
     before = {
@@ -231,7 +267,7 @@ def test_without_a_whole_checkpoint_nothing_is_trained(make_settings, digits, tm
         if file.is_file() and file.name != "lock"
     }
     with pytest.raises(UsageError, match="no checkpoint in .* is intact"):
-        trainer.train(settings, digits, verbose=0)
+        trainer.train(make_settings(*SHORT, *ON_ONE_DEVICE), digits, verbose=0)
     assert all(file.read_bytes() == content for file, content in before.items())
 
 
@@ -288,39 +324,49 @@ def test_other_versions_are_told(make_settings, tmp_path, capsys):
     assert "keras 3.0 there, 3.1 here" in capsys.readouterr().err
 
 
+CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}
+
+
 @pytest.mark.parametrize(
-    "number, code", [(signal.SIGTERM, 75), (signal.SIGINT, 130)], ids=["TERM", "INT"]
+    "numbers",
+    [
+        (signal.SIGTERM, signal.SIGINT),
+        pytest.param((signal.SIGINT, signal.SIGTERM), marks=pytest.mark.slow),
+    ],
+    ids=["TERM INT", "INT TERM"],
 )
 def test_a_signal_stops_after_the_update_and_a_checkpoint(
-    undisturbed, make_settings, digits, tmp_path, number, code
+    trainings, make_settings, digits, tmp_path, numbers
 ):
-    before = signal.getsignal(number)
     stopped = make_settings(*SHORT)
     # In the middle of an epoch, and in its last update.
-    for updates, saved in ((9, 9), (3, 12)):
+    for number, updates, saved in zip(numbers, (9, 3), (9, 12), strict=True):
+        before = signal.getsignal(number)
         asks = (AskToStop(number, updates),)
         with pytest.raises(Interrupted, match=f"update {saved} is saved") as error:
             trainer.train(stopped, digits, asks, verbose=0)
-        assert error.value.exit_code == code
+        assert error.value.exit_code == CODES[number]
         newest = checkpoints(tmp_path / "run")[-1].name
         assert newest == f"update_{saved:010d}.checkpoint"
         assert signal.getsignal(number) is before
     trainer.train(stopped, digits, verbose=0)
-    assert_same_run(undisturbed[0], tmp_path / "run")
+    assert_same_run(trainings.whole()[0], tmp_path / "run")
 
 
 @pytest.mark.cluster
-def test_the_program_stops_at_sigterm_with_code_75_and_goes_on(tmp_path):
-    flags = (*SHORT, "--epochs=1000", "--max_updates=400", f"--run_dir={tmp_path}/run")
-    command = [sys.executable, str(ROOT / "train.py"), *flags]
+def test_the_program_stops_at_sigterm_with_code_75_and_goes_on(tmp_path, capsys):
+    flags = (*SHORT, "--epochs=1000", "--max_updates=200", f"--run_dir={tmp_path}/run")
     process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        [sys.executable, str(ROOT / "train.py"), *flags],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
-        for _ in range(600):
+        for _ in range(6000):
             if list(tmp_path.glob("run/checkpoints/update*")):
                 break
-            time.sleep(0.1)
+            time.sleep(0.05)
         process.terminate()
         errors = process.communicate(timeout=60)[1]
     finally:
@@ -329,12 +375,37 @@ def test_the_program_stops_at_sigterm_with_code_75_and_goes_on(tmp_path):
     (line,) = [line for line in errors.splitlines() if line.startswith("stopped: ")]
     assert "(SIGTERM); update" in line and "same command" in line
     assert "Traceback" not in errors
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0 and "resumed after update" in done.stdout
-    assert "after 400 updates" in done.stdout
+    # The same command, where TensorFlow has started already.
+    assert gbn_train.main(["train.py", *flags]) == 0
+    output = capsys.readouterr().out
+    assert "resumed after update" in output and "after 200 updates" in output
 
 
 @pytest.mark.cluster
+def test_a_kill_in_the_middle_of_a_write_leaves_no_trace(monkeypatch, tmp_path, capsys):
+    """A short form of `benchmarks/kill_soak.py`, which also kills at random moments."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    soak, program = map(importlib.import_module, ("kill_soak", "killed_program"))
+    # The runs in this process have dropout, too; after them it is gone.
+    monkeypatch.setitem(names.NETWORKS, "f1_digits", names.NETWORKS["f1_digits"])
+    program.use_dropout()
+    flags = (*soak.FLAGS, "--epochs=1", "--run_dir")
+    killed, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
+    done = subprocess.run(
+        [sys.executable, program.__file__, "half written:3", *flags, str(killed)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    for run_dir in (killed, undisturbed):
+        assert gbn_train.main(["train.py", *flags, str(run_dir)]) == 0
+    assert capsys.readouterr().out.count("resumed after update") == 1
+    assert not soak.differences(undisturbed, killed)
+
+
+@pytest.mark.slow
 def test_kills_with_9_leave_no_trace():
     """The quick form of `benchmarks/kill_soak.py`."""
     soak = [sys.executable, str(ROOT / "benchmarks" / "kill_soak.py")]

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+import gbn_keras
 from gbn_keras.training.errors import UsageError
 from gbn_keras.training.run.run_directory import open_run_directory
 
@@ -31,11 +32,16 @@ def test_a_directory_in_use_is_refused_by_the_name_of_the_process(
         pass
 
 
+# Without the package's own imports: TensorFlow's takes seconds.
 HOLD = """
-import sys, time
-from conftest import settings_of
+import sys, time, types
+package = sys.modules["gbn_keras"] = types.ModuleType("gbn_keras")
+package.__path__ = [sys.argv[2]]
+import gbn_train
 from gbn_keras.training.run.run_directory import open_run_directory
-with open_run_directory(settings_of("--run_dir=" + sys.argv[1])):
+from gbn_keras.training.settings import Settings
+settings = Settings(**gbn_train.parse(["train.py", "--run_dir=" + sys.argv[1]]))
+with open_run_directory(settings):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -44,7 +50,7 @@ with open_run_directory(settings_of("--run_dir=" + sys.argv[1])):
 def test_the_lock_of_a_process_that_died_is_taken_over(make_settings, tmp_path):
     run_dir = tmp_path / "run"
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(run_dir)],
+        [sys.executable, "-c", HOLD, str(run_dir), *gbn_keras.__path__],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         stdout=subprocess.PIPE,
         text=True,

@@ -20,6 +20,7 @@ from tensorboard.backend.event_processing.plugin_event_multiplexer import (
 from tensorboard.data.provider import RunTagFilter
 from tensorboard.plugins.base_plugin import TBContext
 from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
+from trainings import curves, shallow_network
 
 from gbn_keras.training import trainer
 from gbn_keras.training.data import datasets
@@ -36,6 +37,12 @@ ALWAYS = {
 }
 
 
+@pytest.fixture(autouse=True, scope="module")
+def shallow():
+    with shallow_network():
+        yield
+
+
 @pytest.fixture(scope="module")
 def digits():
     return datasets.load("digits")
@@ -48,18 +55,6 @@ def run(digits, tmp_path_factory):
     flags = ("--weight_distance", "--noise_scale", "--micro_batch_size=64")
     flags = (*SHORT, *flags, "--profile=8-9", f"--run_dir={folder}")
     return folder, trainer.train(settings_of(*flags), digits, verbose=0)
-
-
-def curves(folder):
-    """By tag, the points by update."""
-    found = {}
-    for event in events.read_events(folder):
-        for point in event.summary.value:
-            (value,) = point.tensor.float_val
-            points = found.setdefault(point.tag, {})
-            assert event.step not in points
-            points[event.step] = value
-    return found
 
 
 def as_tensorboard(folder):
@@ -121,14 +116,101 @@ def test_the_profile_is_there(run):
     assert trace.stat().st_size > 10_000
 
 
-def test_hparams_compares_runs(run, digits, tmp_path, make_settings):
+class Killed(Exception):
+    """Ends a training where it stands: no callback hears of an end."""
+
+
+class Kill(keras.callbacks.Callback):
+    """Keeps all variables after one update, and is killed after a later one."""
+
+    def __init__(self, log, keep, kill):
+        super().__init__()
+        self.log, self.keep, self.kill = log, keep, kill
+        self.kept = None
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Keeps."""
+        if self.model.optimizer.iterations == self.keep:
+            self.log.flush()
+            self.kept = values(self.model)
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Is killed."""
+        if self.model.optimizer.iterations == self.kill:
+            raise Killed
+
+
+def variables(model):
+    """The weights and the optimizer's."""
+    return [*model.variables, *model.optimizer.variables]
+
+
+def values(model):
+    return [variable.numpy() for variable in variables(model)]
+
+
+class Trained:
+    """A model that is traced once and trained several times, as `SHORT` says."""
+
+    def __init__(self, digits, run_dir):
+        self._digits, self._run_dir = digits, run_dir
+        plan = self.plan()
+        keras.utils.set_random_seed(1)
+        self._model = build_model(plan, digits)
+        self._first = values(self._model)
+        self._model.make_train_function()
+        self._train_function = self._model.train_function
+
+    def plan(self, *flags):
+        settings = settings_of(*SHORT, f"--run_dir={self._run_dir}", *flags)
+        return Planner(self._digits.examples).plan(settings)
+
+    def fit(self, callbacks, start=0, start_values=None, epochs=3):
+        """The training, or the rest of it; its last values, and Keras's history."""
+        for variable, value in zip(
+            variables(self._model), start_values or self._first, strict=True
+        ):
+            variable.assign(value)
+        # A training that was killed leaves the one that measures the waiting.
+        self._model.train_function = self._train_function
+        history = self._model.fit(
+            self._digits.training_batches(256, seed=1, start_update=start),
+            epochs=epochs,
+            initial_epoch=start // 6,
+            steps_per_epoch=6,
+            validation_data=self._digits.validation_batches(),
+            validation_steps=self._digits.validation_steps(1),
+            shuffle=False,
+            callbacks=callbacks,
+            verbose=0,
+        )
+        return values(self._model), history.history
+
+
+@pytest.fixture(scope="module")
+def trained(digits, tmp_path_factory):
+    return Trained(digits, tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture(scope="module")
+def watched(trained, tmp_path_factory):
+    """The training with a log and a profile: the log's folder, the last values."""
+    folder = tmp_path_factory.mktemp("watched") / "tensorboard"
+    log = tensorboard.TensorBoardLog(folder, trained.plan("--profile=2-3"))
+    return folder, trained.fit([log])[0]
+
+
+def test_looking_on_changes_nothing(watched, trained):
+    for one, other in zip(watched[1], trained.fit([])[0], strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_hparams_compares_runs(run, trained, tmp_path):
     """In TensorBoard's own table of runs below a common folder."""
-    other = trainer.train(
-        make_settings(*SHORT, "--learning_rate=0.01", "--max_updates=7"),
-        digits,
-        verbose=0,
-    )
     (tmp_path / "first").symlink_to(run[0])
+    other = trained.plan("--learning_rate=0.01")
+    log = tensorboard.TensorBoardLog(tmp_path / "second", other)
+    (other_accuracy,) = trained.fit([log], epochs=1)[1]["val_accuracy"]
     provider = as_tensorboard(tmp_path)
     request_context = context.RequestContext()
     plugin = backend_context.Context(TBContext(data_provider=provider))
@@ -158,73 +240,22 @@ def test_hparams_compares_runs(run, digits, tmp_path, make_settings):
         }
         for group in groups
     }
-    for rate, result, updates in ((0.03, run[1], 18), (0.01, other, 7)):
+    for rate, accuracy, updates in (
+        (0.03, run[1]["accuracy"], 18),
+        (0.01, other_accuracy, 6),
+    ):
         last = rows[rate]["accuracy"]
         assert last.name.group == "validation"
-        assert last.value == pytest.approx(result["accuracy"])
+        assert last.value == pytest.approx(accuracy)
         assert last.training_step == updates
 
 
-class Killed(Exception):
-    """Ends a training where it stands: no callback hears of an end."""
-
-
-class Kill(keras.callbacks.Callback):
-    """Keeps all variables after one update, and is killed after a later one."""
-
-    def __init__(self, log, keep, kill):
-        super().__init__()
-        self.log, self.keep, self.kill = log, keep, kill
-        self.kept = None
-
-    def variables(self):
-        """The weights and the optimizer's."""
-        return [*self.model.variables, *self.model.optimizer.variables]
-
-    def on_epoch_end(self, epoch, logs=None):
-        """Keeps."""
-        if self.model.optimizer.iterations == self.keep:
-            self.log.flush()
-            self.kept = [variable.numpy() for variable in self.variables()]
-
-    def on_train_batch_end(self, batch, logs=None):
-        """Is killed."""
-        if self.model.optimizer.iterations == self.kill:
-            raise Killed
-
-
-def fit(plan, data, callbacks, variables=None, start=0):
-    """A training of three epochs, or the rest of it; the model."""
-    keras.utils.set_random_seed(1)
-    model = build_model(plan, data)
-    if variables is not None:
-        own = [*model.variables, *model.optimizer.variables]
-        for variable, value in zip(own, variables, strict=True):
-            variable.assign(value)
-    model.fit(
-        data.training_batches(256, seed=1, start_update=start),
-        epochs=3,
-        initial_epoch=start // plan.updates_per_epoch,
-        steps_per_epoch=plan.updates_per_epoch,
-        validation_data=data.validation_batches(),
-        validation_steps=data.validation_steps(1),
-        shuffle=False,
-        callbacks=callbacks,
-        verbose=0,
-    )
-    return model
-
-
-def test_a_killed_training_goes_on_with_every_point_once(
-    make_settings, digits, tmp_path
-):
-    plan = Planner(digits.examples).plan(make_settings(*SHORT))
-    fit(plan, digits, [tensorboard.TensorBoardLog(tmp_path / "whole", plan)])
-
+def test_a_killed_training_goes_on_with_every_point_once(watched, trained, tmp_path):
+    plan = trained.plan()
     log = tensorboard.TensorBoardLog(tmp_path / "killed", plan)
     kill = Kill(log, keep=6, kill=15)
     with pytest.raises(Killed):
-        fit(plan, digits, [log, kill])
+        trained.fit([log, kill])
     log.close()
     for run, last in (("train", 15), ("validation", 12)):
         points = curves(tmp_path / "killed" / run)["loss"]
@@ -233,10 +264,10 @@ def test_a_killed_training_goes_on_with_every_point_once(
         with file.open("ab") as tail:
             tail.write(b"\x17\x00\x00")  # Of a record that was never whole.
     log = tensorboard.TensorBoardLog(tmp_path / "killed", plan)
-    fit(plan, digits, [log], kill.kept, start=6)
+    trained.fit([log], start=6, start_values=kill.kept)
 
     for run in ("train", "validation"):
-        whole, resumed = (curves(tmp_path / name / run) for name in ("whole", "killed"))
+        whole, resumed = curves(watched[0] / run), curves(tmp_path / "killed" / run)
         for tag in set(whole) | {"loss"}:
             assert list(resumed[tag]) == list(whole[tag])
             if "per_second" not in tag and tag != "waiting_for_data":
@@ -337,14 +368,6 @@ def test_of_a_torn_record_nothing_is_left(cut, tmp_path):
     assert curves(tmp_path) == {"loss": {1: 1.0}}
     # Whole: TensorFlow reads on behind it.
     assert len(list(tf.data.TFRecordDataset(str(file)))) == 3
-
-
-def test_looking_on_changes_nothing(make_settings, digits, tmp_path):
-    plan = Planner(digits.examples).plan(make_settings(*SHORT, "--profile=2-3"))
-    log = tensorboard.TensorBoardLog(tmp_path / "tensorboard", plan)
-    watched, plain = fit(plan, digits, [log]), fit(plan, digits, [])
-    for one, other in zip(watched.variables, plain.variables, strict=True):
-        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.cluster

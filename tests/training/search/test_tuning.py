@@ -1,6 +1,9 @@
 """The search: what a trial may spend, what is found, and how it goes on."""
 
+import contextlib
 import dataclasses
+import functools
+import io
 import json
 import pathlib
 
@@ -16,7 +19,7 @@ from gbn_keras.training import trainer
 from gbn_keras.training.data.datasets import load
 from gbn_keras.training.errors import UsageError
 from gbn_keras.training.planner import Planner
-from gbn_keras.training.report.search_report import report_search
+from gbn_keras.training.report.report import report_page
 from gbn_keras.training.run.run_directory import read_result
 from gbn_keras.training.search import hypermodel, tuning
 from gbn_keras.training.search.budget import within_budget
@@ -30,9 +33,8 @@ def settings_of(*flags):
     return Settings(**gbn_train.parse(["train.py", "--model=f1_digits", *flags]))
 
 
-@pytest.fixture
-def pretended(monkeypatch):
-    """Trainings that only pretend; the settings of each that was started."""
+def pretend(patch):
+    """Makes trainings only pretend; returns the settings of each that is started."""
     started = []
 
     def train(settings, *_, **__):
@@ -56,8 +58,16 @@ def pretended(monkeypatch):
         (run_dir / "result.json").write_text(json.dumps(result))
         return result
 
-    monkeypatch.setattr(hypermodel, "train", train)
+    patch.setattr(hypermodel, "train", train)
+    # There are no other workers whose results a trial could wait for.
+    patch.setattr(tuning.time, "sleep", lambda _: None)
     return started
+
+
+@pytest.fixture
+def pretended(monkeypatch):
+    """Trainings that only pretend; the settings of each that was started."""
+    return pretend(monkeypatch)
 
 
 SPACE = ("--search=batch_size:64..512", "--search=learning_rate:0.01..1")
@@ -120,28 +130,43 @@ def test_batches_of_all_sizes_see_as_many_samples(pretended, make_settings):
     assert (table["updates"] == 5120 // table["batch_size"]).all()
 
 
-@pytest.mark.parametrize("tuner", ["random", "bayesian", "hyperband", "grid"])
-def test_every_tuner_gives_each_trial_a_row_and_the_best_one_first(
-    pretended, make_settings, tuner
-):
-    settings = make_settings(
-        "--mode=tune", f"--tuner={tuner}", "--trials=9", "--epochs=9", *SPACE
-    )
-    table = pd.read_csv(tuning.tune(settings) / "tune.csv")
+TUNERS = ("random", "bayesian", "hyperband", "grid")
+# The Bayesian one chooses the first six at random.
+TRIALS = 7
+
+
+@pytest.fixture(scope="module")
+def whole_search(tmp_path_factory):
+    """By tuner: the settings of a search, its table, the trainings that it started."""
+
+    @functools.cache
+    def search(tuner):
+        flags = ("--mode=tune", f"--tuner={tuner}", f"--trials={TRIALS}", *SPACE)
+        run_dir = tmp_path_factory.mktemp(tuner) / "run"
+        settings = settings_of(*flags, "--epochs=9", f"--run_dir={run_dir}")
+        with pytest.MonkeyPatch.context() as patch:
+            started = pretend(patch)
+            return settings, pd.read_csv(tuning.tune(settings) / "tune.csv"), started
+
+    return search
+
+
+@pytest.mark.parametrize("tuner", TUNERS)
+def test_every_tuner_gives_each_trial_a_row_and_the_best_one_first(whole_search, tuner):
+    _, table, started = whole_search(tuner)
     if tuner != "hyperband":
-        assert len(table) == 9
+        assert len(table) == TRIALS
     assert sorted(table["trial"]) == list(range(1, len(table) + 1))
     assert table["accuracy"].is_monotonic_decreasing
-    assert len(pretended) == table["run_dir"].nunique()
+    assert len(started) == table["run_dir"].nunique()
     assert table["learning_rate"].between(0.01, 1).all()
     assert set(table["batch_size"]) <= {64, 128, 256, 512}
 
 
-def test_hyperbands_epochs_are_the_small_batchs(pretended, make_settings):
-    settings = make_settings("--mode=tune", "--tuner=hyperband", "--epochs=9", *SPACE)
-    table = pd.read_csv(tuning.tune(settings) / "tune.csv")
+def test_hyperbands_epochs_are_the_small_batchs(whole_search):
+    _, table, started = whole_search("hyperband")
     assert set(table["epochs"]) == {1, 3, 9}
-    for settings in pretended:
+    for settings in started:
         plan = Planner(EXAMPLES).plan(settings)
         # With the full stretch, the default: as many updates for any batch.
         assert plan.epochs == settings.epochs * settings.batch_size // 32
@@ -175,21 +200,17 @@ def test_ghosts_that_do_not_suit_a_batch_are_tried_with_the_others(
     ]
 
 
-@pytest.mark.parametrize("tuner", ["random", "bayesian", "hyperband", "grid"])
+@pytest.mark.parametrize("tuner", TUNERS)
 def test_an_interrupted_search_goes_on_where_it_was(
-    pretended, make_settings, monkeypatch, tuner
+    whole_search, pretended, tmp_path, monkeypatch, tuner
 ):
-    flags = ("--mode=tune", f"--tuner={tuner}", "--trials=9", "--epochs=9", *SPACE)
-    settings = make_settings(*flags)
-    whole = pd.read_csv(tuning.tune(settings) / "tune.csv")
-    trainings = len(pretended)
-
-    again = dataclasses.replace(settings, run_dir=settings.run_dir + "_again")
+    settings, whole, trainings = whole_search(tuner)
+    again = dataclasses.replace(settings, run_dir=str(tmp_path / "run"))
     train = hypermodel.train
     for until in (3, 5):
 
         def interrupt(*args, until=until, **kwargs):
-            if len(pretended) == trainings + until:
+            if len(pretended) == until:
                 raise KeyboardInterrupt
             return train(*args, **kwargs)
 
@@ -201,7 +222,7 @@ def test_an_interrupted_search_goes_on_where_it_was(
         for file in pathlib.Path(again.run_dir).glob("keras_tuner/**/*.json"):
             file.write_text(file.read_text()[:20])
     table = pd.read_csv(tuning.tune(again) / "tune.csv")
-    assert len(pretended) == 2 * trainings  # None was run twice.
+    assert len(pretended) == len(trainings)  # None was run twice.
     same = [name for name in table if name != "run_dir"]
     pd.testing.assert_frame_equal(table[same], whole[same])
 
@@ -216,29 +237,61 @@ def test_more_trials_can_be_added(pretended, make_settings):
     pd.testing.assert_frame_equal(table.loc[first.index], first)
 
 
-def test_the_flagfile_of_the_best_trains_it_again(make_settings, tmp_path, capsys):
-    run_dir = tuning.tune(
-        make_settings(
-            *("--mode=tune", "--trials=2", "--trial_updates=6"),
-            "--search=batch_size:128,256",
-            "--search=learning_rate:0.01..0.1",
-            "--search=virtual_batch_size:32,64",
-        )
-    )
-    text = report_search(run_dir)
-    best = pd.read_csv(run_dir / "tune.csv").iloc[0]
-    assert f"{best['accuracy']:.2f}" in text
+# Two trials. The second one's rate is far too high.
+REAL = (
+    *("--mode=tune", "--tuner=grid", "--trials=2", "--trial_updates=3"),
+    *("--search=learning_rate:0.03,1e30", "--search=batch_size:256"),
+    "--search=virtual_batch_size:64",
+)
+
+
+@pytest.fixture(scope="module")
+def real_search(tmp_path_factory):
+    """A search that trains: its directory, and what the program printed."""
+    run_dir = tmp_path_factory.mktemp("real") / "run"
+    with contextlib.redirect_stdout(io.StringIO()) as told:
+        assert gbn_train.main(["train.py", *REAL, f"--run_dir={run_dir}"]) == 0
+    return run_dir, told.getvalue()
+
+
+def test_a_search_goes_on_after_a_trial_that_diverges(real_search, monkeypatch):
+    run_dir, told = real_search
+    assert "2 trials, at most 3 updates each" in told
+    assert "diverged at update 2: loss nan, gradient norm nan" in told
+    table = pd.read_csv(run_dir / "tune.csv")
+    assert table["learning_rate"].tolist() == [0.03, 1e30]
+    assert table["accuracy"].notna().tolist() == [True, False]
+    assert f"{table['accuracy'][0]:.2f}" in told
+    assert table["diverged_at"].tolist()[1] == 2
+    assert "diverged at update 2" in report_page([run_dir]).read_text()
     assert (run_dir / "plots" / "tune.png").stat().st_size > 10_000
-    again = trainer.train(
-        settings_of(f"--flagfile={run_dir / 'best.cfg'}", f"--run_dir={tmp_path / 'x'}")
+
+    # Nor is it repeated.
+    monkeypatch.setattr(hypermodel, "train", None)
+    assert gbn_train.main(["train.py", *REAL, f"--run_dir={run_dir}"]) == 0
+    pd.testing.assert_frame_equal(pd.read_csv(run_dir / "tune.csv"), table)
+    # Its record is that of a file for any reader of JSON.
+    for file in run_dir.glob("trials/*/*.json"):
+        assert "NaN" not in file.read_text()
+
+
+def test_the_flagfile_of_the_best_trains_it_again(real_search, tmp_path):
+    run_dir, _ = real_search
+    best = pd.read_csv(run_dir / "tune.csv").iloc[0]
+    settings = settings_of(
+        f"--flagfile={run_dir / 'best.cfg'}", f"--run_dir={tmp_path / 'x'}"
     )
+    for name in ("learning_rate", "batch_size", "virtual_batch_size"):
+        assert getattr(settings, name) == best[name]
+    again = trainer.train(settings, verbose=0)
     found = read_result(pathlib.Path(best["run_dir"]))
     assert (again["accuracy"], again["loss"]) == (found["accuracy"], found["loss"])
-    assert again["updates"] == best["updates"] == 6
-    assert "2 trials, at most 6 updates each" in capsys.readouterr().out
+    assert again["updates"] == best["updates"] == 3
 
 
-def test_the_hypermodel_suits_any_tuner_of_keras_tuner(make_settings, tmp_path):
+def test_the_hypermodel_suits_any_tuner_of_keras_tuner(
+    pretended, make_settings, tmp_path
+):
     settings = make_settings("--mode=tune", "--model=f1_digits", "--trial_updates=3")
     data = load("digits")
     space = SearchSpace(("batch_size:128,256",), settings, Planner(data.examples))
@@ -251,7 +304,8 @@ def test_the_hypermodel_suits_any_tuner_of_keras_tuner(make_settings, tmp_path):
     )
     tuner.search(verbose=0)
     (hp,) = tuner.get_best_hyperparameters()
-    assert hp["batch_size"] in (128, 256)
+    (trained,) = pretended
+    assert hp["batch_size"] == trained.batch_size in (128, 256)
     assert tuner.hypermodel.build(hp).optimizer.iterations == 0
 
 
