@@ -178,7 +178,14 @@ def test_keras_own_fit_goes_through_a_batch_that_leaves_replicas_with_nothing():
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize("wrap", [lambda m: m, lambda m: LargeBatchModel(m, 32)])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda m: LargeBatchModel(m, 32),
+        pytest.param(lambda m: m, marks=pytest.mark.slow),
+    ],
+    ids=["wrapped", "plain"],
+)
 def test_ghosts_that_are_masked_altogether_take_no_part_on_any_replica(wrap):
     """Of 16 ghosts on two replicas and in micro-batches, some without values."""
     sequences = np.random.default_rng(1).normal(3, 2, (128, 3, 5)).astype("float32")

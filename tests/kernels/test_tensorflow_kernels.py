@@ -4,6 +4,7 @@ import ghosts
 import numpy as np
 import pytest
 import tensorflow as tf
+from backend import compiled
 
 from gbn_keras.ghost_normalize import ghost_normalize
 from gbn_keras.kernels import tensorflow_compiled, tensorflow_kernels
@@ -15,7 +16,7 @@ def test_one_graph_takes_batches_of_any_size(kernel):
     def normalize(x):
         return ghost_normalize(x, None, None, 4, _kernel=kernel)
 
-    for batch in (1, 3, 4, 5, 7, 8, 9, 16, 21):
+    for batch in (3, 4, 7, 8, 21):
         inputs = np.random.default_rng(batch).normal(size=(batch, 3)).astype("float32")
         expected = ghosts.normalize(inputs, 1, 0, 4, -1, 1e-3)
         for result, reference in zip(
@@ -89,7 +90,7 @@ def test_a_compiled_pair_serves_every_layer_of_one_shape():
     assert tensorflow_compiled._traced.cache_info().misses == 1
 
 
-def second_derivative(normalize, x, how):
+def second_derivative(normalize, x, way):
     """Of a loss by the inputs, in the direction of the inputs."""
 
     def function():
@@ -101,12 +102,19 @@ def second_derivative(normalize, x, how):
             slope = tf.reduce_sum(inner.gradient(loss, x) * x**2)
         return outer.gradient(slope, x)
 
-    return how(function)()
+    return compiled(function, way)()
 
 
-@pytest.mark.parametrize("how", [lambda f: f, tf.function], ids=["eager", "graph"])
-@pytest.mark.parametrize("masked", [False, True])
-def test_what_is_compiled_can_be_differentiated_twice(how, masked):
+@pytest.mark.parametrize(
+    "way, masked",
+    [
+        ("eager", True),
+        ("graph", False),
+        pytest.param("eager", False, marks=pytest.mark.slow),
+        pytest.param("graph", True, marks=pytest.mark.slow),
+    ],
+)
+def test_what_is_compiled_can_be_differentiated_twice(way, masked):
     x = tf.random.stateless_normal([8, 3], [0, 1])
     mask = tf.constant([True, True, False, True] * 2) if masked else None
     weights = tf.cast(mask if masked else tf.ones(8), x.dtype)[:, None]
@@ -120,11 +128,11 @@ def test_what_is_compiled_can_be_differentiated_twice(how, masked):
         variance = tf.reduce_sum(squares, 1, keepdims=True) / count
         return tf.reshape((ghosts - mean) / tf.sqrt(variance + 1e-3), [8, 3])
 
-    def compiled(x):
+    def by_kernel(x):
         return ghost_normalize(x, None, None, 4, mask=mask, _kernel="compiled")[0]
 
-    result = second_derivative(compiled, x, how)
-    expected = second_derivative(by_definition, x, how)
+    result = second_derivative(by_kernel, x, way)
+    expected = second_derivative(by_definition, x, "eager")
     np.testing.assert_allclose(result, expected, rtol=1e-3, atol=1e-3)
 
 

@@ -51,18 +51,22 @@ def by_hand():
     return np.sqrt(sum((g.numpy().astype("float64") ** 2).sum() for g in gradients))
 
 
-@pytest.mark.parametrize("replicas", [1, pytest.param(2, marks=pytest.mark.cluster)])
 @pytest.mark.parametrize("micro_batch_size", [64, 512])
-def test_it_is_that_of_the_whole_batchs_gradient(replicas, micro_batch_size):
-    model = compiled(replicas, micro_batch_size=micro_batch_size // replicas)
+def test_it_is_that_of_the_whole_batchs_gradient(micro_batch_size):
+    model = compiled(micro_batch_size=micro_batch_size)
     assert np.isnan(float(model.gradient_norm))  # Nothing is known yet.
     assert fit(model, 512) == pytest.approx(by_hand(), rel=1e-5)
 
 
 @pytest.mark.cluster
-def test_all_replicas_hold_it():
-    model = compiled(2)
-    norm = fit(model)
+@pytest.mark.parametrize(
+    "micro_batch_size", [32, pytest.param(256, marks=pytest.mark.slow)]
+)
+def test_all_replicas_hold_that_of_the_whole_batchs_gradient(micro_batch_size):
+    model = compiled(2, micro_batch_size=micro_batch_size)
+    assert np.isnan(float(model.gradient_norm))
+    norm = fit(model, 512)
+    assert norm == pytest.approx(by_hand(), rel=1e-5)
     copies = model.gradient_norm._norm.value.values
     assert [float(copy) for copy in copies] == [norm] * 2
 
