@@ -21,8 +21,8 @@ def found(result: dict) -> str:
     )
 
 
-def picture(metrics: Columns) -> Figure:
-    """The gain, and the sum of all gains, by update.
+def pictures(metrics: Columns) -> dict[str, Figure]:
+    """The gain, and the sum of all gains, by update; with its caption.
 
     Args:
         metrics: Content of `metrics.csv`.
@@ -37,4 +37,4 @@ def picture(metrics: Columns) -> Figure:
         axes.set(xlabel="updates", ylabel=label)
         axes.set_ylim(bottom=0)
         axes.grid(alpha=0.3)
-    return figure
+    return {"What each update was worth, and the sum of it.": figure}

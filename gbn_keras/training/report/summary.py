@@ -10,8 +10,7 @@ from matplotlib.figure import Figure
 
 from gbn_keras.analysis.fits import AlphaFit
 from gbn_keras.training.errors import UsageError
-from gbn_keras.training.report import auto_stretch as auto
-from gbn_keras.training.report import comparison, paper, pictures
+from gbn_keras.training.report import auto_stretch, comparison, paper, pictures
 from gbn_keras.training.report.columns import read_columns, without_gaps
 from gbn_keras.training.report.comparison import Rows
 from gbn_keras.training.run.run_directory import (
@@ -23,7 +22,6 @@ from gbn_keras.training.run.run_directory import (
 
 _CAPTIONS = {
     "training.png": "Accuracy and loss by update.",
-    "gain.png": "What each update was worth, and the sum of it.",
     "study.png": "Validation accuracy of the arms by epoch and by update: the mean "
     "over the seeds, and their range as a band.",
     "error_by_epoch.png": "Training and validation error of each batch size by epoch.",
@@ -141,8 +139,8 @@ def _add_training(summary):
         f"{result['samples']:,} samples."
     ]
     if "stretch" in result:
-        summary.headlines.append(auto.found(result))
-        _add_pictures(summary, {"gain.png": auto.picture(metrics)})
+        summary.headlines.append(auto_stretch.found(result))
+        summary.pictures |= auto_stretch.pictures(metrics)
     if "noise_scale" in result:
         summary.headlines.append(result["noise_scale"]["advice"])
     table = comparison.study_table({"this training": [result]})
@@ -285,8 +283,7 @@ def _so_far(metrics):
 
 def _of_the_paper(settings):
     """The paper's accuracy for the network and the data set, if it has them."""
-    wanted = paper.arms(settings)
-    if not wanted:
+    if not (wanted := paper.arms(settings)):
         return []
     rows = {"accuracy %": {arm: f"{percent:.2f}" for arm, percent in wanted.items()}}
     return [Table("The paper's training of this network", rows, _ARMS)]
