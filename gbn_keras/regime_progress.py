@@ -43,7 +43,7 @@ class RegimeProgress:
 
     def __init__(self, batch_size: int, small_batch_size: int):
         self.batch_size, self.small_batch_size = batch_size, small_batch_size
-        self._variables = None
+        self._variables: list[keras.Variable] = []
 
     def build(self, updates=0) -> None:
         """Creates the variables.
@@ -65,12 +65,12 @@ class RegimeProgress:
     @property
     def built(self) -> bool:
         """Whether the variables exist."""
-        return self._variables is not None
+        return bool(self._variables)
 
     @property
     def variables(self) -> list[keras.Variable]:
         """The state that a resumed training must restore."""
-        return self._variables or []
+        return self._variables
 
     @property
     def position(self):

@@ -49,7 +49,7 @@ class Plan:
         """
         if self.is_auto:
             return max(1.0, self.batch_ratio)
-        return self.settings.stretch
+        return float(self.settings.stretch)
 
     @property
     def batch_ratio(self) -> float:

@@ -67,8 +67,7 @@ class Summary:
             name.
         tables: Numbers behind the headlines.
         pictures: Pictures by caption.
-        environment: Versions, hardware and time, by name, with all values that
-            occurred.
+        environment: All values of versions, hardware and time, by name.
     """
 
     run_dir: pathlib.Path

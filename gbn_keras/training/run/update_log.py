@@ -29,8 +29,8 @@ class UpdateLog(keras.callbacks.Callback):
     def __init__(self, file: str | os.PathLike, plan: Plan, updates: int = 0):
         super().__init__()
         self._plan, self._updates = plan, updates
-        self._metrics = _METRICS + _GAINS * plan.is_auto
-        columns = ["epoch", "samples", "learning_rate", *self._metrics]
+        self._logged = _METRICS + _GAINS * plan.is_auto
+        columns = ["epoch", "samples", "learning_rate", *self._logged]
         self._table = UpdateTable(file, columns, updates)
 
     def on_train_batch_end(self, batch, logs=None):
@@ -41,5 +41,5 @@ class UpdateLog(keras.callbacks.Callback):
         """Writes the row."""
         samples = self._updates * self._plan.settings.batch_size
         rate = float(self._plan.learning_rate(self._updates - 1))
-        metrics = [logs.get(name, "") for name in self._metrics]
+        metrics = [logs.get(name, "") for name in self._logged]
         self._table.append(self._updates, [epoch, samples, rate, *metrics])
