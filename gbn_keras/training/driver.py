@@ -15,10 +15,10 @@ from gbn_keras.shares import WHOLE_BATCH
 from gbn_keras.training.callbacks.not_finite import StopIfNotFinite
 from gbn_keras.training.callbacks.stop_after import StopAfter
 from gbn_keras.training.errors import NotFinite
-from gbn_keras.training.lengths import lengths
 from gbn_keras.training.model import build_model, compile_model
 from gbn_keras.training.run.checkpoint import Checkpointing, Checkpoints, State
 from gbn_keras.training.run.circumstances import circumstances, versions
+from gbn_keras.training.run.lengths import lengths
 from gbn_keras.training.run.run_directory import (
     METRICS,
     MODEL_FILE,

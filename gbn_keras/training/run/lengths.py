@@ -12,13 +12,12 @@ from gbn_keras.analysis.noise_scale import (
     read_progress,
     updates_needed,
 )
-from gbn_keras.large_batch.large_batch_model import LargeBatchModel
 from gbn_keras.training.plan import Plan
 from gbn_keras.training.run.run_directory import METRICS
 
 
-def lengths(plan: Plan, model: LargeBatchModel, run_dir: pathlib.Path) -> dict:
-    """Entries of `result.json` for a training that has ended.
+def lengths(plan: Plan, model, run_dir: pathlib.Path) -> dict:
+    """Entries of `result.json` for a training of a `LargeBatchModel` that has ended.
 
     `high_rate_updates`: see `Plan`. With `--stretch=auto` also `stretch`, which the
     training found, and `small_batch_updates`, whose work it did. With `--noise_scale`
