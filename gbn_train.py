@@ -132,14 +132,16 @@ flags.DEFINE_string(
     "lr_scaling",
     "sqrt",
     "How the learning rate grows with M = batch_size / small_batch_size: none, sqrt, "
-    "linear, or the factor itself as a number.",
+    "linear, or the factor itself as a number. gain: the number of small-batch updates "
+    "that each update is worth; with --stretch=auto only.",
 )
 flags.DEFINE_string(
     "stretch",
     "full",
     "Epochs, as a multiple of the small batch's. 1 keeps the number of epochs; full, "
-    "which is M, keeps the number of updates. Values between them trade accuracy for "
-    "time.",
+    "which is M, keeps the number of updates. Other values trade accuracy for time. "
+    "auto: train until the updates have done the work of the small batch's updates, as "
+    "far as gradients tell. It needs at least two micro-batches or replicas.",
 )
 flags.DEFINE_integer(
     "warmup_updates", 0, "Updates in which the rate grows linearly to its scaled value."

@@ -8,7 +8,8 @@ from gbn_keras.convert import to_batch_norm, to_ghost_batch_norm
 from gbn_keras.ghost_batch_normalization import GhostBatchNormalization
 from gbn_keras.gradient_noise import GradientNoise
 from gbn_keras.optimizers import L2SGD
-from gbn_keras.regime_adaptation import REGIMES, Regime, RegimeAdaptation
+from gbn_keras.regime import REGIMES, Regime
+from gbn_keras.regime_adaptation import RegimeAdaptation
 from gbn_keras.sharding_invariant_dropout import ShardingInvariantDropout
 from gbn_keras.version import __version__
 
@@ -26,6 +27,7 @@ __all__ = [
 ]
 
 if keras.backend.backend() == "tensorflow":
+    from gbn_keras.large_batch.end_of_regime import EndOfRegime
     from gbn_keras.large_batch.large_batch_model import LargeBatchModel
 
-    __all__ += ["LargeBatchModel"]
+    __all__ += ["EndOfRegime", "LargeBatchModel"]

@@ -67,6 +67,14 @@ def build_by_trace(model: keras.Model, data_batch) -> None:
     model._symbolic_build(data_batch=data_batch)
 
 
+def learning_rate_of(optimizer: keras.optimizers.Optimizer):
+    """The schedule that an optimizer was given, or else its rate's variable.
+
+    `optimizer.learning_rate` is the current value of the schedule.
+    """
+    return optimizer._learning_rate
+
+
 def skip_reduction(optimizer: keras.optimizers.Optimizer) -> None:
     """Keeps an optimizer from summing gradients over the replicas."""
     optimizer._all_reduce_sum_gradients = list

@@ -19,7 +19,7 @@ SOURCES = pathlib.Path(gbn_keras.__file__).parent.rglob("*.py")
 PRIVATE = re.compile(
     r"keras\.src|tensorflow\.python|\._(?:flatten_layers|compile_loss|compile_metrics|"
     r"loss_tracker|get_own_metrics|metrics|symbolic_build|flat_losses|"
-    r"all_reduce_sum_gradients)\b"
+    r"learning_rate|all_reduce_sum_gradients)\b"
 )
 
 
@@ -42,6 +42,8 @@ def test_what_a_model_tells(model):
     assert internals.losses_of_outputs(compile_loss) == [loss]
     assert internals.compile_metrics_of(model).built
     assert internals.loss_tracker_of(model).name == "loss"
+    schedule = keras.optimizers.schedules.CosineDecay(0.1, 10)
+    assert internals.learning_rate_of(keras.optimizers.SGD(schedule)) is schedule
     assert internals.number_of_compiled_metrics(model) == 2
     assert isinstance(internals.metrics_that_layers_track(model), list)
 

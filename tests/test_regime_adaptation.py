@@ -136,7 +136,7 @@ def test_the_schedule_works_in_a_compiled_function():
         ({"lr_scaling": "square"}, "lr_scaling='square'"),
         ({"lr_scaling": 0}, "lr_scaling=0"),
         ({"stretch": 0.5}, "stretch=0.5"),
-        ({"stretch": 33}, "stretch=33"),
+        ({"stretch": float("inf")}, "stretch=inf"),
         ({"stretch": "full"}, "stretch='full'"),
         ({"warmup_updates": -1}, "warmup_updates=-1"),
     ],

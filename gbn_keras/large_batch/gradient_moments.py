@@ -18,6 +18,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from gbn_keras.regime_progress import gain
+
 # Weight of the old means in the new ones: about the last 50 updates count.
 _SMOOTHING = 0.98
 
@@ -46,13 +48,14 @@ class NoiseScale:
 
         By McCandlish et al.'s model, an update with a batch of `B` is worth
         `1 / (1 + scale / B)` of an update without noise. So the stretch is
-        `M (1 + scale / B) / (1 + scale / B_S)`. It is 1 if the noise scale is far above
-        both batch sizes, and `M` if it is far below.
+        `M (1 + scale / B) / (1 + scale / B_S)`, which is `M / gain`. It is 1 if the
+        noise scale is far above both batch sizes, and `M` if it is far below.
         """
-        scale, ratio = self.noise_scale, batch_size / small_batch_size
-        if scale == float("inf"):
+        ratio = batch_size / small_batch_size
+        if self.gradient_square <= 0:
             return 1.0
-        return ratio * (1 + scale / batch_size) / (1 + scale / small_batch_size)
+        noise = max(0.0, self.noise)
+        return ratio / gain(self.gradient_square, noise, batch_size, small_batch_size)
 
 
 class GradientMoments:
@@ -88,7 +91,24 @@ class GradientMoments:
         now = ops.stack([gradient_square, noise, ops.ones_like(noise)])
         before = self._means.value
         means = _SMOOTHING * before + (1 - _SMOOTHING) * now
+        # A gradient that overflowed float16 has no size.
+        known = known & ops.all(ops.isfinite(now))
         self._means.assign(ops.where(known, means, before))
+
+    def gain(self, batch_size: int, small_batch_size: int):
+        """How many small-batch updates an update is worth now, a float32 tensor.
+
+        It is `regime_progress.gain` of the smoothed means, so it lies between 1 and
+        `M = batch_size / small_batch_size`. An estimate below 0 counts as 0: of
+        `|G|^2`, then the gain is `M`; of the noise, then it is 1. It is 1 as long as
+        nothing is known.
+        """
+        gradient_square, noise, _ = ops.unstack(ops.maximum(self._means.value, 0.0))
+        is_noisy = noise > 0
+        # Without noise, any numbers but 0 / 0.
+        noise = ops.where(is_noisy, noise, 1.0)
+        value = gain(gradient_square, noise, batch_size, small_batch_size)
+        return ops.where(is_noisy, value, 1.0)
 
     def estimate(self) -> NoiseScale | None:
         """The current estimate; `None` before the first update."""

@@ -43,5 +43,9 @@ class GradientNorm:
         norm = tf.sqrt(tf.reduce_sum(squares))
         self._norm.assign(norm / tf.cast(loss_scale, tf.float32))
 
+    def is_finite(self):
+        """Whether all entries of the last update's gradient are, a tensor."""
+        return tf.math.is_finite(self._norm.value)
+
     def __float__(self):
         return float(keras.ops.convert_to_numpy(self._norm))

@@ -85,7 +85,16 @@ def joined_update(
             squared_norm(gradients, loss_scale),
             1 / total,
         )
+    if step.training and model.regime_progress:
+        _advance(model)
     return gradients, Values([], statistics, sums.seeds, held), metrics
+
+
+def _advance(model):
+    progress = model.regime_progress
+    gain = model.gradient_moments.gain(progress.batch_size, progress.small_batch_size)
+    # An update whose gradient overflowed float16 is not made.
+    progress.advance(tf.where(model.gradient_norm.is_finite(), gain, 0.0))
 
 
 def _means(step, sums, used, counts, totals):

@@ -14,9 +14,15 @@ from gbn_keras.arguments import integer
 from gbn_keras.large_batch.ghost_sizes import ghost_sizes, refuse_cut_ghosts
 from gbn_keras.large_batch.gradient_moments import GradientMoments
 from gbn_keras.large_batch.gradient_norm import GradientNorm
+from gbn_keras.large_batch.inner_optimizer import (
+    adapted_schedule,
+    inner_optimizer,
+    refuse_accumulation,
+)
 from gbn_keras.large_batch.joined_update import joined_update
 from gbn_keras.large_batch.loss_parts import refuse_reductions
 from gbn_keras.large_batch.micro_batches import number_of_examples
+from gbn_keras.large_batch.on_all_replicas import on_all_replicas
 from gbn_keras.large_batch.replica_step import ReplicaStep
 from gbn_keras.large_batch.sums import SeveralCounts
 from gbn_keras.large_batch.wrapped_model import WrappedModel
@@ -81,6 +87,9 @@ class LargeBatchModel(WrappedModel):
     Attributes:
         gradient_norm: The `GradientNorm`. `float(model.gradient_norm)` is the gradient
             norm of the last update.
+        regime_progress: The `RegimeProgress`, if the optimizer's learning rate is a
+            `RegimeAdaptation` and the model keeps `gradient_moments`, else `None`. With
+            `stretch="auto"` it keeps them, and logs `gain` and `small_batch_updates`.
 
     Raises:
         ValueError: If `micro_batch_size` is not a positive integer or would split a
@@ -109,19 +118,24 @@ class LargeBatchModel(WrappedModel):
             refuse_cut_ghosts(self.micro_batch_size, size)
         self.gradient_norm = GradientNorm()
         self.gradient_moments = GradientMoments() if noise_scale else None
+        self._keeps_moments = noise_scale
+        self._is_auto, self.regime_progress = False, None
 
     def compile(self, optimizer="rmsprop", loss=None, **kwargs):
         """Compiles the model, as `keras.Model.compile`."""
         refuse_reductions(tf.nest.flatten(loss))
         self._counts_losses_first = False
         super().compile(optimizer, loss, **kwargs)
-        steps = getattr(_inner(self.optimizer), "gradient_accumulation_steps", None)
-        if steps:
-            raise ValueError(
-                "optimizer must not accumulate gradients, because its schedule would "
-                f"count micro-batches. Received: gradient_accumulation_steps={steps}. "
-                "Remove it; micro_batch_size does the same."
-            )
+        refuse_accumulation(self.optimizer)
+        schedule = adapted_schedule(self.optimizer)
+        self._is_auto = bool(schedule and schedule.is_auto)
+        self.regime_progress = None
+        with self.distribute_strategy.scope():
+            if self._is_auto and not self.gradient_moments:
+                self.gradient_moments = GradientMoments()
+            if schedule and self.gradient_moments:
+                self.regime_progress = schedule.progress
+                self.regime_progress.build(self.optimizer.iterations)
 
     def compile_from_config(self, config):
         """Compiles the model as it was compiled when it was saved."""
@@ -134,8 +148,11 @@ class LargeBatchModel(WrappedModel):
         gradients, logs = self._through_model(data, training=True)
         # These gradients are sums over the replicas already. Keras would clip each
         # replica's gradients and then sum them.
-        skip_reduction(_inner(self.optimizer))
+        skip_reduction(inner_optimizer(self.optimizer))
         self.optimizer.apply(gradients, self.trainable_weights)
+        if self._is_auto:
+            progress = self.regime_progress
+            logs |= {"gain": progress.gain, "small_batch_updates": progress.done}
         return logs
 
     def test_step(self, data):
@@ -148,14 +165,14 @@ class LargeBatchModel(WrappedModel):
         if not self._is_distributed:
             super().make_train_function(force)
         elif force or self.train_function is None:
-            self.train_function = self._on_all_replicas(self.train_step)
+            self.train_function = on_all_replicas(self, self.train_step)
 
     def make_test_function(self, force=False):
         """The function that evaluates a batch from a data set's iterator."""
         if not self._is_distributed:
             super().make_test_function(force)
         elif force or self.test_function is None:
-            self.test_function = self._on_all_replicas(self.test_step)
+            self.test_function = on_all_replicas(self, self.test_step)
 
     @property
     def jit_compile(self):
@@ -170,20 +187,36 @@ class LargeBatchModel(WrappedModel):
     def jit_compile(self, value):
         keras.Model.jit_compile.fset(self, value)
 
+    def save_own_variables(self, store):
+        """Saves how far the training has come through the regime, if it measures it."""
+        for place, variable in enumerate(self._own_variables()):
+            store[str(place)] = keras.ops.convert_to_numpy(variable)
+
+    def load_own_variables(self, store):
+        """Loads what `save_own_variables` saved, if it measures it, too."""
+        variables = self._own_variables()
+        if variables and len(variables) != len(store.keys()):
+            raise ValueError(
+                "The file must be of a model compiled with stretch='auto'. Received: "
+                f"{len(store.keys())} values of a regime, wanted {len(variables)}."
+            )
+        for place, variable in enumerate(variables):
+            variable.assign(store[str(place)])
+
     def get_config(self):
         """The constructor's arguments."""
         return {
             **super().get_config(),
             "model": keras.saving.serialize_keras_object(self.model),
             "micro_batch_size": self.micro_batch_size,
-            "noise_scale": self.gradient_moments is not None,
+            "noise_scale": self._keeps_moments,
         }
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
         """The inverse of `get_config`."""
         model = keras.saving.deserialize_keras_object(config["model"], custom_objects)
-        return cls(**{**config, "model": model})
+        return cls(**(config | {"model": model}))
 
     def _through_model(self, data, training):
         """Takes this replica's share through the model and updates all but the weights.
@@ -239,31 +272,11 @@ class LargeBatchModel(WrappedModel):
         is_tpu = isinstance(self.distribute_strategy, tf.distribute.TPUStrategy)
         return self._is_distributed and super().jit_compile and not is_tpu
 
-    def _on_all_replicas(self, step):
-        """As Keras's own, but for any strategy and number of steps per execution."""
-        strategy = self.distribute_strategy
-
-        def once(data):
-            logs = strategy.run(step, args=(data,))
-            # The logs are the same on all replicas.
-            return tf.nest.map_structure(
-                lambda value: strategy.experimental_local_results(value)[0], logs
-            )
-
-        if not self.run_eagerly:
-            once = tf.function(once, autograph=False, reduce_retracing=True)
-
-        def function(iterator):
-            logs = once(next(iterator))
-            for _ in range(self.steps_per_execution - 1):
-                try:
-                    data = next(iterator)
-                except StopIteration:
-                    break
-                logs = once(data)
-            return logs
-
-        return function
+    def _own_variables(self):
+        """The variables that are neither the other model's nor the optimizer's."""
+        if not self._is_auto:
+            return []
+        return self.gradient_moments.variables + self.regime_progress.variables
 
     def _is_complete(self):
         """Whether all variables exist."""
@@ -285,8 +298,3 @@ class LargeBatchModel(WrappedModel):
             )
         with strategy.scope():
             build_by_trace(self, data_batch)
-
-
-def _inner(optimizer):
-    """The optimizer inside a `LossScaleOptimizer`, or the optimizer itself."""
-    return getattr(optimizer, "inner_optimizer", optimizer)

@@ -4,6 +4,8 @@ import keras
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
+from gbn_keras.regime_adaptation import RegimeAdaptation
+
 
 @keras.saving.register_keras_serializable(package="gbn_keras")
 class L2SGD(keras.optimizers.SGD):
@@ -17,7 +19,8 @@ class L2SGD(keras.optimizers.SGD):
     Args:
         learning_rate: A number or a schedule.
         l2: Coefficient of the penalty `l2 / 2 * ||w||^2`, or a schedule of it by
-            update.
+            update. If it and the rate are each a `RegimeAdaptation`, both take the
+            rate's `progress`.
         l2_kernels_only: Whether to leave out variables with fewer than two dimensions:
             biases, and a normalization's gamma and beta. The published scripts penalize
             all trainable variables.
@@ -34,6 +37,9 @@ class L2SGD(keras.optimizers.SGD):
         super().__init__(learning_rate, **kwargs)
         self.l2 = l2
         self.l2_kernels_only = l2_kernels_only
+        if isinstance(learning_rate, RegimeAdaptation):
+            if isinstance(l2, RegimeAdaptation):  # One training has one position.
+                l2.progress = learning_rate.progress
 
     def update_step(self, gradient, variable, learning_rate):
         """Updates one variable."""

@@ -1,23 +1,26 @@
 """`Driver`: one training, step by step."""
 
 import contextlib
-import dataclasses
 import functools
 import math
 import pathlib
 
 import keras
 
-from gbn_keras.analysis.noise_scale import NoiseScaleLog, noise_scale_advice
+from gbn_keras.analysis.noise_scale import NoiseScaleLog
 from gbn_keras.analysis.weight_distance import WeightDistance
 from gbn_keras.gradient_noise import GradientNoise
+from gbn_keras.large_batch.end_of_regime import EndOfRegime
 from gbn_keras.shares import WHOLE_BATCH
 from gbn_keras.training.callbacks.not_finite import StopIfNotFinite
+from gbn_keras.training.callbacks.stop_after import StopAfter
 from gbn_keras.training.errors import NotFinite
 from gbn_keras.training.model import build_model, compile_model
 from gbn_keras.training.run.checkpoint import Checkpointing, Checkpoints, State
 from gbn_keras.training.run.circumstances import circumstances, versions
+from gbn_keras.training.run.lengths import lengths
 from gbn_keras.training.run.run_directory import (
+    METRICS,
     MODEL_FILE,
     PLAN,
     read_result,
@@ -103,8 +106,11 @@ class Driver:
         self._done = self._resumed.updates if self._resumed else 0
         if self._resumed:
             with self._strategy.scope():
-                self._resumed.restore(model, "model", "optimizer", "moments")
-            self._tell(f"resumed after update {self._done:,} of {self._plan.updates:,}")
+                self._resumed.restore(
+                    model, "model", "optimizer", "moments", "progress"
+                )
+            of = "at most " * self._plan.is_auto + f"{self._plan.updates:,}"
+            self._tell(f"resumed after update {self._done:,} of {of}")
 
     def _prepare_reports(self):
         """Makes the callbacks that write tables, events and checkpoints."""
@@ -116,13 +122,16 @@ class Driver:
                 distance = WeightDistance(self._run_dir, self._start)
                 logs["weight_distance"] = distance, "total"
             if settings.noise_scale:
-                noise = NoiseScaleLog(self._run_dir, self._model.gradient_moments)
+                model = self._model
+                noise = NoiseScaleLog(
+                    self._run_dir, model.gradient_moments, model.regime_progress
+                )
                 logs["noise_scale"] = noise, "noise_scale"
             self._reporters = [
                 TensorBoardLog(self._run_dir / "tensorboard", plan, logs)
             ]
             self._logs = [
-                UpdateLog(self._run_dir / "metrics.csv", plan, self._done),
+                UpdateLog(self._run_dir / METRICS, plan, self._done),
                 *(log for log, _ in logs.values()),
                 *self._reporters,
             ]
@@ -141,8 +150,9 @@ class Driver:
 
     def _fit(self, callbacks, verbose):
         plan, done = self._plan, self._done
-        if done >= plan.updates:
+        if done >= plan.updates or self._is_done():
             return
+        end = [EndOfRegime(plan.small_batch_updates)] if plan.is_auto else []
         batches = functools.partial(training_batches, self._data, plan.settings, done)
         self._model.fit(
             distribute(self._strategy, batches),
@@ -155,6 +165,7 @@ class Driver:
             shuffle=False,  # The batches are shuffled already; Keras would warn.
             callbacks=[
                 StopAfter(plan.updates - done),
+                *end,
                 StopIfNotFinite(plan, done),
                 *callbacks,
                 *self._logs,
@@ -162,6 +173,13 @@ class Driver:
             ],
             verbose=verbose if self._is_chief else 0,
         )
+
+    def _is_done(self):
+        """Whether the small batch's updates are done, with `--stretch=auto`."""
+        if not self._plan.is_auto:
+            return False
+        done = keras.ops.convert_to_numpy(self._model.regime_progress.done)
+        return done >= self._plan.small_batch_updates
 
     def _evaluate(self):
         scores = self._model.evaluate(
@@ -172,35 +190,34 @@ class Driver:
         )
         if not math.isfinite(scores["loss"]):  # Because of the last update.
             what = f"the validation loss after it is {scores['loss']:g}"
-            raise NotFinite(self._plan.updates, what)
+            raise NotFinite(self._checkpointing.updates, what)
         return scores
 
     def _report(self, scores):
         """Writes the model and the result; returns the result on the chief."""
         plan, model = self._plan, self._model
         updates = int(model.optimizer.iterations.numpy())
+        tried = self._checkpointing.updates
         result = {
             "accuracy": scores["accuracy"],
             "loss": scores["loss"],
             "updates": updates,
-            "skipped_updates": plan.updates - updates,
-            "samples": plan.updates * plan.settings.batch_size,
-            "high_rate_updates": plan.high_rate_updates,
+            "skipped_updates": tried - updates,
+            "samples": tried * plan.settings.batch_size,
             "wall_seconds": round(self._checkpointing.seconds, 2),
             **circumstances(plan),
         }
-        if plan.settings.noise_scale:
-            result["noise_scale"] = _noise_scale(model.gradient_moments, plan, updates)
         with self._strategy.scope():  # All machines create variables together.
             compile_model(model.model, plan, model.optimizer)
         if self._is_chief:
+            result |= lengths(plan, model, self._run_dir)
             with whole_file(self._run_dir / MODEL_FILE) as draft:
                 model.model.save(draft)
             write_result(self._run_dir, result)
             result = read_result(self._run_dir)
-        if updates < plan.updates:
+        if updates < tried:
             self._tell(
-                f"{plan.updates - updates} updates were skipped, because their "
+                f"{tried - updates} updates were skipped, because their "
                 "gradients overflowed float16 at the loss scale used"
             )
         wait_for_all(self._strategy)
@@ -228,24 +245,6 @@ class Driver:
             print(text, flush=True)
 
 
-class StopAfter(keras.callbacks.Callback):
-    """Stops the training after a number of updates.
-
-    Args:
-        updates: Number of updates, not counting those of an interrupted training.
-    """
-
-    def __init__(self, updates: int):
-        super().__init__()
-        self._left = updates
-
-    def on_train_batch_end(self, batch, logs=None):
-        """Counts the update."""
-        self._left -= 1
-        if self._left <= 0:
-            self.model.stop_training = True
-
-
 def training_batches(data, settings, start_update, shares=WHOLE_BATCH):
     """The batches from an update on, with weights if there is gradient noise."""
     batches = data.training_batches(
@@ -260,14 +259,3 @@ def training_batches(data, settings, start_update, shares=WHOLE_BATCH):
         settings.seed,
     )
     return noise(batches, start_update, shares)
-
-
-def _noise_scale(moments, plan, updates):
-    """The last estimate of the gradient noise scale, with advice on the batch size."""
-    estimate, settings = moments.estimate(), plan.settings
-    advice = noise_scale_advice(
-        *(estimate, settings.batch_size, settings.small_batch_size),
-        *(updates, settings.stretch),
-    )
-    known = dataclasses.asdict(estimate) if estimate else {}
-    return {**known, "advice": advice}

@@ -3,7 +3,8 @@
 import dataclasses
 import math
 
-from gbn_keras.regime_adaptation import Regime, RegimeAdaptation
+from gbn_keras.regime import Regime
+from gbn_keras.regime_adaptation import RegimeAdaptation
 from gbn_keras.training.settings import ResolvedSettings
 
 
@@ -36,9 +37,34 @@ class Plan:
     data: str = ""
 
     @property
+    def is_auto(self) -> bool:
+        """Whether the training itself finds out how long to train."""
+        return self.settings.stretch == "auto"
+
+    @property
+    def stretch(self) -> float:
+        """How many times more epochs than the regime; with `auto`, the most.
+
+        An update is worth at least one of the small batch's.
+        """
+        if self.is_auto:
+            return max(1.0, self.batch_ratio)
+        return float(self.settings.stretch)
+
+    @property
+    def batch_ratio(self) -> float:
+        """`M`, the batch size divided by the small batch size."""
+        return self.settings.batch_size / self.regime.small_batch_size
+
+    @property
+    def small_batch_updates(self) -> int:
+        """Number of updates of the small batch's regime."""
+        return self.regime.epochs * self.regime.updates_per_epoch(self.examples)
+
+    @property
     def epochs(self) -> int:
-        """Number of passes over the training data."""
-        return max(1, round(self.regime.epochs * self.settings.stretch))
+        """Number of passes over the training data; with `auto`, the most."""
+        return max(1, round(self.regime.epochs * self.stretch))
 
     @property
     def updates_per_epoch(self) -> int:
@@ -47,13 +73,21 @@ class Plan:
 
     @property
     def updates(self) -> int:
-        """Number of updates, at most `--max_updates`."""
+        """Number of updates, at most `--max_updates`; with `auto`, the most."""
         updates = self.epochs * self.updates_per_epoch
         return min(updates, self.settings.max_updates or updates)
 
     @property
+    def high_rate_small_batch_updates(self) -> int:
+        """Number of the small batch's updates before the regime changes the rate."""
+        if len(self.regime.learning_rate) == 1:
+            return self.small_batch_updates
+        epochs = self.regime.learning_rate[1][0]
+        return round(epochs * self.regime.updates_per_epoch(self.examples))
+
+    @property
     def high_rate_updates(self) -> int:
-        """Number of updates before the regime first changes the rate.
+        """Number of updates before the regime first changes the rate, unless `auto`.
 
         Warm-up does not count as a change. In these updates, the paper says, the
         weights' distance from their initial values grows with the logarithm of the
@@ -61,13 +95,7 @@ class Plan:
         """
         if len(self.regime.learning_rate) == 1:
             return self.updates
-        small_batch_epochs = self.regime.learning_rate[1][0]
-        ratio = self.settings.batch_size / self.regime.small_batch_size
-        updates = (
-            round(small_batch_epochs * self.regime.updates_per_epoch(self.examples))
-            * self.settings.stretch
-            / ratio
-        )
+        updates = self.high_rate_small_batch_updates * self.stretch / self.batch_ratio
         return min(math.ceil(updates), self.updates)
 
     @property
@@ -111,12 +139,14 @@ class Plan:
 
     def _rate_line(self):
         rate, scale = self.regime.learning_rate[0][1], self.learning_rate.scale
-        ratio = self.settings.batch_size / self.regime.small_batch_size
-        factor = {"sqrt": f"sqrt({ratio:g})", "linear": f"{ratio:g}"}.get(
-            self.settings.lr_scaling, f"{scale:g}"
-        )
+        ratio = self.batch_ratio
         line = f"learning rate {rate:g}"
-        if scale != 1:
+        if scale is None:
+            line += f" x the gain of each update, from 1 to {ratio:g}"
+        elif scale != 1:
+            factor = {"sqrt": f"sqrt({ratio:g})", "linear": f"{ratio:g}"}.get(
+                self.settings.lr_scaling, f"{scale:g}"
+            )
             line += f" x {factor} = {rate * scale:.3g}"
             if self.settings.warmup_updates:
                 line += f", reached after {self.settings.warmup_updates:,} updates"
@@ -125,19 +155,29 @@ class Plan:
         return line
 
     def _length_line(self):
-        small = self.regime.epochs * self.regime.updates_per_epoch(self.examples)
-        line = _length(self.epochs, self.epochs * self.updates_per_epoch)
-        line += f" (small batch: {_length(self.regime.epochs, small)})"
-        if self.updates < self.epochs * self.updates_per_epoch:
+        small = self.small_batch_updates
+        most = self.epochs * self.updates_per_epoch
+        if self.is_auto:
+            line = (
+                f"until {small:,} small-batch updates ({_epochs(self.regime.epochs)}) "
+                f"are done, at most {_length(self.epochs, most)}"
+            )
+        else:
+            line = _length(self.epochs, most)
+            line += f" (small batch: {_length(self.regime.epochs, small)})"
+            if self.stretch > max(1, self.batch_ratio):
+                line += ", more updates than the small batch's"
+        if self.updates < most:
             line += f", stopped after {self.updates:,}"
         return line
 
 
+def _epochs(epochs):
+    return f"{epochs} epoch{'s' * (epochs != 1)}"
+
+
 def _length(epochs, updates):
-    return (
-        f"{epochs} epoch{'s' * (epochs != 1)} = "
-        f"{updates:,} update{'s' * (updates != 1)}"
-    )
+    return f"{_epochs(epochs)} = {updates:,} update{'s' * (updates != 1)}"
 
 
 def _parts(whole, size, name, plural="s"):

@@ -7,9 +7,10 @@ import re
 
 from gbn_keras.arguments import integer, positive_number
 from gbn_keras.networks import find_network
-from gbn_keras.regime_adaptation import REGIMES, Regime, RegimeAdaptation
-from gbn_keras.replicas import cut_ghosts
+from gbn_keras.regime import REGIMES, Regime
+from gbn_keras.regime_adaptation import RegimeAdaptation
 from gbn_keras.training.errors import UsageError
+from gbn_keras.training.machine import check_machine, planned_micro_batch
 from gbn_keras.training.plan import Plan
 from gbn_keras.training.run.run_directory import with_run_dir
 from gbn_keras.training.settings import ResolvedSettings, Settings
@@ -96,9 +97,10 @@ def _make_plan(settings, planner):
             )
     ratio = batch / regime.small_batch_size
     stretch = ratio if settings.stretch == "full" else _number(settings.stretch)
-    if isinstance(stretch, str):
+    if isinstance(stretch, str) and stretch != "auto":
         raise UsageError(
-            f"--stretch: got {stretch!r}, wanted full or a number from 1 to {ratio:g}."
+            f"--stretch: got {stretch!r}, wanted full (here {ratio:g}), auto, or a "
+            f"number of at least {min(1, ratio):g}."
         )
     adaptation = {
         "small_batch_size": regime.small_batch_size,
@@ -127,11 +129,9 @@ def _make_plan(settings, planner):
         learning_rate=regime.learning_rate[0][1],
         l2=regime.l2[0][1],
         clipnorm=regime.clipnorm,
-        # Once for each epoch of the small batch's regime, so that all arms of a study
-        # are evaluated equally often.
-        eval_every=settings.eval_every or max(1, round(stretch)),
+        eval_every=settings.eval_every or _eval_every(stretch, ratio),
     )
-    _check_machine(settings, replicas)
+    check_machine(settings, replicas)
     plan = Plan(
         settings=ResolvedSettings(**vars(with_run_dir(settings))),
         regime=regime,
@@ -139,13 +139,14 @@ def _make_plan(settings, planner):
         learning_rate=learning_rate,
         l2=l2,
         replicas=replicas,
-        micro_batch_size=_micro_batch_size(settings, replicas),
+        micro_batch_size=planned_micro_batch(settings, replicas),
         data=planner.data,
     )
     if plan.epochs > _MOST_EPOCHS:
         raise UsageError(
             f"--epochs: got {regime.epochs}, which is {plan.epochs:,} after stretching "
-            f"by {stretch:g}, wanted at most {_MOST_EPOCHS:,}. Lower it or --stretch."
+            f"by {plan.stretch:g}, wanted at most {_MOST_EPOCHS:,}. Lower it or "
+            "--stretch."
         )
     return dataclasses.replace(plan, profile=_profile(settings.profile, plan.updates))
 
@@ -187,6 +188,16 @@ def _regime(settings):
     return regime
 
 
+def _eval_every(stretch, ratio):
+    """The epochs between evaluations, if they are not set.
+
+    Once for each epoch of the small batch's regime, so that all arms of a study are
+    evaluated equally often. With `auto`, the stretch may turn out to be anything from 1
+    to `ratio`; this is the middle.
+    """
+    return max(1, round(math.sqrt(ratio) if stretch == "auto" else stretch))
+
+
 def _gradient_noise(settings, ratio):
     """The variance of the examples' weights."""
     noise = _number(settings.gradient_noise)
@@ -195,6 +206,11 @@ def _gradient_noise(settings, ratio):
         raise UsageError(
             f"--gradient_noise: got {settings.gradient_noise!r}, wanted none, full "
             f"(here {max(0.0, ratio - 1):g}) or a variance of at least 0."
+        )
+    if noise and settings.stretch == "auto":
+        raise UsageError(
+            f"--gradient_noise: got {settings.gradient_noise}, wanted none with "
+            "--stretch=auto, which measures the noise of the data alone. Leave one out."
         )
     return positive_number("gradient_noise", noise) if noise else noise
 
@@ -209,45 +225,6 @@ def _virtual_batch_size(settings, regime, batch):
             ", or 0 for plain batch normalization. Lower it, or raise --batch_size."
         )
     return size
-
-
-def _check_machine(settings, replicas):
-    """Refuses settings that no machine could use."""
-    if replicas > 1 and not settings.virtual_batch_size and settings.jit == "on":
-        # Replicas cannot communicate inside a compiled function.
-        raise UsageError(
-            f"--jit: got on, wanted auto or off, because plain batch normalization "
-            f"over {replicas} replicas cannot be compiled. Leave it out."
-        )
-    if math.isnan(settings.memory_budget):
-        raise UsageError(
-            f"--memory_budget: got {settings.memory_budget}, wanted the GiB that an "
-            "update may use, or 0 for half of the device's memory."
-        )
-
-
-def _micro_batch_size(settings, replicas):
-    """The micro-batch that was asked for, or else the ghosts of a replica's share."""
-    batch, ghost = settings.batch_size, settings.virtual_batch_size
-    if replicas > 1 and batch % (replicas * (ghost or 1)):
-        # Without ghosts, the share must be a whole number of examples.
-        raise UsageError(f"--batch_size: {cut_ghosts(batch, replicas, ghost or 1)}.")
-    share = batch // replicas
-    micro_batch_size = settings.micro_batch_size or share
-    if micro_batch_size >= share:
-        return share // (ghost or 1) * (ghost or 1)
-    if not ghost:
-        raise UsageError(
-            f"--micro_batch_size: got {micro_batch_size}, wanted 0 with "
-            "--virtual_batch_size=0, because plain batch normalization needs all "
-            f"{share} examples at once. Leave it out, or use ghosts."
-        )
-    if micro_batch_size % ghost:
-        raise UsageError(
-            f"--micro_batch_size: got {micro_batch_size}, wanted a multiple of the "
-            f"ghost size, {ghost}, or 0 for one that fits into memory."
-        )
-    return micro_batch_size
 
 
 def _profile(text, updates):

@@ -6,7 +6,7 @@ import sys
 
 from gbn_keras.training import evaluation, loss_landscape, study, trainer
 from gbn_keras.training.errors import Stopped, UsageError
-from gbn_keras.training.report import report, search_report
+from gbn_keras.training.report import auto_stretch, report, search_report
 from gbn_keras.training.settings import Settings
 from gbn_keras.training.strategy import WorkerLost
 
@@ -55,6 +55,8 @@ def _train(settings):
         return
     run_dir = pathlib.Path(result["settings"]["run_dir"])
     report.report_run(run_dir)
+    if "stretch" in result:
+        print(auto_stretch.found(result))
     if "noise_scale" in result:
         print(result["noise_scale"]["advice"])
     print(

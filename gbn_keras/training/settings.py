@@ -94,7 +94,7 @@ class ResolvedSettings(Settings):
     batch_size: int
     small_batch_size: int
     virtual_batch_size: int
-    stretch: float
+    stretch: float | str  # `auto` stays: the training itself finds the number.
     gradient_noise: float
     epochs: int
     learning_rate: float

@@ -94,15 +94,19 @@ def run_study(settings: Settings) -> pathlib.Path | None:
             arm_settings = dataclasses.replace(
                 plans[arm].settings, run_dir=os.fspath(arm_dir), seed=seed
             )
-            progress, began = RunProgress(settings.max_updates), time.monotonic()
+            plan, began = plans[arm], time.monotonic()
+            end = plan.small_batch_updates if plan.is_auto else 0
+            progress = RunProgress(settings.max_updates, end)
             with contextlib.suppress(NotFinite), contextlib.closing(progress):
                 callbacks = (progress,) if is_first else ()
                 train(arm_settings, data, callbacks, verbose=0)
             if is_first:
-                outcome, plan = read_outcome(arm_dir), plans[arm]
+                outcome = read_outcome(arm_dir)
                 if "diverged" not in outcome:
                     seconds = time.monotonic() - began
-                    pace.add(plan, seconds, progress.seconds_per_update)
+                    pace.add(
+                        plan, outcome["updates"], seconds, progress.seconds_per_update
+                    )
                 left = pace.left([plans[one] for one, *_ in to_do[number:]])
                 print(f"{arm}, seed {seed}: {outcome_line(outcome)}{left}", flush=True)
     return run_dir if is_first else None
@@ -118,6 +122,12 @@ def prepare_study(settings, planner):
             f"--batch_size: got {settings.batch_size}, wanted more than the small "
             f"batch of {settings.small_batch_size}, because a study compares a large "
             "batch with it. Raise it."
+        )
+    if settings.lr_scaling == "gain":
+        raise UsageError(
+            "--lr_scaling: got gain, wanted sqrt, linear, none or a factor, because "
+            "only a study's last arm measures the gain, and the arms before it scale "
+            "the rate, too. Leave it out."
         )
     if settings.virtual_batch_size == 0:
         raise UsageError(

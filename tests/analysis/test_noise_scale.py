@@ -212,13 +212,12 @@ def test_the_suitable_stretch_goes_from_1_to_m(scale, stretch):
 
 
 @pytest.mark.parametrize(
-    "stretch, verdict", [(1, "was too large"), (32, "was not too large")]
+    "stretch, verdict", [(1, "would suit"), (32, "would have been enough")]
 )
-def test_the_advice_is_one_sentence(stretch, verdict):
-    advice = noise_scale_advice(NoiseScale(0.5, 64.0), 4096, 128, 140, stretch)
-    assert f"scale of 128 examples, batch 4096 {verdict} for 140 updates" in advice
-    assert f"a stretch of 16.5 would suit (it was {stretch})." in advice
-    assert "is unknown" in noise_scale_advice(None, 4096, 128, 140, 1)
+def test_the_advice_tells_what_was_learned_and_what_would_do(stretch, verdict):
+    advice = noise_scale_advice(stretch, 16.5, 63.2, 288)
+    assert "as much as 63 updates of the small batch, which makes 288" in advice
+    assert f"a stretch of 16.5 {verdict} (it was {stretch}) to learn" in advice
 
 
 @tensorflow_only

@@ -157,7 +157,7 @@ def test_evaluation_comes_once_a_small_batch_epoch_and_at_the_end(
         (("--model=resnet9000",), "model", "'resnet9000'"),
         (("--lr_scaling=cubic",), "lr_scaling", "'cubic'"),
         (("--lr_scaling=-1",), "lr_scaling", "-1"),
-        (("--batch_size=512", "--stretch=5"), "stretch", "5"),
+        (("--batch_size=512", "--stretch=0.5"), "stretch", "0.5"),
         (("--batch_size=512", "--stretch=half"), "stretch", "'half'"),
         (("--warmup_updates=-1",), "warmup_updates", "-1"),
         (("--epochs=0",), "epochs", "0"),

@@ -23,11 +23,14 @@ class RunProgress(keras.callbacks.Callback):
 
     Args:
         max_updates: The update after which the training stops early. 0: none.
+        small_batch_updates: With `--stretch=auto`, the number of small-batch updates
+            after which the training ends; the bar counts these. 0: a fixed length.
     """
 
-    def __init__(self, max_updates: int = 0):
+    def __init__(self, max_updates: int = 0, small_batch_updates: int = 0):
         super().__init__()
         self._max_updates = max_updates
+        self._small_batch_updates = small_batch_updates
         self._is_shown = sys.stdout.isatty() or "ipykernel" in sys.modules
         self._is_open = False
         self._made, self._ended = 0, None
@@ -41,9 +44,15 @@ class RunProgress(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         """Starts the bar at the first update, or at the one to resume from."""
-        updates = self.params["epochs"] * self.params["steps"]
-        self._updates = min(updates, self._max_updates or updates)
-        self._done = int(self.model.optimizer.iterations.numpy())
+        if self._small_batch_updates:
+            self._updates = self._small_batch_updates
+            progress = self.model.regime_progress
+            self._done = int(keras.ops.convert_to_numpy(progress.done))
+        else:
+            updates = self.params["epochs"] * self.params["steps"]
+            self._updates = min(updates, self._max_updates or updates)
+            self._done = int(self.model.optimizer.iterations.numpy())
+        self._before = self._done
         self._traced = self._shown_at = time.monotonic()
         self._evaluating = self._evaluations = 0
         self._logs = {}
@@ -53,7 +62,7 @@ class RunProgress(keras.callbacks.Callback):
         self._made += 1
         if self._made == 1:
             self._traced = time.monotonic()
-        self._show(self._done + batch + 1, logs)
+        self._show(self._reached(self._done + batch + 1, logs), logs)
 
     def on_test_begin(self, logs=None):
         """Notes when an evaluation starts."""
@@ -67,7 +76,7 @@ class RunProgress(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Moves the bar to the end of the epoch, also if the epoch was resumed."""
-        self._done = min((epoch + 1) * self.params["steps"], self._updates)
+        self._done = self._reached((epoch + 1) * self.params["steps"], logs)
         self._show(self._done, logs)
 
     def on_train_end(self, logs=None):
@@ -80,6 +89,19 @@ class RunProgress(keras.callbacks.Callback):
             print(flush=True)
             self._is_open = False
 
+    def _reached(self, updates, logs):
+        """How far the bar is after a number of updates."""
+        if self._small_batch_updates:
+            updates = int(logs["small_batch_updates"])
+        return min(updates, self._updates)
+
+    def _seconds_left(self, done):
+        """The estimate of the time left; `None` if it is unknown."""
+        if done in (self._before, self._updates) or self.seconds_per_update is None:
+            return None
+        seconds = self.seconds_per_update * self._made
+        return seconds * (self._updates - done) / (done - self._before)
+
     def _show(self, done, logs):
         self._logs |= {name: logs[name] for name in _SHOWN if name in logs}
         now = time.monotonic()
@@ -89,8 +111,8 @@ class RunProgress(keras.callbacks.Callback):
         self._shown_at = now
         full = _WIDTH * done // self._updates
         parts = [f"{name}: {value:.4f}" for name, value in self._logs.items()]
-        if done < self._updates and (pace := self.seconds_per_update):
-            parts.insert(0, f"{in_words(pace * (self._updates - done))} left")
+        if (left := self._seconds_left(done)) is not None:
+            parts.insert(0, f"{in_words(left)} left")
         # Clears the rest of the line, because the previous text may be longer.
         print(
             f"\r\x1b[1m{done:,}/{self._updates:,}\x1b[0m "
@@ -109,18 +131,25 @@ class Pace:
 
     def __init__(self):
         self._timed = []
+        # By batch size, the updates that the last training with `auto` made.
+        self._found = {}
 
-    def add(self, plan: Plan, seconds: float, per_update: float | None) -> None:
+    def add(
+        self, plan: Plan, updates: int, seconds: float, per_update: float | None
+    ) -> None:
         """Adds a training.
 
         Args:
             plan: The plan of the training.
+            updates: Number of updates that it made.
             seconds: The whole time that it took.
             per_update: Seconds of one update without tracing, if known.
         """
-        per_update = min(per_update or math.inf, seconds / plan.updates)
-        beside = seconds - plan.updates * per_update
+        per_update = min(per_update or math.inf, seconds / updates)
+        beside = seconds - updates * per_update
         self._timed.append((plan.settings.batch_size, per_update, beside))
+        if plan.is_auto:
+            self._found[plan.settings.batch_size] = updates
 
     def left(self, plans: list[Plan]) -> str:
         """The time that trainings will take, as text; empty if unknown or none left."""
@@ -134,6 +163,9 @@ class Pace:
         An update's time is taken as proportional to its batch size.
         """
         batch_size = plan.settings.batch_size
+        updates = plan.updates
+        if plan.is_auto:
+            updates = self._found.get(batch_size, updates)
 
         def distance(timed):
             return abs(math.log(timed[0] / batch_size))
@@ -141,7 +173,7 @@ class Pace:
         nearest = min(map(distance, self._timed))
         alike = [timed for timed in self._timed if distance(timed) == nearest]
         seconds = [
-            beside + plan.updates * per_update * batch_size / size
+            beside + updates * per_update * batch_size / size
             for size, per_update, beside in alike
         ]
         return sum(seconds) / len(seconds)

@@ -10,7 +10,12 @@ from matplotlib.figure import Figure
 from gbn_keras.analysis.fits import fit_distance
 from gbn_keras.training.report import paper, pictures
 from gbn_keras.training.report.columns import Columns, concatenate, read_columns
-from gbn_keras.training.run.run_directory import read_flags, read_outcome, read_result
+from gbn_keras.training.run.run_directory import (
+    METRICS,
+    read_flags,
+    read_outcome,
+    read_result,
+)
 from gbn_keras.training.run.tables import ARMS, arm_directory
 
 # A table: for each row, its cells by column. All rows have the same columns.
@@ -108,7 +113,7 @@ def read_comparison(run_dir: pathlib.Path) -> Comparison:
 
 def read_metrics(run_dir: pathlib.Path) -> Columns | None:
     """A row for each epoch of a training; `None` if none has ended yet."""
-    file = run_dir / "metrics.csv"
+    file = run_dir / METRICS
     if not file.exists() or not file.stat().st_size:
         return None
     # When a training starts, the file has only the names of the columns.
@@ -136,8 +141,9 @@ def study_table(results: dict[str, list[dict]]) -> Rows:
             "accuracy_mean": sum(accuracy) / len(runs),
             "accuracy_deviation": np.std(accuracy, ddof=1) if runs[1:] else math.nan,
             "seeds": len(outcomes),
-            "updates": runs[0]["updates"],
-            "samples": runs[0]["samples"],
+            # With --stretch=auto, each seed finds its own number.
+            "updates": round(sum(run["updates"] for run in runs) / len(runs)),
+            "samples": round(sum(run["samples"] for run in runs) / len(runs)),
             "wall_seconds": sum(run["wall_seconds"] for run in runs) / len(runs),
             "diverged": len(diverged),
             "diverged_at": min(diverged, default=None),

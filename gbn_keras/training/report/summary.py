@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from gbn_keras.analysis.fits import AlphaFit
 from gbn_keras.training.errors import UsageError
-from gbn_keras.training.report import comparison, paper, pictures
+from gbn_keras.training.report import auto_stretch, comparison, paper, pictures
 from gbn_keras.training.report.columns import read_columns, without_gaps
 from gbn_keras.training.report.comparison import Rows
 from gbn_keras.training.run.run_directory import (
@@ -67,8 +67,7 @@ class Summary:
             name.
         tables: Numbers behind the headlines.
         pictures: Pictures by caption.
-        environment: Versions, hardware and time, by name, with all values that
-            occurred.
+        environment: All values of versions, hardware and time, by name.
     """
 
     run_dir: pathlib.Path
@@ -138,6 +137,9 @@ def _add_training(summary):
         f"{result['loss']:.4g} after {result['updates']:,} updates and "
         f"{result['samples']:,} samples."
     ]
+    if "stretch" in result:
+        summary.headlines.append(auto_stretch.found(result))
+        summary.pictures |= auto_stretch.pictures(metrics)
     if "noise_scale" in result:
         summary.headlines.append(result["noise_scale"]["advice"])
     table = comparison.study_table({"this training": [result]})
@@ -225,8 +227,7 @@ def _add_search(summary):
 
 
 def _add_landscape(summary):
-    file = summary.run_dir / "landscape.json"
-    if not file.exists():
+    if not (file := summary.run_dir / "landscape.json").exists():
         summary.unfinished = "nothing has been measured yet."
         return
     measured = json.loads(file.read_text(encoding="utf-8"))
@@ -281,8 +282,7 @@ def _so_far(metrics):
 
 def _of_the_paper(settings):
     """The paper's accuracy for the network and the data set, if it has them."""
-    wanted = paper.arms(settings)
-    if not wanted:
+    if not (wanted := paper.arms(settings)):
         return []
     rows = {"accuracy %": {arm: f"{percent:.2f}" for arm, percent in wanted.items()}}
     return [Table("The paper's training of this network", rows, _ARMS)]

@@ -102,12 +102,13 @@ class State(NamedTuple):
 
 
 def _variables(model):
-    moments = model.gradient_moments
+    moments, progress = model.gradient_moments, model.regime_progress
     return {
         "model": model.variables,
         "optimizer": model.optimizer.variables,
         "metrics": model.metrics_variables,
         "moments": moments.variables if moments else [],
+        "progress": progress.variables if progress else [],
     }
 
 
@@ -121,8 +122,7 @@ def _assign_metrics(strategy, variables, values):
     def on_replica():
         replica, _ = this_replica()
         for variable, value in zip(variables, values, strict=True):
-            is_first = tf.equal(replica, 0)
-            variable.assign(tf.where(is_first, value, tf.zeros_like(value)))
+            variable.assign(tf.where(tf.equal(replica, 0), value, tf.zeros_like(value)))
 
     strategy.run(tf.function(on_replica))
 
@@ -158,9 +158,7 @@ class Checkpoints:
             old.unlink()
 
     def newest(self) -> bytes:
-        """The newest intact checkpoint; empty if none was ever written.
-
-        It warns of damaged ones.
+        """The newest intact checkpoint; empty if none ever was. Warns of damaged ones.
 
         Raises:
             UsageError: If there are checkpoints, but none is intact.
@@ -222,6 +220,9 @@ class Checkpointing(keras.callbacks.Callback):
         signals: Signals that ask the training to stop.
         logs: Callbacks to `flush()` before a checkpoint.
 
+    Attributes:
+        updates: Number of updates so far, including those of earlier processes.
+
     Raises:
         Interrupted: In training, after the update and a checkpoint, if a signal came.
     """
@@ -239,7 +240,7 @@ class Checkpointing(keras.callbacks.Callback):
         self._checkpoints, self._signals, self._logs = checkpoints, signals, logs
         self._updates_per_epoch, self._every = updates_per_epoch, every
         self._resumed = resumed
-        self._updates, seconds = resumed[:2] if resumed else (0, 0.0)
+        self.updates, seconds = resumed[:2] if resumed else (0, 0.0)
         self._started = time.monotonic() - seconds
         self._is_cut = self._ends_cut_epoch = False
         self._next_at_end = 0.0
@@ -251,20 +252,20 @@ class Checkpointing(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         """Restores the metrics, if the epoch was interrupted."""
-        self._is_cut = self._updates % self._updates_per_epoch != 0
+        self._is_cut = self.updates % self._updates_per_epoch != 0
         if self._is_cut:
             # Keras has just reset them.
             self._resumed.restore(self.model, "metrics")
 
     def on_train_batch_end(self, batch, logs=None):
         """Saves if a checkpoint is due or a signal came."""
-        self._updates += 1
-        is_end = self._updates % self._updates_per_epoch == 0
+        self.updates += 1
+        is_end = self.updates % self._updates_per_epoch == 0
         if is_end and self._is_cut and not self.model.stop_training:
             self._ends_cut_epoch = self.model.stop_training = True
         if is_end or self.model.stop_training:
             return  # `on_epoch_end` saves, when the evaluation is done too.
-        if self._signals.received or self._is_time():
+        if self._signals.received or self._is_due():
             self._save()
         self._stop_if_asked()
 
@@ -274,12 +275,12 @@ class Checkpointing(keras.callbacks.Callback):
             self._ends_cut_epoch = self.model.stop_training = False
         is_last = self.model.stop_training or epoch + 1 == self.params["epochs"]
         is_worth_it = is_last or time.monotonic() > self._next_at_end
-        if is_worth_it or self._signals.received or self._is_time():
+        if is_worth_it or self._signals.received or self._is_due():
             self._save()
         self._stop_if_asked()
 
-    def _is_time(self):
-        return self._every and self._updates % self._every == 0
+    def _is_due(self):
+        return self._every and self.updates % self._every == 0
 
     def _save(self):
         if self._checkpoints is None:
@@ -287,14 +288,13 @@ class Checkpointing(keras.callbacks.Callback):
         started = time.monotonic()
         for log in self._logs:
             log.flush()
-        self._checkpoints.save(State.of(self.model, self._updates, self.seconds))
+        self._checkpoints.save(State.of(self.model, self.updates, self.seconds))
         done = time.monotonic()
         self._next_at_end = done + (done - started) / _SHARE_OF_TIME
 
     def _stop_if_asked(self):
-        number = self._signals.received
-        if number:
+        if number := self._signals.received:
             what = f"received signal {number} ({signal.Signals(number).name})"
             if self._checkpoints:
-                what += f"; update {self._updates:,} is saved"
+                what += f"; update {self.updates:,} is saved"
             raise Interrupted(number, f"{what}. Run the same command again to resume.")

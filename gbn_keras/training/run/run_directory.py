@@ -16,6 +16,7 @@ from gbn_keras.whole_file import whole_file
 
 FLAGFILE = "flags.cfg"
 PLAN = "plan.txt"
+METRICS = "metrics.csv"
 RESULT = "result.json"
 DIVERGED = "diverged.json"
 MODEL_FILE = "model.keras"

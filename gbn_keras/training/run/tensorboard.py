@@ -59,7 +59,7 @@ class TensorBoardLog(keras.callbacks.Callback):
         self._plan = plan
         self._logs = logs or {}
         self._every = max(1, plan.updates // _POINTS)
-        self._learning_rate = compiled(plan.learning_rate)
+        self._rate = compiled(plan.learning_rate)
         self._events = {}
         self._profiler = None
         self._began = None
@@ -150,7 +150,7 @@ class TensorBoardLog(keras.callbacks.Callback):
             updates,
             {
                 **logs,
-                "learning_rate": self._learning_rate(tf.constant(updates - 1)),
+                "learning_rate": self._rate(tf.constant(updates - 1)),
                 "gradient_norm": float(self.model.gradient_norm),
                 "updates_per_second": rate,
                 "images_per_second": rate * self._plan.settings.batch_size,

@@ -8,6 +8,7 @@ from gbn_keras.analysis.update_table import UpdateTable
 from gbn_keras.training.plan import Plan
 
 _METRICS = ["accuracy", "loss", "val_accuracy", "val_loss"]
+_GAINS = ["gain", "small_batch_updates"]
 
 
 class UpdateLog(keras.callbacks.Callback):
@@ -19,7 +20,8 @@ class UpdateLog(keras.callbacks.Callback):
     Args:
         file: CSV file with the columns `updates`, `epoch` (from 0), `samples`,
             `learning_rate` (of the epoch's last update) and the metrics. Those of the
-            validation are empty in epochs without validation.
+            validation are empty in epochs without validation. With `--stretch=auto`
+            also `gain` (of the last update) and `small_batch_updates` (done so far).
         plan: Plan of the training.
         updates: Number of updates made before, if the training resumes.
     """
@@ -27,7 +29,8 @@ class UpdateLog(keras.callbacks.Callback):
     def __init__(self, file: str | os.PathLike, plan: Plan, updates: int = 0):
         super().__init__()
         self._plan, self._updates = plan, updates
-        columns = ["epoch", "samples", "learning_rate", *_METRICS]
+        self._logged = _METRICS + _GAINS * plan.is_auto
+        columns = ["epoch", "samples", "learning_rate", *self._logged]
         self._table = UpdateTable(file, columns, updates)
 
     def on_train_batch_end(self, batch, logs=None):
@@ -38,5 +41,5 @@ class UpdateLog(keras.callbacks.Callback):
         """Writes the row."""
         samples = self._updates * self._plan.settings.batch_size
         rate = float(self._plan.learning_rate(self._updates - 1))
-        metrics = [logs.get(name, "") for name in _METRICS]
+        metrics = [logs.get(name, "") for name in self._logged]
         self._table.append(self._updates, [epoch, samples, rate, *metrics])

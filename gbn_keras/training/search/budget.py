@@ -35,6 +35,12 @@ def within_budget(settings: Settings, planner: Planner, share: float = 1.0) -> S
     if not (settings.trial_updates or settings.trial_samples):
         return settings
     plan = planner.plan(settings)
+    if plan.is_auto:
+        name = "trial_updates" if settings.trial_updates else "trial_samples"
+        raise UsageError(
+            f"--{name}: got {getattr(settings, name)} with --stretch=auto, wanted 0, "
+            "because such a training finds its own length. Leave one of them out."
+        )
     batch_size = plan.settings.batch_size
     updates = settings.trial_updates or settings.trial_samples / batch_size
     updates = math.floor(updates * share)
