@@ -118,18 +118,18 @@ def test_what_is_left_goes_by_the_updates_of_trainings_with_the_same_batch():
     pace = progress.Pace()
     assert pace.left([plan_of(512, 100)]) == ""
     # 2 seconds beside, and 0.1 an update.
-    pace.add(plan_of(512, 100), 12.0, 0.1)
+    pace.add(plan_of(512, 100), 100, 12.0, 0.1)
     assert pace.left([plan_of(512, 200)]) == "; about 22 s left"
     # Of half the batch an update takes half.
     assert pace.left([plan_of(256, 200), plan_of(512, 50)]) == "; about 19 s left"
-    pace.add(plan_of(256, 100), 32.0, 0.3)
+    pace.add(plan_of(256, 100), 100, 32.0, 0.3)
     assert pace.left([plan_of(256, 200)]) == "; about 62 s left"
     assert pace.left([]) == ""
 
 
 def test_without_the_time_of_an_update_it_is_part_of_the_whole():
     pace = progress.Pace()
-    pace.add(plan_of(512, 1), 3.0, None)
+    pace.add(plan_of(512, 1), 1, 3.0, None)
     assert pace.left([plan_of(512, 2)]) == "; about 6 s left"
 
 
