@@ -138,7 +138,7 @@ BAD_FLAGS = [
     (["--mode=sweep", "--batch_sizes=32,many"], "batch_sizes", "32,many"),
     (["--mode=sweep", "--batch_sizes=32,5000"], "batch_size", "5000"),
     (["--lr_scaling=cubic"], "lr_scaling", "cubic"),
-    (["--stretch=2"], "stretch", "2"),
+    (["--stretch=0.5"], "stretch", "0.5"),
     (["--strategy=many"], "strategy", "many"),
     (["--replicas=-1"], "replicas", "-1"),
     (["--replicas=2"], "replicas", "2"),

@@ -71,10 +71,10 @@ def test_a_value_that_does_not_suit_a_batch_is_tried_with_the_others(declared):
     assert space.settings(hp).virtual_batch_size == 16
 
 
-def test_the_stretch_is_up_to_that_of_the_batch(declared):
-    _, hp = declared("stretch:1,4,full", "batch_size:64,512")
-    assert values_of(hp)["stretch at batch 64"] == ["1", "full"]
-    assert values_of(hp)["stretch at batch 512"] == ["1", "4", "full"]
+def test_the_stretch_is_at_least_that_of_the_batch(declared):
+    _, hp = declared("stretch:0.5,full", "batch_size:16,512")
+    assert values_of(hp)["stretch at batch 16"] == ["0.5", "full"]
+    assert values_of(hp)["stretch at batch 512"] == ["full"]
 
 
 def test_the_settings_are_the_flags_with_the_chosen_values(declared):
@@ -118,8 +118,8 @@ def test_a_declaration_that_cannot_be_read_is_told(declared, declarations):
     [
         (("batch_size:64,4000",), "batch_size", "4000"),
         (("virtual_batch_size:16,500", "batch_size:64,128"), "virtual_batch", "500"),
-        (("stretch:1,40", "batch_size:512"), "stretch", "40"),
-        (("stretch:1..16", "batch_size:64,512"), "stretch", "16"),
+        (("stretch:1,0.4", "batch_size:512"), "stretch", "0.4"),
+        (("stretch:0.5..16", "batch_size:64,512"), "stretch", "0.5"),
         (("lr_scaling:cubic",), "lr_scaling", "cubic"),
         (("learning_rate:-1,1",), "learning_rate", "-1"),
     ],
