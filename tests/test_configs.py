@@ -9,11 +9,12 @@ import pandas as pd
 import pytest
 
 import gbn_train
-from gbn_keras.training import loss_landscape, study, trainer
+from gbn_keras.training import study, trainer
 from gbn_keras.training.data import datasets
 from gbn_keras.training.planner import Planner
 from gbn_keras.training.search.search_space import SearchSpace
 from gbn_keras.training.settings import Settings
+from gbn_keras.training.trained import loss_landscape
 
 ROOT = pathlib.Path(gbn_train.__file__).parent
 CONFIGS = sorted(ROOT.glob("configs/**/*.cfg"))

@@ -23,7 +23,7 @@ from command_lines import Command, commands, make_world, short_trainings
 from hypothesis import HealthCheck, Phase, example, given, settings
 
 import gbn_train
-from gbn_keras.training import loss_landscape
+from gbn_keras.training.trained import loss_landscape
 
 ROOT = pathlib.Path(gbn_train.__file__).parent
 

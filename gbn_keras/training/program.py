@@ -4,11 +4,12 @@ import os
 import pathlib
 import sys
 
-from gbn_keras.training import evaluation, loss_landscape, study, trainer
+from gbn_keras.training import study, trainer
 from gbn_keras.training.errors import Stopped, UsageError
 from gbn_keras.training.report import auto_stretch, report, search_report
 from gbn_keras.training.settings import Settings
 from gbn_keras.training.strategy import WorkerLost
+from gbn_keras.training.trained import evaluation, loss_landscape
 
 
 def run(settings: Settings) -> int:

@@ -14,9 +14,10 @@ from cluster import run_workers, workers
 from conftest import settings_of
 from trainings import SHORT, weights
 
-from gbn_keras.training import evaluation, trainer
 from gbn_keras.training import strategy as strategies
+from gbn_keras.training import trainer
 from gbn_keras.training.errors import UsageError
+from gbn_keras.training.trained import evaluation
 
 
 def test_one_device_is_the_default(make_settings):

@@ -13,13 +13,14 @@ from trainings import SHORT, curves, shallow_network, weights
 
 import gbn_train as program
 from gbn_keras import GhostBatchNormalization
-from gbn_keras.training import evaluation, trainer
+from gbn_keras.training import trainer
 from gbn_keras.training.data import datasets
 from gbn_keras.training.errors import UsageError
 from gbn_keras.training.model import build_model
 from gbn_keras.training.planner import Planner
 from gbn_keras.training.report import report
 from gbn_keras.training.settings import Settings
+from gbn_keras.training.trained import evaluation
 
 
 @pytest.fixture(autouse=True, scope="module")

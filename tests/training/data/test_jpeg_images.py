@@ -14,9 +14,10 @@ from jpegs import SIZES, jpeg, picture
 from marks import slow
 
 from gbn_keras.shares import Shares
-from gbn_keras.training import evaluation, trainer
+from gbn_keras.training import trainer
 from gbn_keras.training.data import datasets, jpeg_images
 from gbn_keras.training.errors import UsageError
+from gbn_keras.training.trained import evaluation
 
 TRAIN, VALIDATION, SIZE = 42, 10, 64
 

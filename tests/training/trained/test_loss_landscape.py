@@ -8,9 +8,10 @@ import pytest
 from trainings import SHORT, shallow_network
 
 import gbn_train
-from gbn_keras.training import loss_landscape, trainer
+from gbn_keras.training import trainer
 from gbn_keras.training.errors import UsageError
 from gbn_keras.training.settings import Settings
+from gbn_keras.training.trained import loss_landscape
 
 FLAGS = ("--mode=landscape", "--batch_size=256", "--directions=10")
 

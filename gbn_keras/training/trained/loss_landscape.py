@@ -13,7 +13,6 @@ import pandas as pd
 from gbn_keras.analysis.landscape import loss_deviation
 from gbn_keras.training.data import datasets
 from gbn_keras.training.errors import UsageError
-from gbn_keras.training.evaluation import load_network
 from gbn_keras.training.model import build_model, loss_and_metrics
 from gbn_keras.training.planner import Planner
 from gbn_keras.training.report import pictures
@@ -23,6 +22,7 @@ from gbn_keras.training.run.run_directory import (
     write_whole,
 )
 from gbn_keras.training.settings import Settings
+from gbn_keras.training.trained.evaluation import load_network
 from gbn_keras.training.trainer import load_data
 
 # Distances from the weights, in the weights' units. The paper's picture ends at 10.

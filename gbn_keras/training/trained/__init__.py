@@ -1,0 +1,1 @@
+"""What is asked of a trained network: its scores, and the loss around its weights."""
