@@ -92,7 +92,7 @@ class GradientMoments:
         before = self._means.value
         means = _SMOOTHING * before + (1 - _SMOOTHING) * now
         # A gradient that overflowed float16 has no size.
-        known = known & ops.all(ops.isfinite(now))
+        known = ops.logical_and(known, ops.all(ops.isfinite(now)))
         self._means.assign(ops.where(known, means, before))
 
     def gain(self, batch_size: int, small_batch_size: int):
