@@ -33,13 +33,14 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 _MODE = flags.DEFINE_enum(
     "mode",
     "train",
-    ["train", "evaluate", "study", "sweep", "landscape", "tune"],
+    ["train", "evaluate", "study", "sweep", "landscape", "tune", "plan"],
     "train: train one network. evaluate: evaluate the model in --run_dir. study: train "
     "the paper's five arms (SB, LB, +LR, +GBN, +RA) with --seeds seeds and compare "
     "them. sweep: train once with each of --batch_sizes (the paper's Figures 1 to 3). "
     "landscape: measure how the loss changes with the distance from the weights of the "
     "model in --run_dir, or of a new network. tune: search for the best values of the "
-    "flags in --search with keras-tuner.",
+    "flags in --search with keras-tuner. plan: forecast updates, samples and hours for "
+    "each batch size, from the noise of the training in --run_dir, or of a short one.",
 )
 flags.DEFINE_string(
     "run_dir",
@@ -114,7 +115,10 @@ flags.DEFINE_integer(
     "batch_size", None, "Examples per update. Default: --small_batch_size."
 )
 flags.DEFINE_list(
-    "batch_sizes", None, "sweep: the batch sizes, for example 128,1024,4096."
+    "batch_sizes",
+    None,
+    "sweep, plan: the batch sizes, for example 128,1024,4096. Default of a plan: the "
+    "small batch, twice that, and so on.",
 )
 flags.DEFINE_integer(
     "small_batch_size",
@@ -193,7 +197,7 @@ flags.DEFINE_integer(
     "replicas",
     0,
     "mirrored: number of GPUs, 0 for all. Without a GPU: number of logical CPU "
-    "devices.",
+    "devices. plan: the most replicas to plan for, 0 for one.",
     lower_bound=0,
     upper_bound=1024,
 )
@@ -345,6 +349,29 @@ flags.DEFINE_integer(
 )
 
 
+# Plan.
+flags.DEFINE_integer(
+    "probe_updates",
+    None,
+    "plan: number of small-batch updates whose work the short training does. Default: "
+    "400, or the whole regime if it is shorter.",
+    lower_bound=1,
+)
+flags.DEFINE_float(
+    "link_gbytes",
+    None,
+    "plan: GB per second that a replica sends and receives. Default: 12.5, which is "
+    "100 Gbit/s.",
+    lower_bound=0.001,
+)
+flags.DEFINE_float(
+    "cost_per_hour",
+    None,
+    "plan: what an hour of a replica costs, in any currency. Default: unknown.",
+    lower_bound=0,
+)
+
+
 def main(argv: list[str] = sys.argv) -> int:
     """Runs the program; returns its exit code."""
     try:
@@ -371,8 +398,8 @@ def main(argv: list[str] = sys.argv) -> int:
 def parse(argv: list[str]) -> dict[str, Any]:
     """The values of all flags.
 
-    To evaluate a run, or measure its landscape, the run's own `flags.cfg` gives the
-    defaults.
+    To evaluate a run, measure its landscape or plan by it, the run's own `flags.cfg`
+    gives the defaults.
 
     Raises:
         flags.Error: If a flag is unknown or invalid.
@@ -388,7 +415,7 @@ def parse(argv: list[str]) -> dict[str, Any]:
         )
     _refuse_control_characters()
     flagfile = os.path.join(flags.FLAGS.run_dir or "", "flags.cfg")
-    if _MODE.value in ("evaluate", "landscape") and os.path.isfile(flagfile):
+    if _MODE.value in ("evaluate", "landscape", "plan") and os.path.isfile(flagfile):
         _read_flags([argv[0], f"--flagfile={flagfile}", *argv[1:]])
         _refuse_control_characters()
     own_flags = flags.FLAGS.get_flags_for_module(sys.modules[__name__])

@@ -1,10 +1,11 @@
 """Kills trainings at random moments; each must end like an undisturbed one.
 
-    python benchmarks/kill_soak.py [--kills=100] [--runs=20] [--seed=1]
+    python benchmarks/kill_soak.py [--kills=100] [--runs=20] [--seed=1] [--auto]
 
 A run is the program on the digits: F1 with dropout, gradient noise, weight distance and
 noise scale, and a checkpoint every 7 updates (an epoch has 6). Half of the runs use
-float32, half mixed_bfloat16.
+float32, half mixed_bfloat16. With `--auto`, a run finds its own length
+(`--stretch=auto`) and has no gradient noise.
 
 Each run gets SIGKILL about five times at random moments after its plan is printed. It
 is killed once more at one of three moments, which the runs take in turn:
@@ -42,10 +43,11 @@ from gbn_keras.training.run.events import read_events
 PROGRAM = pathlib.Path(__file__).with_name("killed_program.py")
 
 FLAGS = (
-    *("--batch_size=256", "--epochs=20", "--stretch=8", "--gradient_noise=full"),
-    *("--micro_batch_size=128", "--checkpoint_every=7"),
+    *("--batch_size=256", "--micro_batch_size=128", "--checkpoint_every=7"),
     *("--weight_distance", "--noise_scale"),
 )
+LENGTH = ("--epochs=20", "--stretch=8", "--gradient_noise=full")
+AUTO = ("--epochs=60", "--stretch=auto")
 TABLES = ("metrics.csv", "weight_distance.csv", "noise_scale.csv")
 PRECISIONS = ("float32", "mixed_bfloat16")
 
@@ -64,8 +66,10 @@ def main():
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--seed", type=int, default=1, help="seed of the moments")
     parser.add_argument("--processes", type=int, default=2, help="runs at once")
+    parser.add_argument("--auto", action="store_true", help="runs of unknown length")
     parser.add_argument("--json", help="file to write all figures to")
     arguments = parser.parse_args()
+    flags = (*FLAGS, *(AUTO if arguments.auto else LENGTH))
     with (
         tempfile.TemporaryDirectory() as folder,
         concurrent.futures.ThreadPoolExecutor(arguments.processes) as pool,
@@ -74,7 +78,7 @@ def main():
         undisturbed = {}
         for precision in PRECISIONS[: arguments.runs]:
             undisturbed[precision] = folder / precision
-            run(undisturbed[precision], precision)
+            run(flags, undisturbed[precision], precision)
         rows = []
         # If some runs end before they can be killed, there are more runs.
         while kills_of(rows) < arguments.kills:
@@ -91,7 +95,8 @@ def main():
             ]
             killed = [
                 pool.submit(
-                    run_and_kill, folder / f"run_{row['run']}", row, arguments.seed
+                    *(run_and_kill, flags, folder / f"run_{row['run']}"),
+                    *(row, arguments.seed),
                 )
                 for row in planned
             ]
@@ -127,7 +132,7 @@ def kills_of(rows):
     return sum(moment == RANDOM for row in rows for moment, _ in row["kills"])
 
 
-def run_and_kill(folder, row, seed):
+def run_and_kill(flags, folder, row, seed):
     """Runs the program, kills it at each of the moments, then runs it to the end.
 
     Returns:
@@ -137,25 +142,27 @@ def run_and_kill(folder, row, seed):
     kills = []
     for moment in row["moments"]:
         if moment == RANDOM:
-            is_killed = run(folder, row["precision"], after=generator.uniform(0.2, 4))
+            is_killed = run(
+                *(flags, folder, row["precision"]), after=generator.uniform(0.2, 4)
+            )
         else:
             moment_and_write = f"{moment}:{generator.randint(1, 8)}"
-            is_killed = run(folder, row["precision"], moment_and_write)
+            is_killed = run(flags, folder, row["precision"], moment_and_write)
         if not is_killed:
             return kills
         left = sorted((folder / "checkpoints").glob("update_??????????.checkpoint"))
         kills.append((moment, left[-1].stem if left else "no checkpoint"))
-    run(folder, row["precision"])
+    run(flags, folder, row["precision"])
     return kills
 
 
-def run(folder, precision, moment="", after=None):
+def run(flags, folder, precision, moment="", after=None):
     """Runs the program, and kills it at a moment or `after` seconds of training.
 
     Returns:
         Whether it was killed before it ended.
     """
-    flags = (*FLAGS, f"--precision={precision}", f"--run_dir={folder}")
+    flags = (*flags, f"--precision={precision}", f"--run_dir={folder}")
     process = subprocess.Popen(
         [sys.executable, str(PROGRAM), moment, *flags],
         stdout=subprocess.PIPE,

@@ -3,19 +3,11 @@
     python benchmarks/scaling.py [--link_gbytes=12.5] [--images_per_second=...]
     python benchmarks/scaling.py --check
 
-The estimate assumes the following. Replace the assumptions by figures of your own.
+The estimate is that of `--mode=plan`; `gbn_keras.training.forecast.all_reduce` says
+what it assumes of the all-reduce. Replace the assumptions by figures of your own. Also:
 
-- Training is synchronous. An update is a replica's share, then one all-reduce, then the
-  step, and nothing overlaps. (Only the last micro-batch could overlap, because the
-  gradients of all micro-batches are summed before they are sent.)
 - A replica's share takes images / `--images_per_second`, however small it is. For small
   shares on a GPU, this is too optimistic.
-- The all-reduce is a ring. Each of `R` replicas sends and receives `2 (R - 1) / R`
-  times the bytes over its link, in `2 (R - 1)` messages of `--latency_us` each. Trees,
-  and switches that sum, are faster with 100 replicas or more.
-- The bytes are float32 gradients, running statistics and a few sums, including loss and
-  metrics. Reading data and the step itself take no time: data is read in the
-  background, and the step takes milliseconds.
 - A replica has at least one ghost.
 
 `--check` measures one and two workers on this machine, and the bare all-reduce, and
@@ -44,6 +36,7 @@ from side_by_side import write_json
 from gbn_keras import GhostBatchNormalization
 from gbn_keras.large_batch.large_batch_model import LargeBatchModel
 from gbn_keras.networks import f1, f1_digits, resnet
+from gbn_keras.training.forecast import all_reduce
 
 GHOST = 128
 NETWORKS = {
@@ -51,9 +44,6 @@ NETWORKS = {
     "f1": (f1, (28, 28, 1)),
     "resnet44": (resnet, (32, 32, 3)),
 }
-# Counts, weights, and the totals and counts of two metrics.
-_SUMS = 6
-_FLOAT = 4
 
 
 def main():
@@ -67,9 +57,14 @@ def main():
         help="speed of one replica, forward and backward pass (measure it)",
     )
     parser.add_argument(
-        "--link_gbytes", type=float, default=12.5, help="GB/s; 12.5 is 100 Gbit/s"
+        "--link_gbytes",
+        type=float,
+        default=all_reduce.LINK_GBYTES,
+        help="GB/s; 12.5 is 100 Gbit/s",
     )
-    parser.add_argument("--latency_us", type=float, default=10, help="per message")
+    parser.add_argument(
+        "--latency_us", type=float, default=all_reduce.LATENCY_US, help="per message"
+    )
     parser.add_argument("--check", action="store_true", help="measure 1 and 2 replicas")
     parser.add_argument("--network", choices=NETWORKS, default="f1")
     parser.add_argument("--json", help="file to write all figures to")
@@ -83,26 +78,25 @@ def main():
     return write_json(arguments.json, rows)
 
 
-def bytes_of_update(network):
+def bytes_of(network):
     """The number of bytes that the replicas sum for an update."""
     build, shape = NETWORKS[network]
     model = build(shape, 10, functools.partial(GhostBatchNormalization, GHOST))
-    floats = sum(int(np.prod(v.shape)) for v in model.weights)
-    return _FLOAT * (floats + _SUMS)
+    return all_reduce.bytes_of_update(model)
 
 
 def seconds_of_update(replicas, batch_size, size, per_second, link, latency):
     """The estimated seconds `(computing, summing)`."""
     computing = batch_size / replicas / per_second
-    sent = 2 * (replicas - 1) / replicas * size
-    return computing, sent / link + 2 * (replicas - 1) * latency
+    summing = all_reduce.seconds_of_all_reduce(replicas, size, link, latency)
+    return computing, summing
 
 
 def table(arguments):
     """Prints and returns the updates per second for 1 to 1,024 replicas."""
     rows = []
     for network in NETWORKS:
-        size = bytes_of_update(network)
+        size = bytes_of(network)
         print(
             f"\n{network}: {size / 1e6:.2f} MB summed per update; batch "
             f"{arguments.batch_size}, {arguments.images_per_second:,.0f} images/s per "
@@ -147,7 +141,7 @@ def table(arguments):
 def check(arguments):
     """Measures one and two workers on this machine, and compares the estimate."""
     one, two = (run_workers(number, arguments) for number in (1, 2))
-    size = bytes_of_update(arguments.network)
+    size = bytes_of(arguments.network)
     per_second = arguments.batch_size / one["update"]
     # A small all-reduce gives the latency, a full one the speed of the link.
     latency = two["few"] / 2
@@ -231,7 +225,7 @@ def work(arguments):
     model.fit(data, steps_per_epoch=25, shuffle=False, verbose=0, callbacks=[durations])
     few, all_of_them = (
         seconds_of_sum(strategy, floats)
-        for floats in (1, bytes_of_update(arguments.network) // _FLOAT)
+        for floats in (1, bytes_of(arguments.network) // all_reduce.FLOAT)
     )
     # No worker may exit while another one still measures.
     seconds_of_sum(strategy, 1)

@@ -5,8 +5,8 @@
     python benchmarks/stretch_curve.py c1 --data_dir=...
 
 Trains the small batch (SB) and the large batch with all remedies, with stretches of 1,
-2, 4, 8, M and 2 M and with `auto`. Each training has its own run directory, so the same
-command goes on after an interruption. The table has for each
+2, 4, 8, M and 2 M and with `auto`, the longest at last. Each training has its own run
+directory, so the same command goes on after an interruption. The table has for each
 
 - the mean validation accuracy over the seeds and its deviation;
 - the updates, and the stretch that they are;
@@ -16,10 +16,16 @@ Below it stands the smallest stretch whose mean is within one deviation of SB's.
 """
 
 import argparse
+import os
 import pathlib
 import statistics
 
-import gbn_train  # First: it turns on what the program turns on.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # As train.py does.
+
+from side_by_side import write_json
+
+import gbn_train
 from gbn_keras.training import trainer
 from gbn_keras.training.settings import Settings
 
@@ -36,20 +42,21 @@ SMALL_BATCH = {"digits": 32, "mnist": 128, "c1": 128}
 
 
 def main():
-    """Trains what is missing, and prints the table after each seed."""
+    """Trains what is missing, and prints the table after each arm."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--folder", type=pathlib.Path, default="runs/stretch")
     parser.add_argument("--data_dir")
+    parser.add_argument("--json", help="file to write all figures to")
     arguments = parser.parse_args()
     task, folder = arguments.task, arguments.folder / arguments.task
     flags = TASKS[task] + [f"--data_dir={arguments.data_dir}"] * bool(
         arguments.data_dir
     )
     results, data = {}, None
-    for seed in range(1, arguments.seeds + 1):
-        for arm, more in arms(task).items():
+    for arm, more in arms(task).items():
+        for seed in range(1, arguments.seeds + 1):
             run_dir = folder / arm.replace(" ", "_") / f"seed_{seed}"
             own = [*flags, *more, f"--seed={seed}", f"--run_dir={run_dir}"]
             settings = Settings(**gbn_train.parse(["train.py", *own]))
@@ -57,7 +64,8 @@ def main():
             print(f"\n{arm}, seed {seed}", flush=True)
             found = trainer.train(settings, data, verbose=0)
             results.setdefault(arm, []).append(found)
-        print(table(results), flush=True)
+        print(table(rows_of(results)), flush=True)
+    write_json(arguments.json, rows_of(results))
 
 
 def arms(task):
@@ -80,31 +88,51 @@ def arms(task):
     }
 
 
-def table(results):
-    """The table as Markdown."""
-    lines = ["| | accuracy % | updates | stretch | advised |", "|---|---|---|---|---|"]
-    means = {}
+def rows_of(results):
+    """A row for each arm: means over the seeds, and deviations."""
+    rows = []
     for arm, runs in results.items():
         accuracy = [100 * run["accuracy"] for run in runs]
-        means[arm] = statistics.mean(accuracy)
-        text = f"{means[arm]:.2f}"
-        if len(runs) > 1:
-            text += f" ± {statistics.stdev(accuracy):.2f}"
-        updates = statistics.mean(run["updates"] for run in runs)
-        found = [run["stretch"] for run in runs if "stretch" in run]
-        stretch = f"{statistics.mean(found):.2f}" if found else arm.split()[-1]
         advised = [
             run["noise_scale"]["suitable_stretch"]
             for run in runs
             if "noise_scale" in run
         ]
-        advice = f"{statistics.mean(advised):.2f}" if advised else ""
-        lines.append(f"| {arm} | {text} | {updates:,.0f} | {stretch} | {advice} |")
-    small = [100 * run["accuracy"] for run in results["SB"]]
-    least = means["SB"] - (statistics.stdev(small) if len(small) > 1 else 0)
-    enough = [arm for arm in results if arm[:7] == "stretch" and means[arm] >= least]
-    needed = enough[0].split()[1] if enough else "none of these"
-    lines.append(f"\nneeded for SB's accuracy, less one deviation: stretch {needed}")
+        found = [run["stretch"] for run in runs if "stretch" in run]
+        rows.append(
+            {
+                "arm": arm,
+                "seeds": len(runs),
+                "accuracy": statistics.mean(accuracy),
+                "deviation": statistics.stdev(accuracy) if len(runs) > 1 else 0,
+                "updates": statistics.mean(run["updates"] for run in runs),
+                "stretch": statistics.mean(found) if found else None,
+                "advised": statistics.mean(advised) if advised else None,
+            }
+        )
+    return rows
+
+
+def table(rows):
+    """The table as Markdown, and the stretch that was needed."""
+    lines = ["| | accuracy % | updates | stretch | advised |", "|---|---|---|---|---|"]
+    for row in rows:
+        cells = [
+            f"{row[name]:.2f}" if row[name] else "" for name in ("stretch", "advised")
+        ]
+        lines.append(
+            f"| {row['arm']} | {row['accuracy']:.2f} ± {row['deviation']:.2f} | "
+            f"{row['updates']:,.0f} | {cells[0]} | {cells[1]} |"
+        )
+    small = rows[0]
+    least = small["accuracy"] - small["deviation"]
+    enough = [
+        row["arm"]
+        for row in rows
+        if row["arm"].startswith("stretch") and row["accuracy"] >= least
+    ]
+    needed = enough[0] if enough else "none of these"
+    lines.append(f"\nneeded for SB's accuracy, less one deviation: {needed}")
     return "\n".join(lines)
 
 

@@ -20,7 +20,7 @@ from their initial values takes.
 of the processor's time.
 
 `noise_scale`: how much longer an update in micro-batches takes if it also estimates the
-gradient noise scale.
+gradient noise scale, and with `--stretch=auto`.
 """
 
 import argparse
@@ -265,7 +265,9 @@ class TimedWeightDistance(WeightDistance):
 def measure_noise_scale(arguments):
     """Measures how much longer an update in micro-batches takes with the estimate."""
     rows = []
-    print(f"{'network':10}{'batch':>6}{'micro':>7}{'ms without':>12}{'share':>8}")
+    ways = {"plain": (), "noise scale": ("--noise_scale",), "auto": ("--stretch=auto",)}
+    print(f"{'network':10}{'batch':>6}{'micro':>7}{'ms without':>12}", end="")
+    print(f"{'noise scale':>13}{'auto':>8}")
     for network, shape, batch, micro_batch in (
         ("f1", (28, 28, 1), 4096, 512),
         ("f1", (28, 28, 1), 4096, 128),
@@ -273,16 +275,16 @@ def measure_noise_scale(arguments):
     ):
         data = random_pixels("pixels", shape, batch)
         updates = {}
-        for measures in (False, True):
+        for way, more in ways.items():
             flags = [
                 *(f"--model={network}", f"--batch_size={batch}"),
-                *(f"--micro_batch_size={micro_batch}", f"--noise_scale={measures}"),
+                *(f"--micro_batch_size={micro_batch}", *more),
             ]
             settings = Settings(**program.parse(["train.py", *flags]))
             plan = Planner(data.examples).plan(settings)
             model = build_model(plan, data)
             one = next(iter(data.training_batches(batch, seed=1)))
-            updates[measures] = tf.function(
+            updates[way] = tf.function(
                 functools.partial(model.train_step, one), autograph=False
             )
         times = time_in_turn(updates, arguments.rounds)
@@ -290,13 +292,14 @@ def measure_noise_scale(arguments):
             "network": network,
             "batch_size": batch,
             "micro_batch_size": micro_batch,
-            "milliseconds": 1e3 * statistics.median(times[False]),
-            "share": median_ratio(times[True], times[False]) - 1,
+            "milliseconds": 1e3 * statistics.median(times["plain"]),
+            "share": median_ratio(times["noise scale"], times["plain"]) - 1,
+            "share_of_auto": median_ratio(times["auto"], times["plain"]) - 1,
         }
         rows.append(row)
         print(
             f"{network:10}{batch:6}{micro_batch:7}{row['milliseconds']:12.1f}"
-            f"{row['share']:8.2%}",
+            f"{row['share']:13.2%}{row['share_of_auto']:8.2%}",
             flush=True,
         )
     return rows

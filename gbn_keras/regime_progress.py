@@ -3,6 +3,10 @@
 import keras
 from keras import ops
 
+# Weight of the old means in the new ones, in the estimates from which gains are
+# computed: about the last 50 updates count.
+SMOOTHING = 0.98
+
 
 def gain(gradient_square, noise, batch_size: int, small_batch_size: int):
     """How many updates of the small batch one update of the batch is worth.

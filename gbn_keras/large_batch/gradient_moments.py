@@ -18,10 +18,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from gbn_keras.regime_progress import gain
-
-# Weight of the old means in the new ones: about the last 50 updates count.
-_SMOOTHING = 0.98
+from gbn_keras.regime_progress import SMOOTHING, gain
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +87,7 @@ class GradientMoments:
         gradient_square = large_square - noise * large_inverse
         now = ops.stack([gradient_square, noise, ops.ones_like(noise)])
         before = self._means.value
-        means = _SMOOTHING * before + (1 - _SMOOTHING) * now
+        means = SMOOTHING * before + (1 - SMOOTHING) * now
         # A gradient that overflowed float16 has no size.
         known = ops.logical_and(known, ops.all(ops.isfinite(now)))
         self._means.assign(ops.where(known, means, before))

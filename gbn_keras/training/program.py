@@ -6,7 +6,13 @@ import sys
 
 from gbn_keras.training import study, trainer
 from gbn_keras.training.errors import Stopped, UsageError
-from gbn_keras.training.report import auto_stretch, report, search_report
+from gbn_keras.training.forecast import forecast
+from gbn_keras.training.report import (
+    auto_stretch,
+    forecast_report,
+    report,
+    search_report,
+)
 from gbn_keras.training.settings import Settings
 from gbn_keras.training.strategy import WorkerLost
 from gbn_keras.training.trained import evaluation, loss_landscape
@@ -91,6 +97,10 @@ def _landscape(settings):
     print(loss_landscape.measure_landscape(settings))
 
 
+def _plan(settings):
+    print(f"\n{forecast_report.report_forecast(forecast.forecast(settings))}")
+
+
 def _report_trainings(run_dir, table_of):
     """Prints the table of several trainings; stops if all of them diverged."""
     if run_dir is None:
@@ -107,4 +117,5 @@ MODES = {
     "sweep": _sweep,
     "landscape": _landscape,
     "tune": _tune,
+    "plan": _plan,
 }

@@ -70,6 +70,9 @@ class Settings:
     trial_updates: int = _is(_AROUND)
     trial_samples: int = _is(_AROUND)
     lost_after: int = _is(_FREE, _AROUND)
+    probe_updates: int | None = _is(_AROUND)
+    link_gbytes: float | None = _is(_FREE, _AROUND)
+    cost_per_hour: float | None = _is(_FREE, _AROUND)
 
     def flagfile(self) -> str:
         """The text of a flagfile with these settings."""

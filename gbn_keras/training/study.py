@@ -95,8 +95,7 @@ def run_study(settings: Settings) -> pathlib.Path | None:
                 plans[arm].settings, run_dir=os.fspath(arm_dir), seed=seed
             )
             plan, began = plans[arm], time.monotonic()
-            end = plan.small_batch_updates if plan.is_auto else 0
-            progress = RunProgress(settings.max_updates, end)
+            progress = RunProgress.of(plan)
             with contextlib.suppress(NotFinite), contextlib.closing(progress):
                 callbacks = (progress,) if is_first else ()
                 train(arm_settings, data, callbacks, verbose=0)

@@ -35,6 +35,12 @@ class RunProgress(keras.callbacks.Callback):
         self._is_open = False
         self._made, self._ended = 0, None
 
+    @classmethod
+    def of(cls, plan: Plan) -> "RunProgress":
+        """The progress bar of a planned training."""
+        end = plan.small_batch_updates if plan.is_auto else 0
+        return cls(plan.settings.max_updates, end)
+
     @property
     def seconds_per_update(self) -> float | None:
         """Mean seconds of an update, with evaluations; `None` before the second."""

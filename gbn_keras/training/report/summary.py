@@ -1,17 +1,22 @@
 """`Summary`: the contents of any run directory, finished or not, for a reader."""
 
 import dataclasses
-import json
 import math
 import pathlib
 from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from gbn_keras.analysis.fits import AlphaFit
 from gbn_keras.training.errors import UsageError
-from gbn_keras.training.report import auto_stretch, comparison, paper, pictures
-from gbn_keras.training.report.columns import read_columns, without_gaps
+from gbn_keras.training.report import (
+    auto_stretch,
+    comparison,
+    forecast_report,
+    landscape_report,
+    paper,
+    pictures,
+)
+from gbn_keras.training.report.columns import without_gaps
 from gbn_keras.training.report.comparison import Rows
 from gbn_keras.training.run.run_directory import (
     FLAGFILE,
@@ -19,6 +24,7 @@ from gbn_keras.training.run.run_directory import (
     read_flags,
     read_outcome,
 )
+from gbn_keras.training.run.tables import FORECAST_FACTS
 
 _CAPTIONS = {
     "training.png": "Accuracy and loss by update.",
@@ -31,6 +37,7 @@ _CAPTIONS = {
     "tune.png": "Validation accuracy of the trials by each searched flag. Crosses "
     "are diverged trials.",
     "landscape.png": "How much the loss changes with the distance from the weights.",
+    "plan.png": "Samples and hours that a training is forecast to need, by batch size.",
 }
 _ARMS = (
     "SB: the small batch. LB: the large batch, same epochs, same rate. +LR: also the "
@@ -91,7 +98,7 @@ def summarize(run_dir: pathlib.Path) -> Summary:
         received = f"a folder without {FLAGFILE}" if run_dir.is_dir() else "no folder"
         raise UsageError(
             f"{run_dir}: got {received}, wanted the run directory of a training, "
-            "study, sweep, search or landscape. Name the folder of its --run_dir."
+            "study, sweep, search, plan or landscape. Name the folder of its --run_dir."
         )
     flags = read_flags(run_dir)
     kinds = {
@@ -100,6 +107,7 @@ def summarize(run_dir: pathlib.Path) -> Summary:
         "sweep": ("a sweep of batch sizes", _add_comparison),
         "tune": ("a search", _add_search),
         "landscape": ("the loss around its weights", _add_landscape),
+        "plan": ("a plan", _add_forecast),
     }
     if flags.get("mode") not in kinds:
         raise UsageError(
@@ -115,6 +123,8 @@ def summarize(run_dir: pathlib.Path) -> Summary:
     add(summary)
     if add is _add_training and (run_dir / "landscape.json").exists():
         _add_landscape(summary)
+    if add is _add_training and (run_dir / FORECAST_FACTS).exists():
+        _add_forecast(summary)
     return summary
 
 
@@ -227,34 +237,24 @@ def _add_search(summary):
 
 
 def _add_landscape(summary):
-    if not (file := summary.run_dir / "landscape.json").exists():
+    if not (summary.run_dir / "landscape.json").exists():
         summary.unfinished = "nothing has been measured yet."
         return
-    measured = json.loads(file.read_text(encoding="utf-8"))
-    fits = {name: AlphaFit(**fit) for name, fit in measured["fits"].items()}
-    table = read_columns(summary.run_dir / "landscape.csv")
-    name, fit = next(iter(fits.items()))
-    summary.headlines.append(
-        f"Roughness of the loss: alpha {fit.alpha:.3f} ± {fit.error:.3f}, {name}."
-    )
-    rows = {
-        name: {
-            "alpha": f"{fit.alpha:.3f} ± {fit.error:.3f}",
-            "the paper's": f"{measured['paper']['alpha']}",
-            "R²": f"{fit.r_squared:.4f}",
-        }
-        for name, fit in fits.items()
-    }
-    note = (
-        f"{measured['examples']:,} examples have a loss of {measured['loss']:.4g} at "
-        f"weights of norm {measured['weights_norm']:.4g}. At a distance r along "
-        f"{measured['directions']} random directions, it deviates by about r^(alpha/2)."
-    )
+    headline, rows, note, picture = landscape_report.read(summary.run_dir)
+    summary.headlines.append(headline)
     summary.tables.append(Table("Roughness of the loss", rows, note))
-    picture = pictures.landscape(
-        table, fits, measured["network"], measured["directions"]
-    )
     _add_pictures(summary, {"landscape.png": picture})
+
+
+def _add_forecast(summary):
+    if not (summary.run_dir / FORECAST_FACTS).exists():
+        summary.unfinished = "the probe has not ended."
+        return
+    facts, table = forecast_report.read(summary.run_dir)
+    summary.headlines += forecast_report.sentences(facts, table)
+    rows, note = forecast_report.as_shown(facts, table), forecast_report.note(facts)
+    summary.tables.append(Table("Forecast by batch size", rows, note, "batch"))
+    _add_pictures(summary, {"plan.png": forecast_report.picture(facts, table)})
 
 
 def _add_pictures(summary, drawn):

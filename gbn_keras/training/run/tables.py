@@ -1,4 +1,4 @@
-"""Names and rows of the tables that studies and searches write."""
+"""Names and rows of the tables that studies, searches and forecasts write."""
 
 import math
 import pathlib
@@ -12,6 +12,14 @@ ARMS = ("SB", "LB", "+LR", "+GBN", "+RA")
 
 # The table of a search.
 TRIALS = "tune.csv"
+
+# The files of a forecast (`--mode=plan`): its table, what is known of it as a whole,
+# and the flagfile of the fastest training.
+FORECAST = "plan.csv"
+FORECAST_FACTS = "plan.json"
+FORECAST_CHOICE = "plan.cfg"
+# The names of the columns of hours begin with it; the number of replicas follows.
+HOURS_ON = "hours_on_"
 
 
 def arm_directory(run_dir: pathlib.Path, arm: str, seed: int) -> pathlib.Path:

@@ -93,7 +93,7 @@ class TrainingHyperModel(keras_tuner.HyperModel):
         outcome = self.outcome(hp)
         if outcome is None:
             settings = self.settings(hp)
-            progress = RunProgress(settings.max_updates)
+            progress = RunProgress.of(self._planner.plan(settings))
             callbacks = (progress,) if self._verbose else ()
             with contextlib.suppress(NotFinite), contextlib.closing(progress):
                 train(settings, self._data, callbacks, verbose=0)

@@ -1,6 +1,7 @@
 """You see how far a training is: a bar on a terminal, elsewhere one line for each."""
 
 import dataclasses
+import functools
 import io
 import re
 import sys
@@ -66,13 +67,14 @@ class Clock:
         monkeypatch.setattr(progress.time, "monotonic", lambda: self.now)
 
 
-def bar_on_a_terminal(monkeypatch):
+def bar_on_a_terminal(monkeypatch, make=progress.RunProgress):
     """A bar over 10 epochs of 4 updates, on a terminal, and its clock."""
     monkeypatch.setattr(sys, "stdout", Terminal())
     clock = Clock(monkeypatch)
-    shown = progress.RunProgress()
+    shown = make()
     optimizer = types.SimpleNamespace(iterations=types.SimpleNamespace(numpy=lambda: 0))
-    shown.set_model(types.SimpleNamespace(optimizer=optimizer))
+    done = types.SimpleNamespace(done=0.0)
+    shown.set_model(types.SimpleNamespace(optimizer=optimizer, regime_progress=done))
     shown.set_params({"epochs": 10, "steps": 4})
     shown.on_train_begin()
     return shown, clock
@@ -107,6 +109,28 @@ def test_a_training_that_ends_in_its_middle_leaves_a_whole_line(monkeypatch):
     shown.close()
     assert sys.stdout.getvalue().endswith("\x1b[K\n")
     assert sys.stdout.getvalue().count("\n") == 1
+
+
+def test_a_training_that_finds_its_length_counts_the_small_batchs_updates(monkeypatch):
+    plan = Planner(1536).plan(settings_of("--batch_size=512", "--stretch=auto"))
+    make = functools.partial(progress.RunProgress.of, plan)
+    shown, clock = bar_on_a_terminal(monkeypatch, make)
+    for batch in range(3):
+        clock.now += 100 if batch == 0 else 1
+        logs = {"loss": 0.5, "small_batch_updates": 8.0 * (batch + 1)}
+        shown.on_train_batch_end(batch, logs)
+    # Three updates took two seconds but the first; 264 of 288 are left, 8 in each.
+    told = sys.stdout.getvalue().rpartition("\r")[2]
+    assert "24/288" in told
+    assert "33 s left" in told
+
+
+def test_what_is_left_of_such_trainings_goes_by_what_the_last_one_found():
+    pace = progress.Pace()
+    settings = settings_of("--batch_size=512", "--stretch=auto")
+    plan = Planner(1536).plan(settings)
+    pace.add(plan, 40, 6.0, 0.1)
+    assert pace.left([plan]) == "; about 6 s left"
 
 
 def plan_of(batch_size, updates):

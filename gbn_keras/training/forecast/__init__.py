@@ -1,0 +1,1 @@
+"""What a training with each batch size would cost, before it is trained."""
