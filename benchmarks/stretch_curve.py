@@ -23,6 +23,7 @@ import statistics
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # As train.py does.
 
+from matplotlib.figure import Figure
 from side_by_side import write_json
 
 import gbn_train
@@ -49,6 +50,7 @@ def main():
     parser.add_argument("--folder", type=pathlib.Path, default="runs/stretch")
     parser.add_argument("--data_dir")
     parser.add_argument("--json", help="file to write all figures to")
+    parser.add_argument("--picture", help="file to draw the curve to")
     arguments = parser.parse_args()
     task, folder = arguments.task, arguments.folder / arguments.task
     flags = TASKS[task] + [f"--data_dir={arguments.data_dir}"] * bool(
@@ -66,6 +68,8 @@ def main():
             results.setdefault(arm, []).append(found)
         print(table(rows_of(results)), flush=True)
     write_json(arguments.json, rows_of(results))
+    if arguments.picture:
+        picture(rows_of(results), task).savefig(arguments.picture, dpi=150)
 
 
 def arms(task):
@@ -134,6 +138,32 @@ def table(rows):
     needed = enough[0] if enough else "none of these"
     lines.append(f"\nneeded for SB's accuracy, less one deviation: {needed}")
     return "\n".join(lines)
+
+
+def picture(rows, task):
+    """Accuracy by stretch: fixed ones, what `auto` found, and SB as a band."""
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    small = rows[0]
+    least, most = (small["accuracy"] + sign * small["deviation"] for sign in (-1, 1))
+    axes.axhspan(least, most, color="grey", alpha=0.3, label="SB ± one deviation")
+    fixed = [row for row in rows if row["arm"].startswith("stretch")]
+    for chosen, style in ((fixed, "o-"), (rows[1:2], "*")):
+        axes.errorbar(
+            [row["stretch"] or float(row["arm"].split()[1]) for row in chosen],
+            [row["accuracy"] for row in chosen],
+            [row["deviation"] for row in chosen],
+            fmt=style,
+            markersize=12 if style == "*" else 5,
+            capsize=3,
+            label="--stretch=auto" if style == "*" else "fixed stretch",
+        )
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+    axes.set(xlabel="stretch", ylabel="validation accuracy (%)", title=task)
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
 
 
 if __name__ == "__main__":

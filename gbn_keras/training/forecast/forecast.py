@@ -202,14 +202,14 @@ def _flagfile(settings, best, run_dir):
     several = best.replicas > 1
     is_small = best.batch_size == settings.small_batch_size
     training = dataclasses.replace(
-        settings,
-        mode="train",
-        batch_size=best.batch_size,
-        batch_sizes=None,
-        stretch="full" if is_small else "auto",
+        _alone(
+            settings,
+            batch_size=best.batch_size,
+            stretch="full" if is_small else "auto",
+            eval_every=0,  # That of another stretch would not suit it.
+        ),
         strategy="mirrored" if several else "one",
         replicas=best.replicas if several else 0,
-        probe_updates=None,
     )
     hours = best.hours[best.replicas]
     flags = [
