@@ -118,11 +118,11 @@ def test_replicas_find_the_same(finished, digits, tmp_path, replicas):
     found = trainer.train(settings, digits, verbose=0)
     assert found["updates"] == result["updates"]
     assert found["small_batch_updates"] == pytest.approx(
-        result["small_batch_updates"], rel=1e-4
+        result["small_batch_updates"], rel=1e-5
     )
     for one, other in zip(weights(tmp_path / "run"), weights(folder), strict=True):
         # The optimizer's counters are integers, the others float32.
-        assert np.abs(one - other).max() <= 1e-4 * max(1, np.abs(other).max())
+        assert np.abs(one - other).max() <= 1e-5 * max(1, np.abs(other).max())
 
 
 def test_gain_is_a_rate_too(make_settings):
