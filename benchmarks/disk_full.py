@@ -43,7 +43,7 @@ FLAGS = (
 # Finer where small files are written or grow by a page. More is enough for all files.
 FREE_KIB = (
     *(*range(0, 16, 4), *range(16, 64, 24), *range(64, 112, 4)),
-    *(*range(112, 432, 24), *range(432, 504, 4), *range(504, 660, 24)),
+    *(*range(112, 432, 24), *range(432, 504, 4), *range(504, 640, 24)),
 )
 
 # Finds the file that a message names.
