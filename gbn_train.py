@@ -166,7 +166,7 @@ flags.DEFINE_float(
     "learning_rate",
     None,
     "First learning rate of the small batch's regime. Later rates change in "
-    "proportion. Default: the network's.",
+    "proportion. Default: the network's, or 0.001 with adam and adamw.",
 )
 flags.DEFINE_float(
     "clipnorm",
@@ -177,12 +177,35 @@ flags.DEFINE_float(
     "l2",
     None,
     "First L2 coefficient of the small batch's regime. Later coefficients change in "
-    "proportion. 0: no penalty. Default: the network's.",
+    "proportion. 0: no penalty. Default: the network's, or 0 with adam and adamw.",
 )
 flags.DEFINE_bool(
     "l2_kernels_only",
     False,
     "Exclude gamma, beta and biases from the L2 penalty. The paper includes them.",
+)
+flags.DEFINE_enum(
+    "optimizer",
+    "sgd",
+    ["sgd", "adam", "adamw"],
+    "sgd: with the regime's momentum and L2 penalty, as the paper. adam, adamw: "
+    "without them; the betas follow the batch size and the stretch, unless "
+    "--lr_scaling=none.",
+)
+flags.DEFINE_enum(
+    "second_moment",
+    "batch",
+    ["batch", "small_batch"],
+    "adam, adamw: the gradients whose squares divide the update. batch: those of the "
+    "whole batch. small_batch: as if of --small_batch_size examples, from the "
+    "gradients of at least two micro-batches or replicas; --lr_scaling=linear suits "
+    "it at --stretch=1.",
+)
+flags.DEFINE_float(
+    "weight_decay",
+    None,
+    "adamw: decay of the weights at the small batch, which is multiplied by the rate. "
+    "Default: 0.004, as in Keras.",
 )
 
 # Devices. These flags do not change the result.

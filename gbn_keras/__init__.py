@@ -7,7 +7,7 @@ from gbn_keras import accuracy_of_examples  # noqa: F401
 from gbn_keras.convert import to_batch_norm, to_ghost_batch_norm
 from gbn_keras.ghost_batch_normalization import GhostBatchNormalization
 from gbn_keras.gradient_noise import GradientNoise
-from gbn_keras.optimizers import L2SGD
+from gbn_keras.optimizers import L2SGD, BatchSizeInvariantAdam, scale_adam
 from gbn_keras.regime import REGIMES, Regime
 from gbn_keras.regime_adaptation import RegimeAdaptation
 from gbn_keras.sharding_invariant_dropout import ShardingInvariantDropout
@@ -15,6 +15,7 @@ from gbn_keras.version import __version__
 
 __all__ = [
     "REGIMES",
+    "BatchSizeInvariantAdam",
     "GhostBatchNormalization",
     "GradientNoise",
     "L2SGD",
@@ -22,6 +23,7 @@ __all__ = [
     "RegimeAdaptation",
     "ShardingInvariantDropout",
     "__version__",
+    "scale_adam",
     "to_batch_norm",
     "to_ghost_batch_norm",
 ]

@@ -80,6 +80,26 @@ def skip_reduction(optimizer: keras.optimizers.Optimizer) -> None:
     optimizer._all_reduce_sum_gradients = list
 
 
+def adam_moments_of(optimizer: keras.optimizers.Adam, variable) -> tuple:
+    """Adam's variables for a model's variable: `(first, second, largest second)`.
+
+    The last one is `None` without `amsgrad`.
+    """
+    place = optimizer._get_variable_index(variable)
+    largest = optimizer._velocity_hats[place] if optimizer.amsgrad else None
+    return optimizer._momentums[place], optimizer._velocities[place], largest
+
+
+class OwnClipping:
+    """A mixin for optimizers that clip gradients in their own way.
+
+    They define `clipped(gradients, clip)`, where `clip` is Keras's own function.
+    """
+
+    def _clip_gradients(self, gradients):
+        return self.clipped(gradients, super()._clip_gradients)
+
+
 def replace_build(layer: keras.layers.Layer, build) -> None:
     """Replaces the function that builds a layer.
 

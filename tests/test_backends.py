@@ -35,6 +35,7 @@ SUITE = [
         "networks/test_network_training",
         "analysis/test_noise_scale",
         "test_regime_adaptation",
+        "optimizers/test_scale_adam",
         "test_sharding_invariant_dropout",
         "analysis/test_weight_distance",
     )

@@ -46,6 +46,7 @@ def test_a_flagfile_keeps_its_lines(make_settings):
 # As they stand in `.keras` files.
 REGISTERED = {
     "AccuracyOfExamples",
+    "BatchSizeInvariantAdam",
     "GhostBatchNormalization",
     "L2SGD",
     "LargeBatchModel",

@@ -19,7 +19,8 @@ SOURCES = pathlib.Path(gbn_keras.__file__).parent.rglob("*.py")
 PRIVATE = re.compile(
     r"keras\.src|tensorflow\.python|\._(?:flatten_layers|compile_loss|compile_metrics|"
     r"loss_tracker|get_own_metrics|metrics|symbolic_build|flat_losses|"
-    r"learning_rate|all_reduce_sum_gradients)\b"
+    r"learning_rate|all_reduce_sum_gradients|clip_gradients|momentums|velocities|"
+    r"velocity_hats|get_variable_index)\b"
 )
 
 
@@ -53,6 +54,26 @@ def test_what_keras_calls_is_there():
     assert list(inspect.signature(method).parameters) == ["grads_and_vars"]
     for name in (*internals.WRITES_WEIGHTS, *internals.SHOWS_LAYERS):
         assert "__class__.__name__" in inspect.getsource(importlib.import_module(name))
+
+
+@pytest.mark.parametrize("amsgrad", [False, True])
+def test_what_adam_keeps(amsgrad):
+    adam = keras.optimizers.Adam(0.1, beta_1=0.5, beta_2=0.75, amsgrad=amsgrad)
+    variables = [keras.Variable([0.0]), keras.Variable([0.0])]
+    adam.apply([np.float32([2]), np.float32([4])], variables)
+    first, second, largest = internals.adam_moments_of(adam, variables[1])
+    assert (float(first[0]), float(second[0])) == (2, 4)
+    assert (largest is not None) == amsgrad
+
+
+def test_an_optimizer_may_clip_in_its_own_way():
+    class Halved(internals.OwnClipping, keras.optimizers.SGD):
+        def clipped(self, gradients, clip):
+            return [gradient / 2 for gradient in clip(gradients)]
+
+    variable = keras.Variable([1.0])
+    Halved(1.0, clipvalue=0.5).apply([np.float32([4])], [variable])
+    assert float(variable[0]) == 0.75
 
 
 def test_a_layer_is_built_by_what_replaces_its_build():

@@ -3,6 +3,7 @@
 import tensorflow as tf
 
 from gbn_keras.large_batch.gradient_norm import squared_norm
+from gbn_keras.large_batch.squares import with_squares
 from gbn_keras.large_batch.sums import Sums, Values
 from gbn_keras.replicas import (
     in_order,
@@ -34,7 +35,8 @@ def joined_update(
 
     Returns:
         `(gradients, after, metrics)`: the gradients of the mean loss over the whole
-        batch; the values to assign; the metrics' values over all replicas.
+        batch, as the optimizer takes them; the values to assign; the metrics' values
+        over all replicas.
     """
     found, model = step.found, step.model
     used = [
@@ -48,16 +50,16 @@ def joined_update(
         if sums.statistics[index].dtype.is_floating
     }
     kept = {number: row_of(sums.kept[number]) for number in found.skipping}
-    examples = tf.cast(examples, tf.float32)
+    share = tf.cast(examples, tf.float32)
     addends = (
         *(used, list(moved.values()), kept, sums.metrics),
-        *(sums.losses, sums.counts, examples, sums.moments),
+        *(sums.losses, sums.counts, share, sums.moments, sums.squares),
     )
-    used, joined, kept, metrics, losses, counts, total, moments = sum_over_replicas(
-        addends
+    used, joined, kept, metrics, losses, counts, total, moments, squares = (
+        sum_over_replicas(addends)
     )
     if step.training:
-        refuse_uneven_shares(examples, total)
+        refuse_uneven_shares(share, total)
 
     gradients = _means(step, sums, used, counts, totals)
 
@@ -87,6 +89,7 @@ def joined_update(
         )
     if step.training and model.regime_progress:
         _advance(model)
+    gradients = with_squares(step, gradients, squares, examples, total)
     return gradients, Values([], statistics, sums.seeds, held), metrics
 
 

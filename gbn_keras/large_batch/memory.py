@@ -12,6 +12,7 @@ from gbn_keras._tensorflow_internals import accelerators_memory
 from gbn_keras.large_batch.ghost_sizes import smallest_micro_batch
 from gbn_keras.large_batch.large_batch_model import LargeBatchModel
 from gbn_keras.large_batch.replica_step import ReplicaStep
+from gbn_keras.large_batch.squares import bytes_of_squares
 
 # Operations whose output uses the memory of their input.
 _ALIASES = {"Identity", "Reshape", "Squeeze", "ExpandDims", "StopGradient"}
@@ -69,7 +70,8 @@ def _at_most(model, examples):
         for output in tf.nest.flatten(operation.output)
     )
     variables = network.variables + model.optimizer.variables
-    return 4 * (2 * examples * outputs + 3 * sum(math.prod(v.shape) for v in variables))
+    values = 2 * examples * outputs + 3 * sum(math.prod(v.shape) for v in variables)
+    return 4 * values + bytes_of_squares(model)
 
 
 def peak_bytes(model: LargeBatchModel, examples: int) -> int:
@@ -96,7 +98,9 @@ def peak_bytes(model: LargeBatchModel, examples: int) -> int:
 
     graph = update.get_concrete_function(inputs, labels).graph
     variables = model.variables + model.optimizer.variables
-    return _most_alive(graph) + sum(math.prod(v.shape) * 4 for v in variables)
+    # The graph is of a single micro-batch, which needs no squares.
+    known = bytes_of_squares(model) + sum(math.prod(v.shape) * 4 for v in variables)
+    return _most_alive(graph) + known
 
 
 def _most_alive(graph):

@@ -8,10 +8,15 @@ import tensorflow as tf
 from gbn_keras._keras_internals import compile_loss_of, layers_of
 from gbn_keras.batch_part import BatchPart
 from gbn_keras.ghost_batch_normalization import GhostBatchNormalization
-from gbn_keras.large_batch.gradient_norm import squared_norm
 from gbn_keras.large_batch.loss_parts import BY_EXAMPLES, LossParts, counted_losses
 from gbn_keras.large_batch.loss_trackers import LossTrackers
 from gbn_keras.large_batch.micro_batches import MicroBatches, number_of_examples
+from gbn_keras.large_batch.squares import (
+    add_squares,
+    has_two_sizes,
+    moments_of,
+    no_squares,
+)
 from gbn_keras.large_batch.sums import Findings, SeveralCounts, Sums, Values
 from gbn_keras.replicas import this_replica
 from gbn_keras.sharding_invariant_dropout import ShardingInvariantDropout
@@ -87,6 +92,8 @@ class ReplicaStep:
             first = first_example + start
             return self._add(sums, before, first, loss_scale, totals, micro_batch)
 
+        micro_batches = MicroBatches(data, self.micro_batch_size)
+        self.found.equal_parts = micro_batches.equal_parts()
         weights = before.weights if self.training else []
         nothing = Sums(
             gradients=[tf.zeros_like(weight) for weight in weights],
@@ -100,9 +107,8 @@ class ReplicaStep:
             seeds=before.seeds,
             metrics=before.metrics,
             moments=tf.zeros([3]),
+            squares=no_squares(self, weights),
         )
-        micro_batches = MicroBatches(data, self.micro_batch_size)
-        self.found.equal_parts = micro_batches.equal_parts()
         return micro_batches.reduce(add, nothing)
 
     def count(self, data, before: Values, first_example):
@@ -186,7 +192,8 @@ class ReplicaStep:
                 for old, new, used in zip(before.seeds, after.seeds, seeds, strict=True)
             ],
             metrics=self.trackers.kept(sums.metrics, after.metrics),
-            moments=sums.moments + self._moments(gradients, loss_scale, x, totals),
+            moments=sums.moments + moments_of(self, gradients, loss_scale, x, totals),
+            squares=add_squares(sums.squares, gradients, x, weight, totals),
         )
 
     def _stateless(self, now: Values):
@@ -242,18 +249,7 @@ class ReplicaStep:
 
     def measures_noise(self):
         """Whether to measure noise, and there are gradients of two batch sizes."""
-        if not self.training or self.model.gradient_moments is None:
-            return False
-        return self.found.equal_parts != 1 or this_replica()[1] > 1
-
-    def _moments(self, gradients, loss_scale, x, totals):
-        if not self.measures_noise():
-            return tf.zeros([3])
-        square = squared_norm(gradients, loss_scale)
-        examples = tf.cast(number_of_examples(x), tf.float32)
-        if totals is not None:  # The gradient is a part of the whole batch's.
-            square *= (totals[-1] / examples) ** 2
-        return tf.stack([square, 1 / examples, 1.0])
+        return self.model.gradient_moments is not None and has_two_sizes(self)
 
     def _sum(self, sums, gradients, weight):
         found = []

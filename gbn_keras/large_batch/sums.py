@@ -20,7 +20,7 @@ class Sums(NamedTuple):
     each output's loss, then one for the losses that layers add. `kept` is the fraction
     of its old running statistics that a ghost layer's new ones still contain. `moments`
     are sums over the micro-batches: of their gradients' squared norms, of 1 / their
-    sizes, and of 1.
+    sizes, and of 1. `squares` are a `Squares`, or `()` if the optimizer wants none.
     """
 
     gradients: list
@@ -31,6 +31,7 @@ class Sums(NamedTuple):
     seeds: list
     metrics: list
     moments: Any
+    squares: Any
 
 
 @dataclasses.dataclass

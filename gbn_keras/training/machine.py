@@ -33,13 +33,15 @@ def planned_micro_batch(settings: Settings, replicas: int) -> int:
         # Without ghosts, the share must be a whole number of examples.
         raise UsageError(f"--batch_size: {cut_ghosts(batch, replicas, ghost or 1)}.")
     share = batch // replicas
-    if settings.stretch == "auto" and replicas == 1:
-        most = _half(settings, share, ghost)
+    compares = _comparing_flag(settings)
+    if compares and replicas == 1:
+        most = _half(settings, share, ghost, *compares)
         if (settings.micro_batch_size or most) > most:
+            name, value, _ = compares
             raise UsageError(
                 f"--micro_batch_size: got {settings.micro_batch_size}, wanted at most "
-                f"{most} with --stretch=auto, which compares the gradients of at least "
-                "two micro-batches. Lower it, or leave it out."
+                f"{most} with --{name}={value}, which compares the gradients of at "
+                "least two micro-batches. Lower it, or leave it out."
             )
         micro_batch_size = settings.micro_batch_size or most
     else:
@@ -60,15 +62,24 @@ def planned_micro_batch(settings: Settings, replicas: int) -> int:
     return micro_batch_size
 
 
-def _half(settings, share, ghost):
+def _comparing_flag(settings):
+    """A flag that needs two micro-batches: name, value, and other values."""
+    if settings.stretch == "auto":
+        return "stretch", "auto", "full or a number"
+    if settings.second_moment == "small_batch":
+        return "second_moment", "small_batch", "batch"
+    return None
+
+
+def _half(settings, share, ghost, name, value, others):
     """The whole ghosts in half of a share: with them, it has two micro-batches."""
     if settings.batch_size == settings.small_batch_size:
-        return share  # The gain is 1 whatever is measured.
+        return share  # Then there is nothing to find out.
     if ghost and share >= 2 * ghost:
         return share // ghost // 2 * ghost
     what = f"one ghost of {share}" if ghost else "plain batch normalization"
     raise UsageError(
-        f"--stretch: got auto, wanted full or a number, because {what} on one replica "
-        "is a single micro-batch, and auto compares the gradients of at least two. Set "
+        f"--{name}: got {value}, wanted {others}, because {what} on one replica is a "
+        f"single micro-batch, and {value} compares the gradients of at least two. Set "
         "a --virtual_batch_size of at most half the batch, or use two replicas."
     )

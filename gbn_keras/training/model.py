@@ -13,9 +13,9 @@ from gbn_keras.ghost_batch_normalization import GhostBatchNormalization
 from gbn_keras.large_batch import memory
 from gbn_keras.large_batch.large_batch_model import LargeBatchModel
 from gbn_keras.networks import find_network
-from gbn_keras.optimizers.l2_sgd import L2SGD
 from gbn_keras.training.data.labelled_images import LabelledImages
 from gbn_keras.training.errors import UsageError, first_line
+from gbn_keras.training.optimizer import make_optimizer
 from gbn_keras.training.plan import Plan
 
 # The published networks use these, PyTorch's defaults. A large batch makes few updates,
@@ -76,14 +76,7 @@ def _network(plan, data):
 def compile_model(model: keras.Model, plan: Plan, optimizer=None) -> None:
     """Compiles a model with the plan's values; makes an optimizer if none is given."""
     model.compile(
-        optimizer=optimizer
-        or L2SGD(
-            plan.learning_rate,
-            l2=plan.l2,
-            l2_kernels_only=plan.settings.l2_kernels_only,
-            momentum=plan.regime.momentum,
-            global_clipnorm=plan.settings.clipnorm or None,
-        ),
+        optimizer=optimizer or make_optimizer(plan),
         **loss_and_metrics(),
         jit_compile=_use_xla(plan),
     )

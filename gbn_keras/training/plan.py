@@ -9,6 +9,36 @@ from gbn_keras.training.settings import ResolvedSettings
 
 
 @dataclasses.dataclass(frozen=True)
+class AdamSettings:
+    """What Adam is made with, besides its rate.
+
+    Attributes:
+        betas: `beta_1` and `beta_2`.
+        epsilon: Its small constant.
+        weight_decay: AdamW's decay, which Keras multiplies by the rate, or `None`.
+        small_batch_size: The batch size whose second moment it takes; `None` for that
+            of the whole batch.
+        is_open: Whether the betas would have to be scaled, but nobody knows by what.
+    """
+
+    betas: tuple[float, float]
+    epsilon: float
+    weight_decay: float | None
+    small_batch_size: int | None
+    is_open: bool = False
+
+    def describe(self, name: str) -> str:
+        """The settings as text, with the optimizer's name."""
+        betas = ", ".join(f"{beta:.6g}" for beta in self.betas)
+        line = f"{name} with betas {betas}" + " (not scaled)" * self.is_open
+        if self.weight_decay is not None:
+            line += f", weight decay {self.weight_decay:.3g}"
+        if self.small_batch_size:
+            line += f", second moment of batches of {self.small_batch_size}"
+        return line
+
+
+@dataclasses.dataclass(frozen=True)
 class Plan:
     """One training, with all values derived.
 
@@ -22,6 +52,7 @@ class Plan:
         micro_batch_size: The most examples that a replica takes at once, in whole
             ghosts: the size that was asked for, or else its share. The model takes
             fewer if the device's memory is short.
+        adam: Settings of Adam; `None` for SGD.
         profile: The updates to profile, counted from 1; `None` for none.
         data: The chosen examples and features, in words; empty if there was no choice.
     """
@@ -33,6 +64,7 @@ class Plan:
     l2: RegimeAdaptation | float
     replicas: int
     micro_batch_size: int
+    adam: AdamSettings | None = None
     profile: range | None = None
     data: str = ""
 
@@ -150,6 +182,8 @@ class Plan:
             line += f" x {factor} = {rate * scale:.3g}"
             if self.settings.warmup_updates:
                 line += f", reached after {self.settings.warmup_updates:,} updates"
+        if self.adam:
+            line += f"; {self.adam.describe(self.settings.optimizer)}"
         if self.settings.gradient_noise:
             line += f"; gradient noise of variance {self.settings.gradient_noise:g}"
         return line

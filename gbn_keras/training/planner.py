@@ -11,6 +11,12 @@ from gbn_keras.regime import REGIMES, Regime
 from gbn_keras.regime_adaptation import RegimeAdaptation
 from gbn_keras.training.errors import UsageError
 from gbn_keras.training.machine import check_machine, planned_micro_batch
+from gbn_keras.training.optimizer import (
+    ADAM_RATE,
+    check_optimizer,
+    planned_adam,
+    resolved_weight_decay,
+)
 from gbn_keras.training.plan import Plan
 from gbn_keras.training.run.run_directory import with_run_dir
 from gbn_keras.training.settings import ResolvedSettings, Settings
@@ -128,6 +134,7 @@ def _make_plan(settings, planner):
         epochs=regime.epochs,
         learning_rate=regime.learning_rate[0][1],
         l2=regime.l2[0][1],
+        weight_decay=resolved_weight_decay(settings),
         clipnorm=regime.clipnorm,
         eval_every=settings.eval_every or _eval_every(stretch, ratio),
     )
@@ -139,6 +146,7 @@ def _make_plan(settings, planner):
         learning_rate=learning_rate,
         l2=l2,
         replicas=replicas,
+        adam=planned_adam(settings, regime, learning_rate),
         micro_batch_size=planned_micro_batch(settings, replicas),
         data=planner.data,
     )
@@ -171,7 +179,11 @@ def model_name(settings: Settings) -> str:
 
 
 def _regime(settings):
+    check_optimizer(settings)
     regime = REGIMES[find_network(model_name(settings))[1]]
+    l2 = settings.l2
+    if settings.optimizer != "sgd":
+        regime, l2 = regime.with_learning_rate(ADAM_RATE), 0
     if settings.small_batch_size is not None:
         size = integer("small_batch_size", settings.small_batch_size, 1)
         regime = dataclasses.replace(regime, small_batch_size=size)
@@ -179,8 +191,8 @@ def _regime(settings):
         regime = regime.with_epochs(settings.epochs)
     if settings.learning_rate is not None:
         regime = regime.with_learning_rate(settings.learning_rate)
-    if settings.l2 is not None:
-        regime = regime.with_l2(settings.l2)
+    if l2 is not None:
+        regime = regime.with_l2(l2)
     if settings.clipnorm is not None:
         if settings.clipnorm != 0:
             positive_number("clipnorm", settings.clipnorm)

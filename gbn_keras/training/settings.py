@@ -6,10 +6,12 @@ import dataclasses
 _FREE = "free"  # Does not affect what a run computes, so a resumed run may change it.
 _AROUND = "around"  # Says how to search or where to write, not how to train.
 _COMPARED = "compared"  # TensorBoard compares runs by it.
+# Flagfiles leave out this value: runs from before the flag have it, and resume.
+_OF_OLD = "of_old"
 
 
-def _is(*marks):
-    return dataclasses.field(metadata=dict.fromkeys(marks, True))
+def _is(*marks, **values):
+    return dataclasses.field(metadata=dict.fromkeys(marks, True) | values)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,6 +48,9 @@ class Settings:
     clipnorm: float | None = _is(_COMPARED)
     l2: float | None = _is(_COMPARED)
     l2_kernels_only: bool
+    optimizer: str = _is(_COMPARED, of_old="sgd")
+    second_moment: str = _is(_COMPARED, of_old="batch")
+    weight_decay: float | None = _is(_COMPARED)
     strategy: str = _is(_FREE)
     replicas: int = _is(_FREE)
     cluster: str = _is(_FREE)
@@ -77,10 +82,11 @@ class Settings:
     def flagfile(self) -> str:
         """The text of a flagfile with these settings."""
         lines = []
-        for name, value in dataclasses.asdict(self).items():
+        for field in dataclasses.fields(self):
+            name, value = field.name, getattr(self, field.name)
             if name == "search":
                 lines += [f"--search={one}" for one in value]
-            elif value is not None:
+            elif value is not None and value != field.metadata.get(_OF_OLD):
                 lines.append(f"--{name}={_flag_text(value)}")
         return "".join(f"{line}\n" for line in lines)
 

@@ -21,7 +21,8 @@ from gbn_keras.training.trainer import load_data, train
 
 # The settings that switch techniques off. Each arm adds one technique to the last.
 _NO_RA = {"stretch": 1.0}
-_NO_GBN = {"virtual_batch_size": 0, **_NO_RA}
+# Plain batch normalization is one micro-batch, without a small batch's second moment.
+_NO_GBN = {"virtual_batch_size": 0, "second_moment": "batch", **_NO_RA}
 _NO_LR = {"lr_scaling": "none", "warmup_updates": 0, "gradient_noise": 0.0, **_NO_GBN}
 
 
@@ -157,4 +158,10 @@ def prepare_sweep(settings, planner):
 
 def _plans(arms, planner):
     """Plans all arms, so that errors are reported before the first training."""
-    return {arm: planner.plan(settings) for arm, settings in arms.items()}
+    plans = {}
+    for arm, settings in arms.items():
+        try:
+            plans[arm] = planner.plan(settings)
+        except UsageError as error:
+            raise UsageError(f"{error} This is the arm {arm}.") from error
+    return plans

@@ -161,11 +161,13 @@ class TensorBoardLog(keras.callbacks.Callback):
 
     def _write_hparams(self):
         values = {name: getattr(self._plan.settings, name) for name in COMPARED}
+        # Only AdamW has a weight decay.
+        values = {name: value for name, value in values.items() if value is not None}
         # It is a name or a number, but TensorBoard wants one type.
         values["lr_scaling"] = str(values["lr_scaling"])
         events = self._run("")
         config = api.hparams_config_pb(
-            [api.HParam(name) for name in COMPARED],
+            [api.HParam(name) for name in values],
             [api.Metric(tag, "validation") for tag in ("accuracy", "loss")],
         )
         for summary in (config, api.hparams_pb(values)):

@@ -140,6 +140,7 @@ def assert_same_run(one, other):
 # With all that has a state of its own.
 ON_ONE_DEVICE = (
     *("--gradient_noise=full", "--weight_distance", "--precision=mixed_bfloat16"),
+    *("--optimizer=adamw", "--second_moment=small_batch"),
     # Evaluated in some epochs only, and stopped in the middle of one.
     *("--eval_every=2", "--max_updates=21"),
 )
