@@ -128,7 +128,7 @@ class Driver:
                 )
                 logs["noise_scale"] = noise, "noise_scale"
             self._reporters = [
-                TensorBoardLog(self._run_dir / "tensorboard", plan, logs)
+                TensorBoardLog(self._run_dir / "tensorboard", plan, logs, self._done)
             ]
             self._logs = [
                 UpdateLog(self._run_dir / METRICS, plan, self._done),

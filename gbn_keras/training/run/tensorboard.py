@@ -46,6 +46,8 @@ class TensorBoardLog(keras.callbacks.Callback):
         folder: Folder for the files.
         plan: Plan of the training.
         logs: For each tag, a callback that logs a table, and the column to take.
+        updates: Number of updates made before, if the training resumes, including those
+            that float16 skipped.
     """
 
     def __init__(
@@ -53,11 +55,13 @@ class TensorBoardLog(keras.callbacks.Callback):
         folder: str | os.PathLike,
         plan: Plan,
         logs: dict[str, tuple[LogSpacedLog, str]] | None = None,
+        updates: int = 0,
     ):
         super().__init__()
         self._folder = pathlib.Path(folder)
         self._plan = plan
         self._logs = logs or {}
+        self._tried = updates
         self._every = max(1, plan.updates // _POINTS)
         self._rate = compiled(plan.learning_rate)
         self._events = {}
@@ -103,7 +107,10 @@ class TensorBoardLog(keras.callbacks.Callback):
         """Writes a point, if it is time."""
         before, self._counted = self._counted, self._before_epoch + batch + 1
         self._profiler.end(self._counted)
-        is_last = batch + 1 == self.params["steps"] or self.model.stop_training
+        self._tried += 1
+        # Not by `batch`: an epoch that was interrupted has fewer.
+        is_end = self._tried % self.params["steps"] == 0
+        is_last = is_end or self.model.stop_training
         if is_last or before // self._every < self._counted // self._every:
             self._write_train(logs)
         for tag, (log, column) in self._logs.items():

@@ -250,6 +250,16 @@ def test_hparams_compares_runs(run, trained, tmp_path):
         assert last.training_step == updates
 
 
+def test_an_interrupted_epoch_has_its_last_point_too(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(tensorboard, "_POINTS", 1)
+    settings = settings_of(*SHORT, "--checkpoint_every=2", f"--run_dir={tmp_path}")
+    with pytest.raises(Killed):
+        trainer.train(settings, digits, (Kill(None, keep=0, kill=9),), verbose=0)
+    trainer.train(settings, digits, verbose=0)
+    # The epoch from update 7 to 12 was resumed after update 8.
+    assert list(curves(tmp_path / "tensorboard" / "train")["loss"]) == [6, 12, 18]
+
+
 def test_a_killed_training_goes_on_with_every_point_once(watched, trained, tmp_path):
     plan = trained.plan()
     log = tensorboard.TensorBoardLog(tmp_path / "killed", plan)
