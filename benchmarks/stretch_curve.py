@@ -8,11 +8,12 @@ Trains the small batch (SB) and the large batch with all remedies, with stretche
 2, 4, 8, M and 2 M and with `auto`, the longest at last. Each training has its own run
 directory, so the same command goes on after an interruption. The table has for each
 
-- the mean validation accuracy over the seeds and its deviation;
+- the number of seeds, the mean validation accuracy over them and its deviation;
 - the updates, and the stretch that they are;
 - for a fixed stretch, the one that `--noise_scale` advises at its end.
 
 Below it stands the smallest stretch whose mean is within one deviation of SB's.
+`python benchmarks/results.py collect` keeps what is finished.
 """
 
 import argparse
@@ -59,14 +60,14 @@ def main():
     results, data = {}, None
     for arm, more in arms(task).items():
         for seed in range(1, arguments.seeds + 1):
-            run_dir = folder / arm.replace(" ", "_") / f"seed_{seed}"
+            run_dir = arm_directory(folder, arm) / f"seed_{seed}"
             own = [*flags, *more, f"--seed={seed}", f"--run_dir={run_dir}"]
             settings = Settings(**gbn_train.parse(["train.py", *own]))
             data = data or trainer.load_data(settings)
             print(f"\n{arm}, seed {seed}", flush=True)
             found = trainer.train(settings, data, verbose=0)
             results.setdefault(arm, []).append(found)
-        print(table(rows_of(results)), flush=True)
+        print(f"{table(rows_of(results))}\n\n{needed(rows_of(results))}", flush=True)
     write_json(arguments.json, rows_of(results))
     if arguments.picture:
         picture(rows_of(results), task).savefig(arguments.picture, dpi=150)
@@ -92,17 +93,26 @@ def arms(task):
     }
 
 
+def arm_directory(folder, arm):
+    """The folder of an arm's trainings, inside that of its task."""
+    return folder / arm.replace(" ", "_")
+
+
 def rows_of(results):
-    """A row for each arm: means over the seeds, and deviations."""
+    """A row for each arm: means over the seeds that did not diverge, and deviations."""
     rows = []
-    for arm, runs in results.items():
+    for arm, outcomes in results.items():
+        runs = [run for run in outcomes if "accuracy" in run]
+        if not runs:
+            continue
         accuracy = [100 * run["accuracy"] for run in runs]
         advised = [
             run["noise_scale"]["suitable_stretch"]
             for run in runs
             if "noise_scale" in run
         ]
-        found = [run["stretch"] for run in runs if "stretch" in run]
+        # With `auto`, each training found its own.
+        stretches = [run.get("stretch", run["settings"]["stretch"]) for run in runs]
         rows.append(
             {
                 "arm": arm,
@@ -110,7 +120,7 @@ def rows_of(results):
                 "accuracy": statistics.mean(accuracy),
                 "deviation": statistics.stdev(accuracy) if len(runs) > 1 else 0,
                 "updates": statistics.mean(run["updates"] for run in runs),
-                "stretch": statistics.mean(found) if found else None,
+                "stretch": statistics.mean(map(float, stretches)),
                 "advised": statistics.mean(advised) if advised else None,
             }
         )
@@ -118,26 +128,34 @@ def rows_of(results):
 
 
 def table(rows):
-    """The table as Markdown, and the stretch that was needed."""
-    lines = ["| | accuracy % | updates | stretch | advised |", "|---|---|---|---|---|"]
-    for row in rows:
-        cells = [
-            f"{row[name]:.2f}" if row[name] else "" for name in ("stretch", "advised")
-        ]
-        lines.append(
-            f"| {row['arm']} | {row['accuracy']:.2f} ± {row['deviation']:.2f} | "
-            f"{row['updates']:,.0f} | {cells[0]} | {cells[1]} |"
-        )
-    small = rows[0]
-    least = small["accuracy"] - small["deviation"]
-    enough = [
-        row["arm"]
-        for row in rows
-        if row["arm"].startswith("stretch") and row["accuracy"] >= least
+    """The table as Markdown."""
+    lines = [
+        "| training | seeds | accuracy % | updates | stretch | advised |",
+        "|---|---|---|---|---|---|",
     ]
-    needed = enough[0] if enough else "none of these"
-    lines.append(f"\nneeded for SB's accuracy, less one deviation: {needed}")
+    for row in rows:
+        accuracy = f"{row['accuracy']:.2f}"
+        if row["seeds"] > 1:
+            accuracy += f" ± {row['deviation']:.2f}"
+        advised = f"{row['advised']:.2f}" if row["advised"] else ""
+        lines.append(
+            f"| {row['arm']} | {row['seeds']} | {accuracy} | {row['updates']:,.0f} | "
+            f"{row['stretch']:.4g} | {advised} |"
+        )
     return "\n".join(lines)
+
+
+def needed(rows):
+    """The smallest of the fixed stretches that was enough, in a sentence."""
+    fixed = [row for row in rows if row["arm"].startswith("stretch")]
+    if not fixed or rows[0]["arm"] != "SB":
+        return "It takes SB and a fixed stretch to say which stretch is enough."
+    least = rows[0]["accuracy"] - rows[0]["deviation"]
+    enough = [f"{row['stretch']:g}" for row in fixed if row["accuracy"] >= least]
+    return (
+        "The smallest fixed stretch with SB's mean accuracy, less one deviation: "
+        f"{enough[0] if enough else 'none of these'}."
+    )
 
 
 def picture(rows, task):
@@ -150,7 +168,7 @@ def picture(rows, task):
     fixed = [row for row in rows if row["arm"].startswith("stretch")]
     for chosen, style in ((fixed, "o-"), (rows[1:2], "*")):
         axes.errorbar(
-            [row["stretch"] or float(row["arm"].split()[1]) for row in chosen],
+            [row["stretch"] for row in chosen],
             [row["accuracy"] for row in chosen],
             [row["deviation"] for row in chosen],
             fmt=style,

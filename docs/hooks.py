@@ -1,7 +1,8 @@
 """Generates the parts of the site that describe the source, when the site is built.
 
 A page marks the place with a comment, such as `<!-- generated: flags -->`. `GENERATORS`
-lists all names. Each guide becomes a page and a notebook. Nothing here imports Keras or
+lists all names. Each guide becomes a page and a notebook, and `RESULTS.md`, which is in
+no folder of the site, a page. Nothing here imports Keras or
 TensorFlow.
 """
 
@@ -163,10 +164,18 @@ def fill(markdown: str) -> str:
     )
 
 
+def results_page() -> str:
+    """The Markdown page of `RESULTS.md`."""
+    text = (ROOT / "RESULTS.md").read_text(encoding="utf-8")
+    # A link to a folder has no page to lead to.
+    return text.replace("](docs/results)", "](results.md)").replace("](docs/", "](")
+
+
 def on_files(files, config):
-    """Adds the guides and notebooks. mkdocs calls it when it lists the site's files."""
+    """Adds the pages that are made. mkdocs calls it when it lists the site's files."""
     from mkdocs.structure.files import File
 
+    files.append(File.generated(config, "all_results.md", content=results_page()))
     for name, guide in guides().items():
         page, notebook = guide_page(name, guide), make_notebook.to_notebook(guide)
         for ending, content in (("md", page), ("ipynb", notebook)):
@@ -180,6 +189,7 @@ def on_page_markdown(markdown, page, config, files):
     if page.file.src_uri.startswith("guides/"):
         markdown = re.sub(r"\]\(\.\./docs/", "](../", markdown)
         return re.sub(r"\]\((\w+)\.py\)", r"](\1.md)", markdown)
+    markdown = markdown.replace("](../RESULTS.md)", "](all_results.md)")
     return fill(re.sub(r"\]\(\.\./guides/(\w+)\.py\)", r"](guides/\1.md)", markdown))
 
 

@@ -20,7 +20,8 @@ import gbn_train
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "RESULTS")]
+PAGES += sorted(DOCS.glob("*.md"))
 
 spec = importlib.util.spec_from_file_location("hooks", DOCS / "hooks.py")
 hooks = importlib.util.module_from_spec(spec)
@@ -92,7 +93,7 @@ def test_every_page_and_guide_is_in_the_navigation():
     with (ROOT / "mkdocs.yml").open(encoding="utf-8") as file:
         found = leaves(yaml_load(file)["nav"])
     assert len(found) == len(set(found))
-    pages = {page.name for page in DOCS.glob("*.md")}
+    pages = {page.name for page in DOCS.glob("*.md")} | {"all_results.md"}
     assert set(found) == pages | {f"guides/{guide.stem}.md" for guide in GUIDES}
 
 

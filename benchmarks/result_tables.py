@@ -1,0 +1,173 @@
+"""The tables of measured trainings, as Markdown."""
+
+import math
+
+import result_files
+import stretch_curve
+from scipy import stats
+
+from gbn_keras.training.report import paper
+from gbn_keras.training.report.comparison import accuracy_shown, study_table
+from gbn_keras.training.run.tables import ARMS
+
+_NETWORKS = {
+    "f1": "F1",
+    "f1_digits": "small F1",
+    "c1": "C1",
+    "c3": "C3",
+    "vgg": "VGG",
+    "alexnet": "AlexNet",
+}
+_DATA = {
+    "digits": "digits",
+    "mnist": "MNIST",
+    "fashion_mnist": "Fashion-MNIST",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "imagenet2012": "ImageNet",
+}
+# What a group's table says of each arm, if its trainings have it.
+_OPTIONAL = ("paper %", "advised", "diverged", *result_files.FACTS)
+
+
+def kind_of(rows: list[dict]) -> str:
+    """What a group is: `stretch curve`, `study`, `sweep` or `trainings`."""
+    command, arms = rows[0]["command"], {row["arm"] for row in rows}
+    if command.startswith("python benchmarks/stretch_curve.py"):
+        return "stretch curve"
+    if arms <= set(ARMS):
+        return "study"
+    is_sweep = all(arm.startswith("batch ") for arm in arms)
+    return "sweep" if is_sweep else "trainings"
+
+
+def title(rows: list[dict]) -> str:
+    """Network, data, epochs and batch sizes of a group."""
+    # In a study, the last training is the one with all remedies.
+    last = rows[-1]
+    text = f"{_network(last)}, {_data(last)}, {last['epochs']} epochs"
+    if kind_of(rows) in ("study", "stretch curve"):
+        text += f", {last['batch_size']} / {last['small_batch_size']}"
+    return text
+
+
+def section(rows: list[dict]) -> str:
+    """All that is known of a group: what its trainings share, and a row for each arm.
+
+    What the trainings do not share is in columns.
+    """
+    shared, different = [], []
+    for fact in result_files.FACTS:
+        if len(values := {row[fact] for row in rows}) == 1:
+            shared.append(f"- {fact}: {_fact(fact, values.pop())}")
+        else:
+            different.append(fact)
+    arms = {arm: [] for arm in result_files.by_arm(rows)}
+    for row in rows:
+        arms[row["arm"]].append(row)
+    table = study_table(result_files.by_arm(rows))
+    cells = [_cells(arm, table[arm], arms[arm], different) for arm in arms]
+    names = [
+        name
+        for name in cells[0]
+        if name not in _OPTIONAL or any(own[name] for own in cells)
+    ]
+    return "\n".join(shared) + "\n\n" + _markdown(names, cells)
+
+
+def _cells(arm, row, trainings, different):
+    """The cells of an arm, by column."""
+    advised = [x["suitable_stretch"] for x in trainings if x["suitable_stretch"]]
+    found = [x["found_stretch"] or float(x["stretch"]) for x in trainings]
+    return {
+        "": f"`{arm}`" if arm.startswith("--") else arm,
+        "batch": f"{row['batch_size']:,}",
+        "seeds": _seeds([x["seed"] for x in trainings]),
+        "accuracy %": accuracy_shown(row),
+        "95 % interval": interval(row),
+        "paper %": f"{row['paper_accuracy']:.2f}" if "paper_accuracy" in row else "",
+        "diverged": str(row.get("diverged") or ""),
+        "stretch": f"{sum(found) / len(found):.4g}",
+        "advised": f"{sum(advised) / len(advised):.2f}" if advised else "",
+        "updates": f"{row['updates']:,}",
+        "samples": f"{row['samples']:,}",
+        "seconds": f"{row['wall_seconds']:,.1f}",
+        **{
+            fact: ", ".join(sorted({_fact(fact, x[fact]) for x in trainings}))
+            if fact in different
+            else ""
+            for fact in result_files.FACTS
+        },
+    }
+
+
+def interval(row: dict) -> str:
+    """The 95 % interval of a mean accuracy, by Student's t; empty for one seed.
+
+    Args:
+        row: A row of `study_table`.
+    """
+    number = row["seeds"] - row.get("diverged", 0)
+    if number < 2:
+        return ""
+    half = stats.t.ppf(0.975, number - 1) * row["accuracy_deviation"]
+    half /= math.sqrt(number)
+    return f"{row['accuracy_mean'] - half:.2f} to {row['accuracy_mean'] + half:.2f}"
+
+
+def studies(groups: list[list[dict]]) -> str:
+    """One table of several studies: a row for each, and the paper's below it."""
+    names = ["network, data, epochs, batch sizes", "seeds", *ARMS]
+    lines = []
+    for rows in groups:
+        table = study_table(result_files.by_arm(rows))
+        seeds = sorted({row["seeds"] for row in table.values()})
+        shown = {arm: accuracy_shown(row) for arm, row in table.items()}
+        number = " to ".join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))
+        lines.append({names[0]: title(rows), "seeds": number, **shown})
+        if wanted := paper.arms(rows[-1]):
+            label = f"the paper's {_network(rows[-1])}, {_data(rows[-1])}"
+            of_paper = {arm: f"{percent:.2f}" for arm, percent in wanted.items()}
+            lines.append({names[0]: label, **of_paper})
+    return _markdown(names, lines)
+
+
+def stretches(rows: list[dict]) -> str:
+    """The table of a stretch curve, and the stretch that was enough."""
+    table = stretch_curve.rows_of(result_files.by_arm(rows))
+    return f"{stretch_curve.table(table)}\n\n{stretch_curve.needed(table)}"
+
+
+def _markdown(names, lines):
+    rows = [[line.get(name, "") for name in names] for line in lines]
+    every = [names, ["---"] * len(names), *rows]
+    shown = ["| " + " | ".join(cells) + " |" for cells in every]
+    shown[1] = "|" + "---|" * len(names)
+    return "\n".join(shown)
+
+
+def _network(row):
+    name = row["model"].replace("wresnet", "WResNet").replace("resnet", "ResNet-")
+    return _NETWORKS.get(row["model"], name)
+
+
+def _data(row):
+    name = _DATA.get(row["dataset"], row["dataset"])
+    examples = row["train_examples"]
+    return f"{examples:,} images of {name}" if examples else name
+
+
+def _seeds(seeds):
+    """Seeds in few words: `1 to 3`, or `1, 4`."""
+    seeds = sorted(seeds)
+    if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1)):
+        return f"{seeds[0]} to {seeds[-1]}"
+    return ", ".join(map(str, seeds))
+
+
+def _fact(name, value):
+    if name == "commit":
+        # Of the hash, as much as git shows.
+        commit, changed, rest = value.partition("-")
+        value = f"{commit[:9]}{changed}{rest}"
+    return f"`{value}`" if name in ("command", "commit") else value
