@@ -154,6 +154,23 @@ def test_a_mean_by_sample_weights_is_that_of_the_whole_batch():
     assert_same(trained(sequential, 64, **how), trained(sequential, None, **how))
 
 
+def test_examples_that_fill_up_a_batch_do_not_count_in_the_epochs_loss():
+    x, y = digits(96)
+    weights = np.ones(128, "float32")
+    weights[96:] = 0  # The second batch is half full.
+    filled = [np.concatenate([values, values[:32]]) for values in (x, y)]
+    inputs = keras.Input(x.shape[1:])
+    model = LargeBatchModel(keras.Model(inputs, keras.layers.Dense(10)(inputs)), 32)
+    loss = keras.losses.SparseCategoricalCrossentropy(
+        from_logits=True, reduction="mean_with_sample_weight"
+    )
+    model.compile("sgd", loss)
+    found = model.evaluate(*filled, 64, sample_weight=weights, verbose=0)
+    logits = keras.ops.convert_to_numpy(model(x))
+    wanted = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(y, logits)
+    assert found == pytest.approx(float(wanted), rel=1e-6)
+
+
 def test_float16_losses_are_scaled():
     model = LargeBatchModel(sequential(), 32)
     optimizer = keras.optimizers.LossScaleOptimizer(
