@@ -66,6 +66,7 @@ def give_back_memory():
 # only has tests of the second stage of `.ci/run`.
 LONG_FILES = (
     "test_backends",
+    "test_accelerator",
     "test_networks",
     "test_network_sizes",
     "test_network_training",

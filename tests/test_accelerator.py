@@ -1,0 +1,235 @@
+"""`benchmarks/accelerator.py` runs where a GPU is, and a cut training is not changed.
+
+The commands run on JAX, in processes of their own, where TensorFlow cannot be imported.
+"""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tensorflow_datasets as tfds
+from data_sets import store
+from jpegs import picture
+
+from gbn_keras.training.data.augmentation import ShiftAndFlip
+
+BENCHMARKS = pathlib.Path(__file__).parent.parent / "benchmarks"
+NOT_FINISHED = 75
+
+
+@pytest.fixture
+def accelerator_data(monkeypatch):
+    """The module that packs and loads images."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import accelerator_data
+
+    return accelerator_data
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Runs a command in a process, and returns its exit code and its output."""
+    (tmp_path / "tensorflow.py").write_text("raise ImportError('blocked')")
+
+    def run(*words):
+        environment = {k: v for k, v in os.environ.items() if k[:6] != "PYTEST"}
+        environment["KERAS_BACKEND"] = "jax"
+        path = [tmp_path, BENCHMARKS.parent]
+        environment["PYTHONPATH"] = os.pathsep.join(map(str, path))
+        environment.pop("XLA_FLAGS", None)
+        process = subprocess.run(
+            [sys.executable, BENCHMARKS / "accelerator.py", *words],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=900,
+        )
+        print(process.stdout, process.stderr[-3000:])
+        run.errors = process.stderr
+        return process.returncode, process.stdout
+
+    return run
+
+
+def variables(folder):
+    """What a training's checkpoint holds, without what it says about itself."""
+    (file,) = folder.glob("train/*/checkpoint.npz")
+    with np.load(file) as content:
+        return {name: content[name] for name in content.files if name != "about"}
+
+
+def result(folder):
+    (file,) = folder.glob("train/*/result.json")
+    return json.loads(file.read_text())["rows"][0]
+
+
+@pytest.mark.backends
+def test_a_training_that_is_cut_twice_ends_with_the_bits_of_one_that_is_not(
+    run, tmp_path
+):
+    # Dropout, ghosts in micro-batches, momentum: all that an update can change.
+    words = ["train", "--tiny", "--networks=c1", "--arms=+GBN", "--momentum=0.9"]
+    words += ["--micro_batch_size=32"]
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert run(*words, f"--folder={whole}")[0] == 0
+    # In the middle of the first epoch; then after as little as a call does.
+    assert run(*words, f"--folder={cut}", "--max_updates=3")[0] == NOT_FINISHED
+    assert run(*words, f"--folder={cut}", "--minutes=0")[0] == NOT_FINISHED
+    before = variables(cut)
+    assert run(*words, f"--folder={cut}")[0] == 0
+    expected, found = variables(whole), variables(cut)
+    assert expected.keys() == found.keys()
+    assert all(np.array_equal(expected[name], found[name]) for name in expected)
+    assert not all(np.array_equal(before[name], found[name]) for name in found)
+    rows = result(whole), result(cut)
+    for name in ("accuracy", "updates", "samples", "history", "momentum"):
+        assert rows[0][name] == rows[1][name]
+    assert (rows[0]["updates"], rows[0]["samples"]) == (8, 512)
+
+
+@pytest.mark.backends
+def test_a_checkpoint_of_another_training_is_refused(run, tmp_path):
+    words = ["train", "--tiny", "--networks=c1", "--arms=SB", f"--folder={tmp_path}"]
+    assert run(*words, "--max_updates=1")[0] == NOT_FINISHED
+    assert run(*words, "--micro_batch_size=16")[0] == 1
+    assert "checkpoint.npz is of another training" in run.errors
+
+
+@pytest.mark.backends
+def test_speed_and_right_go_on_where_they_stopped_and_the_report_shows_them(
+    run, tmp_path
+):
+    folder = f"--folder={tmp_path / 'run'}"
+    code, empty = run("report", "--tiny", folder)
+    assert code == 0
+    assert empty.count("not run") > 10
+    assert run("speed", "--tiny", "--minutes=0", folder)[0] == NOT_FINISHED
+    (first,) = (tmp_path / "run" / "speed").iterdir()
+    written = first.stat().st_mtime_ns
+    assert run("speed", "--tiny", folder)[0] == 0
+    assert first.stat().st_mtime_ns == written
+    assert run("right", "--tiny", folder)[0] == 0
+    rows = [
+        row
+        for file in (tmp_path / "run" / "right").glob("*.json")
+        for row in json.loads(file.read_text())["rows"]
+    ]
+    ghosts = [row for row in rows if row.get("kind") == "GhostBatchNormalization"]
+    # One unit in the last place is 1.2e-7, or 0.0078 in bfloat16. A mean of 100
+    # deviations costs two decimal digits.
+    limits = {"float32": 1e-4, "bfloat16": 0.05}
+    assert len(ghosts) == 4
+    for row in ghosts:
+        assert 0 < max(row[x] for x in ("outputs", "dx", "dgamma", "dbeta"))
+        for name in ("outputs", "dx", "dgamma", "dbeta", "moving_mean"):
+            assert row[name] < limits[row["precision"]], (row, name)
+    for row in rows:
+        if "same_bits" in row:
+            assert row["same_bits"] == row["variables"] > 10
+    code, text = run("report", "--tiny", folder)
+    assert code == 0
+    assert "Nothing of speed and right." in text
+    assert "| c1 |  |" in text  # The trainings are still not run.
+    assert "| 16x4x4x8 | bfloat16 | 4 |" in text
+
+
+IN_MICRO_BATCHES = """
+import jax.numpy as jnp, keras, numpy as np
+from accelerator_update import mean_gradients
+from gbn_keras import GhostBatchNormalization
+from gbn_keras.networks import f1
+model = f1((3,), 10, lambda: GhostBatchNormalization(4), width=8, depth=2)
+trainable, fixed = (
+    [v.value for v in group]
+    for group in (model.trainable_variables, model.non_trainable_variables)
+)
+random = np.random.default_rng(0)
+x, y = jnp.asarray(random.normal(size=(16, 3)), "float32"), jnp.arange(16) % 10
+whole, *parts = (
+    mean_gradients(model, size, trainable, fixed, x, y) for size in (16, 8, 4)
+)
+for other in parts:
+    for a, b in zip((whole[0], *whole[1], *whole[2]), (other[0], *other[1], *other[2])):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+assert not np.array_equal(fixed[0], whole[2][0])
+"""
+
+
+@pytest.mark.backends
+def test_micro_batches_of_whole_ghosts_give_the_gradients_of_the_whole_batch():
+    path = os.pathsep.join(map(str, (BENCHMARKS, BENCHMARKS.parent)))
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": path}
+    command = [sys.executable, "-c", IN_MICRO_BATCHES]
+    subprocess.run(command, env=environment, check=True, timeout=300)
+
+
+def test_images_are_shifted_and_flipped_as_by_the_program(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from accelerator_update import shift_and_flip
+
+    random = np.random.default_rng(0)
+    images = random.normal(size=(20, 32, 32, 3)).astype("float32")
+    numbers = random.integers(0, (9, 9, 2), (20, 3)).astype("int32")
+    expected = ShiftAndFlip()(tf.constant(images), tf.constant(numbers))
+    np.testing.assert_array_equal(shift_and_flip(images, numbers), expected)
+
+
+@pytest.mark.parametrize("encoding, form", [("jpeg", "jpeg"), ("png", "differences")])
+def test_a_packed_data_set_is_unpacked_bit_for_bit(
+    accelerator_data, tmp_path, encoding, form
+):
+    image = tfds.features.Image(shape=(32, 32, 3), encoding_format=encoding)
+    features = {"image": image, "label": tfds.features.ClassLabel(num_classes=10)}
+    pictures = [
+        {"image": picture(32, 32, kind), "label": kind % 10} for kind in range(12)
+    ]
+    data_dir = store(
+        tmp_path / "tfds",
+        "small",
+        tfds.features.FeaturesDict(features),
+        train=pictures[:8],
+        test=pictures[8:],
+    )
+    file = tmp_path / "small.npz"
+    assert accelerator_data.pack(data_dir, file, "small") == form
+    found = accelerator_data.load(file)
+    for split in accelerator_data.SPLITS:
+        stored = tfds.load("small", split=split, data_dir=data_dir, batch_size=-1)
+        expected = tfds.as_numpy(stored)
+        images = getattr(found, f"{split}_images")
+        np.testing.assert_array_equal(images, expected["image"])
+        labels = getattr(found, f"{split}_labels")
+        np.testing.assert_array_equal(labels, expected["label"])
+
+
+@pytest.mark.parametrize("downsampling", [True, False])
+def test_jpegs_decode_to_the_bits_of_tensorflow(
+    accelerator_data, tmp_path, downsampling
+):
+    random = np.random.default_rng(0)
+    pictures = [picture(32, 48, kind) for kind in range(5)]
+    pictures += [random.integers(0, 256, (32, 48, 3), np.uint8) for _ in range(5)]
+    files = [
+        tf.io.encode_jpeg(x, quality=90, chroma_downsampling=downsampling).numpy()
+        for x in pictures
+    ]
+    expected = np.stack([tf.io.decode_jpeg(file).numpy() for file in files])
+    np.testing.assert_array_equal(accelerator_data.decode(files), expected)
+
+
+def test_a_file_whose_images_are_damaged_is_refused(accelerator_data, tmp_path):
+    file = tmp_path / "damaged.npz"
+    images = np.zeros((3, 4, 4, 3), np.uint8)
+    content = {"form": "differences"}
+    for split in accelerator_data.SPLITS:
+        content[f"{split}_labels"] = np.zeros(3, np.uint8)
+        content[f"{split}_differences"] = images.transpose(3, 0, 1, 2)
+        content[f"{split}_checksum"] = "0" * 64
+    np.savez_compressed(file, **content)
+    with pytest.raises(ValueError, match="the train images are damaged; pack again"):
+        accelerator_data.load(file)
