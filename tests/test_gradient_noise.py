@@ -138,6 +138,7 @@ def test_weights_that_are_there_are_multiplied(whole):
 
 def test_metrics_of_a_plain_fit_are_not_weighted():
     data = datasets.load("digits")
+    keras.utils.set_random_seed(2)
     model = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(10)])
     model.compile(
         keras.optimizers.SGD(0.0),  # So that every update has the same accuracy.
