@@ -100,6 +100,7 @@ def test_a_checkpoint_of_another_training_is_refused(run, tmp_path):
     assert "checkpoint.npz is of another training" in run.errors
 
 
+@pytest.mark.slow
 @pytest.mark.backends
 def test_speed_and_right_go_on_where_they_stopped_and_the_report_shows_them(
     run, tmp_path
