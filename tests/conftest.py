@@ -121,6 +121,23 @@ def settings_of(*flags) -> "Settings":
     return Settings(**gbn_train.parse(["train.py", *flags]))
 
 
+@pytest.fixture(scope="module")
+def shallow():
+    """A network of two hidden layers for digits: see `shallow_network`."""
+    from trainings import shallow_network  # Only TensorFlow has the program.
+
+    with shallow_network():
+        yield
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """The digits, as the program loads them."""
+    from gbn_keras.training.data import datasets  # Only TensorFlow has the program.
+
+    return datasets.load("digits")
+
+
 @pytest.fixture
 def make_settings(tmp_path):
     """Makes settings from flags, with the test's own run directory."""

@@ -1,14 +1,12 @@
 """`--stretch=auto` trains until the small batch's work is done, on any devices."""
 
-import keras
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import settings_of
-from trainings import weights
+from trainings import KillAfter, Killed, weights
 
 from gbn_keras.training import trainer
-from gbn_keras.training.data import datasets
 from gbn_keras.training.errors import UsageError
 from gbn_keras.training.planner import Planner
 from gbn_keras.training.report.summary import summarize
@@ -18,28 +16,6 @@ from gbn_keras.training.study import prepare_study
 # 48 updates of the small batch, in two phases of its rate.
 SHORT = ("--batch_size=256", "--epochs=1", "--stretch=auto", "--micro_batch_size=64")
 SMALL_BATCH_UPDATES = 48
-
-
-class Killed(Exception):
-    """In place of the system's."""
-
-
-class KillAfter(keras.callbacks.Callback):
-    """Ends a training without a chance to save anything."""
-
-    def __init__(self, updates):
-        super().__init__()
-        self._left = updates
-
-    def on_train_batch_end(self, batch, logs=None):
-        self._left -= 1
-        if self._left < 0:
-            raise Killed
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return datasets.load("digits")
 
 
 @pytest.fixture(scope="module")

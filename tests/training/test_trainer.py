@@ -9,12 +9,11 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 from conftest import settings_of
-from trainings import SHORT, curves, shallow_network, weights
+from trainings import SHORT, curves, weights
 
 import gbn_train as program
 from gbn_keras import GhostBatchNormalization
 from gbn_keras.training import trainer
-from gbn_keras.training.data import datasets
 from gbn_keras.training.errors import UsageError
 from gbn_keras.training.model import build_model
 from gbn_keras.training.planner import Planner
@@ -22,16 +21,7 @@ from gbn_keras.training.report import report
 from gbn_keras.training.settings import Settings
 from gbn_keras.training.trained import evaluation
 
-
-@pytest.fixture(autouse=True, scope="module")
-def shallow():
-    with shallow_network():
-        yield
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return datasets.load("digits")
+pytestmark = pytest.mark.usefixtures("shallow")
 
 
 class Finished:

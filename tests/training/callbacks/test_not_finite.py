@@ -5,7 +5,6 @@ import io
 
 import keras
 import pytest
-from trainings import shallow_network
 
 import gbn_train
 from gbn_keras.training import trainer
@@ -16,10 +15,7 @@ BROKEN = (*SHORT, "--learning_rate=1e30", "--clipnorm=0", "--lr_scaling=none")
 ON_REPLICAS = ("--strategy=mirrored", "--replicas=2")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def shallow():
-    with shallow_network():
-        yield
+pytestmark = pytest.mark.usefixtures("shallow")
 
 
 @pytest.fixture(

@@ -10,7 +10,6 @@ import types
 import pytest
 from conftest import settings_of
 from run_directories import write_training
-from trainings import shallow_network
 
 from gbn_keras.training import study, trainer
 from gbn_keras.training.callbacks import progress
@@ -19,10 +18,7 @@ from gbn_keras.training.planner import Planner
 SWEEP = ("--mode=sweep", "--batch_sizes=512,768", "--small_batch_size=256")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def shallow():
-    with shallow_network():
-        yield
+pytestmark = pytest.mark.usefixtures("shallow")
 
 
 class Terminal(io.StringIO):

@@ -6,11 +6,9 @@ import json
 import pandas as pd
 import pytest
 from conftest import settings_of
-from trainings import shallow_network
 
 import gbn_train
 from gbn_keras.training import trainer
-from gbn_keras.training.data import datasets
 from gbn_keras.training.errors import UsageError
 from gbn_keras.training.forecast.forecast import forecast
 from gbn_keras.training.forecast.probe import probe_settings
@@ -22,15 +20,7 @@ from gbn_keras.training.settings import Settings
 PLAN = ("--mode=plan", "--epochs=2", "--replicas=4", "--cost_per_hour=2")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def shallow():
-    with shallow_network():
-        yield
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return datasets.load("digits")
+pytestmark = pytest.mark.usefixtures("shallow")
 
 
 @pytest.fixture(scope="module")

@@ -15,12 +15,11 @@ import keras
 import numpy as np
 import pytest
 from conftest import settings_of
-from trainings import shallow_network, weights
+from trainings import KillAfter, Killed, weights
 
 import gbn_train
 from gbn_keras.networks import names
 from gbn_keras.training import trainer
-from gbn_keras.training.data import datasets
 from gbn_keras.training.errors import UsageError
 from gbn_keras.training.run import checkpoint_file
 from gbn_keras.training.run.checkpoint import Checkpoints, State
@@ -38,23 +37,6 @@ TABLES = ("metrics.csv", "weight_distance.csv", "noise_scale.csv")
 EARLY_KILLS, LATE_KILLS = (2, 9), (5, 7)
 
 
-class Killed(Exception):
-    """In place of the system's."""
-
-
-class KillAfter(keras.callbacks.Callback):
-    """Ends a training without a chance to save anything."""
-
-    def __init__(self, updates):
-        super().__init__()
-        self._left = updates
-
-    def on_train_batch_end(self, batch, logs=None):
-        self._left -= 1
-        if self._left < 0:
-            raise Killed
-
-
 class AskToStop(keras.callbacks.Callback):
     """Sends a signal to this process during an update."""
 
@@ -68,15 +50,7 @@ class AskToStop(keras.callbacks.Callback):
             os.kill(os.getpid(), self._number)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def shallow():
-    with shallow_network():
-        yield
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return datasets.load("digits")
+pytestmark = pytest.mark.usefixtures("shallow")
 
 
 class Trainings:

@@ -20,10 +20,9 @@ from tensorboard.backend.event_processing.plugin_event_multiplexer import (
 from tensorboard.data.provider import RunTagFilter
 from tensorboard.plugins.base_plugin import TBContext
 from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
-from trainings import curves, shallow_network
+from trainings import Killed, curves
 
 from gbn_keras.training import trainer
-from gbn_keras.training.data import datasets
 from gbn_keras.training.errors import UsageError
 from gbn_keras.training.model import build_model
 from gbn_keras.training.planner import Planner
@@ -37,15 +36,7 @@ ALWAYS = {
 }
 
 
-@pytest.fixture(autouse=True, scope="module")
-def shallow():
-    with shallow_network():
-        yield
-
-
-@pytest.fixture(scope="module")
-def digits():
-    return datasets.load("digits")
+pytestmark = pytest.mark.usefixtures("shallow")
 
 
 @pytest.fixture(scope="module")
@@ -114,10 +105,6 @@ def test_the_profile_is_there(run):
         *("train", "plugins", "profile"),
     )
     assert trace.stat().st_size > 10_000
-
-
-class Killed(Exception):
-    """Ends a training where it stands: no callback hears of an end."""
 
 
 class Kill(keras.callbacks.Callback):

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from trainings import SHORT, shallow_network
+from trainings import SHORT
 
 import gbn_train
 from gbn_keras.training import trainer
@@ -16,10 +16,7 @@ from gbn_keras.training.trained import loss_landscape
 FLAGS = ("--mode=landscape", "--batch_size=256", "--directions=10")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def shallow():
-    with shallow_network():
-        yield
+pytestmark = pytest.mark.usefixtures("shallow")
 
 
 def test_of_a_fresh_network(make_settings, tmp_path):
