@@ -66,14 +66,15 @@ UNKNOWN_NOISE_SCALE = (
 )
 
 
-def read_progress(file: str | os.PathLike) -> tuple[list[int], list[float]]:
-    """The columns `updates` and `small_batch_updates` of a CSV file."""
-    with open(file, newline="") as table:
-        rows = [row for row in csv.DictReader(table) if row["small_batch_updates"]]
-    return (
-        [int(row["updates"]) for row in rows],
-        [float(row["small_batch_updates"]) for row in rows],
-    )
+def read_progress(file: str | os.PathLike, *more: str) -> list[list[float]]:
+    """The columns `updates`, `small_batch_updates` and `more` of a CSV file.
+
+    Only of rows that say how many small-batch updates are done. There may be none.
+    """
+    with open(file, newline="", encoding="utf-8") as table:
+        rows = [row for row in csv.DictReader(table) if row.get("small_batch_updates")]
+    names = "updates", "small_batch_updates", *more
+    return [[float(row[name]) for row in rows] for name in names]
 
 
 class NoiseScaleLog(LogSpacedLog):

@@ -70,8 +70,8 @@ def choices_of(
     """
     choices = []
     needed = history.updates(batch_sizes)
+    small_batch_samples = history.small_batch_updates * history.small_batch_size
     for size, updates in zip(batch_sizes, needed.tolist(), strict=True):
-        small_batch_samples = history.small_batch_updates * history.small_batch_size
         hours = {}
         for number in replicas:
             if number == 1 or size % (number * ghost) == 0:

@@ -160,9 +160,12 @@ def _choices(settings, small, data, planner, history, sizes):
     print("\nmeasuring the speed of updates", flush=True)
     replicas = _replicas(settings)
     measured = speed.measure(plan_of, data, sizes[0], sizes[-1])
+    size = 0
+    if replicas[-1] > 1:  # One replica sums nothing.
+        size = all_reduce.bytes_of_update(build_model(small, data))
     summing = functools.partial(
         all_reduce.seconds_of_all_reduce,
-        size=all_reduce.bytes_of_update(build_model(small, data)),
+        size=size,
         link=(settings.link_gbytes or all_reduce.LINK_GBYTES) * 1e9,
         latency=all_reduce.LATENCY_US * 1e-6,
     )

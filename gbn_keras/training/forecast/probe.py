@@ -1,13 +1,12 @@
 """`probe()`: a short training that measures the gradient's noise along the regime."""
 
-import csv
 import dataclasses
 import pathlib
 
 import numpy as np
 
 from gbn_keras.analysis.noise_history import NoiseHistory
-from gbn_keras.analysis.noise_scale import NOISE_SCALE
+from gbn_keras.analysis.noise_scale import NOISE_SCALE, read_progress
 from gbn_keras.training import trainer
 from gbn_keras.training.errors import UsageError
 from gbn_keras.training.plan import Plan
@@ -92,22 +91,16 @@ def read_history(run_dir: pathlib.Path, plan: Plan) -> NoiseHistory:
     Raises:
         UsageError: If the training did not measure them.
     """
-    names = "updates", "small_batch_updates", "gradient_square", "noise"
-    rows = []
-    if (run_dir / NOISE_SCALE).exists():
-        with (run_dir / NOISE_SCALE).open(newline="", encoding="utf-8") as table:
-            rows = [
-                [float(row[name]) for name in names]
-                for row in csv.DictReader(table)
-                if row.get("small_batch_updates")
-            ]
-    if not rows:
+    file, columns = run_dir / NOISE_SCALE, [[]]
+    if file.exists():
+        columns = read_progress(file, "gradient_square", "noise")
+    if not columns[0]:
         raise UsageError(
             f"--run_dir: got {run_dir}, a training that did not measure its noise, "
             "wanted one with --noise_scale and at least two micro-batches. Choose "
             "another folder; then a short probe measures it."
         )
-    updates, done, gradient_square, noise = np.array(rows).T
+    updates, done, gradient_square, noise = np.array(columns)
     return NoiseHistory.of_estimates(
         updates,
         done / plan.small_batch_updates,
