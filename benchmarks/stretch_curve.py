@@ -2,7 +2,7 @@
 
     python benchmarks/stretch_curve.py digits [--seeds=3] [--folder=runs/stretch]
     python benchmarks/stretch_curve.py mnist --data_dir=...
-    python benchmarks/stretch_curve.py c1 --data_dir=...
+    python benchmarks/stretch_curve.py c1 --data_dir=... [--longest=8]
 
 Trains the small batch (SB) and the large batch with all remedies, with stretches of 1,
 2, 4, 8, M and 2 M and with `auto`, the longest at last. Each training has its own run
@@ -48,6 +48,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--longest", type=int, help="leave out longer stretches")
     parser.add_argument("--folder", type=pathlib.Path, default="runs/stretch")
     parser.add_argument("--data_dir")
     parser.add_argument("--json", help="file to write all figures to")
@@ -58,7 +59,7 @@ def main():
         arguments.data_dir
     )
     results, data = {}, None
-    for arm, more in arms(task).items():
+    for arm, more in arms(task, arguments.longest).items():
         for seed in range(1, arguments.seeds + 1):
             run_dir = arm_directory(folder, arm) / f"seed_{seed}"
             own = [*flags, *more, f"--seed={seed}", f"--run_dir={run_dir}"]
@@ -73,8 +74,8 @@ def main():
         picture(rows_of(results), task).savefig(arguments.picture, dpi=150)
 
 
-def arms(task):
-    """The flags of each arm."""
+def arms(task, longest=None):
+    """The flags of each arm, without the fixed stretches beyond `longest`."""
     ratio = BATCH_RATIO[task]
     small = [f"--batch_size={SMALL_BATCH[task]}", "--virtual_batch_size=0"]
     stretches = sorted({1, 2, 4, 8, ratio, 2 * ratio})
@@ -89,6 +90,7 @@ def arms(task):
                 f"--micro_batch_size={ratio // 2 * SMALL_BATCH[task]}",
             ]
             for stretch in stretches
+            if longest is None or stretch <= longest
         },
     }
 
