@@ -31,8 +31,14 @@ def accelerator_data(monkeypatch):
     return accelerator_data
 
 
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """A folder for compiled programs, so that only the first process compiles them."""
+    return tmp_path_factory.mktemp("compiled")
+
+
 @pytest.fixture
-def run(tmp_path):
+def run(tmp_path, compiled):
     """Runs a command in a process, and returns its exit code and its output."""
     (tmp_path / "tensorflow.py").write_text("raise ImportError('blocked')")
 
@@ -42,6 +48,8 @@ def run(tmp_path):
         path = [tmp_path, BENCHMARKS.parent]
         environment["PYTHONPATH"] = os.pathsep.join(map(str, path))
         environment.pop("XLA_FLAGS", None)
+        environment["JAX_COMPILATION_CACHE_DIR"] = str(compiled)
+        environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
         process = subprocess.run(
             [sys.executable, BENCHMARKS / "accelerator.py", *words],
             env=environment,
