@@ -5,11 +5,12 @@
     python benchmarks/stretch_curve.py c1 --data_dir=... [--longest=8]
 
 Trains the small batch (SB) and the large batch with all remedies, with stretches of 1,
-2, 4, 8, M and 2 M and with `auto`, the longest at last. Each training has its own run
-directory, so the same command goes on after an interruption. The table has for each
+2, 4, 8, M and 2 M and with `auto`, the longest at last. `auto x 1.5` goes through a
+regime with half as many epochs again. Each training has its own run directory, so the
+same command goes on after an interruption. The table has for each
 
 - the number of seeds, the mean validation accuracy over them and its deviation;
-- the updates, and the stretch that they are;
+- the updates, and how many times more epochs than SB they are, the stretch;
 - for a fixed stretch, the one that `--noise_scale` advises at its end.
 
 Below it stands the smallest stretch whose mean is within one deviation of SB's.
@@ -41,6 +42,7 @@ TASKS = {
 }
 BATCH_RATIO = {"digits": 24, "mnist": 32, "c1": 8}
 SMALL_BATCH = {"digits": 32, "mnist": 128, "c1": 128}
+EPOCHS = {"digits": 6, "mnist": 10, "c1": 10}
 
 
 def main():
@@ -79,10 +81,13 @@ def arms(task, longest=None):
     ratio = BATCH_RATIO[task]
     small = [f"--batch_size={SMALL_BATCH[task]}", "--virtual_batch_size=0"]
     stretches = sorted({1, 2, 4, 8, ratio, 2 * ratio})
+    auto, longer = "--stretch=auto", f"--epochs={EPOCHS[task] * 3 // 2}"
     return {
         "SB": small,
-        "auto": ["--stretch=auto"],
-        "auto, rate by gain": ["--stretch=auto", "--lr_scaling=gain"],
+        "auto": [auto],
+        "auto, rate by gain": [auto, "--lr_scaling=gain"],
+        "auto x 1.5": [auto, longer],
+        "auto x 1.5, rate by gain": [auto, "--lr_scaling=gain", longer],
         # Two micro-batches, as with auto.
         **{
             f"stretch {stretch}": [
@@ -113,8 +118,8 @@ def rows_of(results):
             for run in runs
             if "noise_scale" in run
         ]
-        # With `auto`, each training found its own.
-        stretches = [run.get("stretch", run["settings"]["stretch"]) for run in runs]
+        small = results.get("SB", runs)[0]
+        stretches = [stretch_of(run, small) for run in runs]
         rows.append(
             {
                 "arm": arm,
@@ -122,11 +127,18 @@ def rows_of(results):
                 "accuracy": statistics.mean(accuracy),
                 "deviation": statistics.stdev(accuracy) if len(runs) > 1 else 0,
                 "updates": statistics.mean(run["updates"] for run in runs),
-                "stretch": statistics.mean(map(float, stretches)),
+                "stretch": statistics.mean(stretches),
                 "advised": statistics.mean(advised) if advised else None,
             }
         )
     return rows
+
+
+def stretch_of(run, small):
+    """How many times more epochs than the small batch a training made."""
+    # With `auto`, each training found its own.
+    stretch = float(run.get("stretch", run["settings"]["stretch"]))
+    return stretch * run["settings"]["epochs"] / small["settings"]["epochs"]
 
 
 def table(rows):
@@ -168,7 +180,8 @@ def picture(rows, task):
     least, most = (small["accuracy"] + sign * small["deviation"] for sign in (-1, 1))
     axes.axhspan(least, most, color="grey", alpha=0.3, label="SB ± one deviation")
     fixed = [row for row in rows if row["arm"].startswith("stretch")]
-    for chosen, style in ((fixed, "o-"), (rows[1:2], "*")):
+    auto = [row for row in rows if row["arm"] in ("auto", "auto x 1.5")]
+    for chosen, style in ((fixed, "o-"), (auto, "*")):
         axes.errorbar(
             [row["stretch"] for row in chosen],
             [row["accuracy"] for row in chosen],
