@@ -2,7 +2,7 @@
 
     python benchmarks/stretch_curve.py digits [--seeds=3] [--folder=runs/stretch]
     python benchmarks/stretch_curve.py mnist --data_dir=...
-    python benchmarks/stretch_curve.py c1 --data_dir=... [--longest=8]
+    python benchmarks/stretch_curve.py c1 --data_dir=... [--arm=SB --arm="stretch 4"]
 
 Trains the small batch (SB) and the large batch with all remedies, with stretches of 1,
 2, 4, 8, M and 2 M and with `auto`, the longest at last. `auto x 1.5` goes through a
@@ -50,18 +50,21 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--longest", type=int, help="leave out longer stretches")
+    parser.add_argument("--arm", action="append", help="train only these")
     parser.add_argument("--folder", type=pathlib.Path, default="runs/stretch")
     parser.add_argument("--data_dir")
     parser.add_argument("--json", help="file to write all figures to")
     parser.add_argument("--picture", help="file to draw the curve to")
     arguments = parser.parse_args()
     task, folder = arguments.task, arguments.folder / arguments.task
+    if unknown := set(arguments.arm or ()) - set(arms(task)):
+        parser.error(f"--arm: got {unknown}, wanted some of {', '.join(arms(task))}")
     flags = TASKS[task] + [f"--data_dir={arguments.data_dir}"] * bool(
         arguments.data_dir
     )
     results, data = {}, None
-    for arm, more in arms(task, arguments.longest).items():
+    for arm in arguments.arm or arms(task):
+        more = arms(task)[arm]
         for seed in range(1, arguments.seeds + 1):
             run_dir = arm_directory(folder, arm) / f"seed_{seed}"
             own = [*flags, *more, f"--seed={seed}", f"--run_dir={run_dir}"]
@@ -76,8 +79,8 @@ def main():
         picture(rows_of(results), task).savefig(arguments.picture, dpi=150)
 
 
-def arms(task, longest=None):
-    """The flags of each arm, without the fixed stretches beyond `longest`."""
+def arms(task):
+    """The flags of each arm."""
     ratio = BATCH_RATIO[task]
     small = [f"--batch_size={SMALL_BATCH[task]}", "--virtual_batch_size=0"]
     stretches = sorted({1, 2, 4, 8, ratio, 2 * ratio})
@@ -95,7 +98,6 @@ def arms(task, longest=None):
                 f"--micro_batch_size={ratio // 2 * SMALL_BATCH[task]}",
             ]
             for stretch in stretches
-            if longest is None or stretch <= longest
         },
     }
 
