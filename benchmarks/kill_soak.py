@@ -36,7 +36,7 @@ import numpy as np
 from side_by_side import write_json
 
 # Registers the classes that the models' files use.
-import gbn_keras.training.model  # noqa: F401
+import gbn_keras.training.model.build_model  # noqa: F401
 from gbn_keras.training.run.checkpoint_file import decode
 from gbn_keras.training.run.events import read_events
 

@@ -49,7 +49,7 @@ from gbn_keras.analysis.weight_distance import WeightDistance
 from gbn_keras.networks import f1, resnet
 from gbn_keras.training import study
 from gbn_keras.training.data import datasets
-from gbn_keras.training.model import build_model
+from gbn_keras.training.model.build_model import build_model
 from gbn_keras.training.planner import Planner
 from gbn_keras.training.run.tensorboard import TensorBoardLog
 from gbn_keras.training.run.update_log import UpdateLog

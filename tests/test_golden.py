@@ -7,7 +7,7 @@ import pytest
 
 import gbn_keras
 from gbn_keras.training.data import datasets
-from gbn_keras.training.model import build_model
+from gbn_keras.training.model.build_model import build_model
 from gbn_keras.training.planner import Planner
 from gbn_keras.training.run.checkpoint import State
 from gbn_keras.training.run.run_directory import digest

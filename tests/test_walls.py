@@ -28,22 +28,28 @@ WALLS = {
         *("training.errors", "training.settings"),
     },
     "training.callbacks": {"training.errors", "training.plan"},
+    "training.model": {
+        *("method", "networks", "optimizers", "large_batch"),
+        *("training.data", "training.run"),
+        *("training.errors", "training.settings", "training.plan"),
+    },
     "training": {
         *("method", "networks", "optimizers", "analysis", "large_batch"),
         *("training.data", "training.run", "training.report", "training.callbacks"),
+        "training.model",
     },
     "training.forecast": {
-        *("method", "analysis", "training", "training.run"),
+        *("method", "analysis", "training", "training.run", "training.model"),
         *("training.errors", "training.settings", "training.plan"),
     },
     "training.trained": {
         *("method", "analysis", "large_batch"),
         *("training", "training.data", "training.run", "training.report"),
-        *("training.errors", "training.settings"),
+        *("training.model", "training.errors", "training.settings"),
     },
     "training.search": {
         *("training", "training.run", "training.report", "training.callbacks"),
-        "training.errors",
+        *("training.model", "training.errors"),
         *("training.settings", "training.plan"),
     },
 }

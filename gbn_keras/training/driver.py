@@ -15,7 +15,7 @@ from gbn_keras.shares import WHOLE_BATCH
 from gbn_keras.training.callbacks.not_finite import StopIfNotFinite
 from gbn_keras.training.callbacks.stop_after import StopAfter
 from gbn_keras.training.errors import NotFinite
-from gbn_keras.training.model import build_model, compile_model
+from gbn_keras.training.model.build_model import compile_model
 from gbn_keras.training.run.checkpoint import Checkpointing, Checkpoints, State
 from gbn_keras.training.run.circumstances import circumstances, versions
 from gbn_keras.training.run.lengths import lengths
@@ -44,7 +44,7 @@ class Driver:
 
     A resumed training takes the same steps as a new one, so it ends with the same bits:
 
-    1. Build the model from the seed.
+    1. Take a model with the seed's variables.
     2. Copy the initial weights, if distances are measured from them.
     3. Restore the variables of the model, the optimizer and the gradient moments from
        the newest intact checkpoint, on all workers.
@@ -58,18 +58,19 @@ class Driver:
         plan: The `Plan` of the training.
         strategy: The `tf.distribute` strategy.
         data: The data set that gives the batches.
+        models: The `TracedModels` that give the model.
         signals: The `Signals` that catch SIGTERM and SIGINT.
     """
 
-    def __init__(self, plan, strategy, data, signals):
+    def __init__(self, plan, strategy, data, models, signals):
         self._plan, self._strategy, self._data = plan, strategy, data
-        self._signals = signals
+        self._models, self._signals = models, signals
         self._is_chief = is_chief(strategy)
         self._run_dir = pathlib.Path(plan.settings.run_dir)
 
     def train(self, callbacks, verbose) -> dict | None:
         """Runs all steps; returns the result on the chief, and `None` elsewhere."""
-        self._make_model()
+        self._take_model()
         self._resume()
         self._prepare_reports()
         with contextlib.ExitStack() as files:
@@ -79,13 +80,12 @@ class Driver:
                 files.enter_context(self._recorded())
             self._fit(callbacks, verbose)
             scores = self._evaluate()
-        return self._report(scores)
+        result = self._report(scores)
+        self._models.give_back(self._plan, self._model)
+        return result
 
-    def _make_model(self):
-        keras.backend.clear_session()
-        keras.utils.set_random_seed(self._plan.settings.seed)
-        with self._strategy.scope():
-            self._model = build_model(self._plan, self._data)
+    def _take_model(self):
+        self._model = self._models.take(self._plan)
         told = self._plan.describe(self._model.micro_batch_size)
         self._tell(told)
         if self._is_chief:

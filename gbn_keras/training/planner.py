@@ -11,7 +11,7 @@ from gbn_keras.regime import REGIMES, Regime
 from gbn_keras.regime_adaptation import RegimeAdaptation
 from gbn_keras.training.errors import UsageError
 from gbn_keras.training.machine import check_machine, planned_micro_batch
-from gbn_keras.training.optimizer import (
+from gbn_keras.training.model.optimizer import (
     ADAM_RATE,
     check_optimizer,
     planned_adam,

@@ -8,6 +8,7 @@ import time
 
 from gbn_keras.training.callbacks.progress import Pace, RunProgress, outcome_line
 from gbn_keras.training.errors import NotFinite, UsageError
+from gbn_keras.training.model.traced_models import TracedModels
 from gbn_keras.training.planner import Planner, model_name
 from gbn_keras.training.run.run_directory import (
     open_run_directory,
@@ -80,7 +81,7 @@ def run_study(settings: Settings) -> pathlib.Path | None:
     settings, plans = prepare(settings, planner)
     run_dir = pathlib.Path(settings.run_dir)
     seeds = range(settings.seed, settings.seed + settings.seeds)
-    pace = Pace()
+    pace, models = Pace(), TracedModels(strategy, data)
     with open_run_directory(settings) if is_first else contextlib.nullcontext():
         to_do = [
             (arm, seed, arm_dir)
@@ -99,7 +100,7 @@ def run_study(settings: Settings) -> pathlib.Path | None:
             progress = RunProgress.of(plan)
             with contextlib.suppress(NotFinite), contextlib.closing(progress):
                 callbacks = (progress,) if is_first else ()
-                train(arm_settings, data, callbacks, verbose=0)
+                train(arm_settings, data, callbacks, verbose=0, models=models)
             if is_first:
                 outcome = read_outcome(arm_dir)
                 if "diverged" not in outcome:

@@ -7,7 +7,8 @@ import keras
 from gbn_keras.training.data import datasets
 from gbn_keras.training.data.labelled_images import LabelledImages
 from gbn_keras.training.driver import Driver
-from gbn_keras.training.model import check_image_shape
+from gbn_keras.training.model.build_model import check_image_shape
+from gbn_keras.training.model.traced_models import TracedModels
 from gbn_keras.training.planner import Planner, model_name
 from gbn_keras.training.run.run_directory import open_run_directory, read_result
 from gbn_keras.training.run.signals import Signals
@@ -25,6 +26,7 @@ def train(
     data: LabelledImages | None = None,
     callbacks: tuple[keras.callbacks.Callback, ...] = (),
     verbose: str | int = "auto",
+    models: TracedModels | None = None,
 ) -> dict | None:
     """Runs one training in its run directory; returns the result.
 
@@ -36,6 +38,8 @@ def train(
         data: The data set. Default: the one that the settings name.
         callbacks: More callbacks, besides the run's own.
         verbose: How Keras shows progress: `"auto"`, 0, 1 or 2.
+        models: Models of earlier trainings with this data set, to train again with
+            another seed. Default: none.
 
     Returns:
         The content of `result.json`: accuracy and loss on the validation examples,
@@ -53,15 +57,16 @@ def train(
     # Data.
     if data is None:
         data = load_data(settings)
+    models = models or TracedModels(strategy, data)
 
     with (
         one_line_if_a_worker_is_lost(),
         datasets.one_line_if_damaged(data),
     ):
-        return _train(settings, strategy, data, callbacks, verbose)
+        return _train(settings, strategy, data, callbacks, verbose, models)
 
 
-def _train(settings, strategy, data, callbacks, verbose):
+def _train(settings, strategy, data, callbacks, verbose, models):
     # Plan.
     plan = Planner.of(data, strategy).plan(settings)
 
@@ -76,7 +81,8 @@ def _train(settings, strategy, data, callbacks, verbose):
                 print(f"already finished: {run_dir} (delete it to run it again)")
             return finished
         signals = stack.enter_context(Signals())
-        return Driver(plan, strategy, data, signals).train(callbacks, verbose)
+        driver = Driver(plan, strategy, data, models, signals)
+        return driver.train(callbacks, verbose)
 
 
 def load_data(settings: Settings):

@@ -15,7 +15,7 @@ import gbn_train as program
 from gbn_keras import GhostBatchNormalization
 from gbn_keras.training import trainer
 from gbn_keras.training.errors import UsageError
-from gbn_keras.training.model import build_model
+from gbn_keras.training.model.build_model import build_model
 from gbn_keras.training.planner import Planner
 from gbn_keras.training.report import report
 from gbn_keras.training.settings import Settings

@@ -18,7 +18,7 @@ from gbn_keras.training.forecast.probe import (
     probe_settings,
     read_history,
 )
-from gbn_keras.training.model import build_model
+from gbn_keras.training.model.build_model import build_model
 from gbn_keras.training.planner import Planner, model_name
 from gbn_keras.training.run.circumstances import circumstances
 from gbn_keras.training.run.run_directory import (

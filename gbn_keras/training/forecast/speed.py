@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from gbn_keras.training.driver import training_batches
-from gbn_keras.training.model import build_model
+from gbn_keras.training.model.build_model import build_model
 
 # The first updates are slower. The others are measured for about these seconds.
 _FIRST = 2

@@ -9,7 +9,7 @@ import keras_tuner
 
 from gbn_keras.training.callbacks.progress import RunProgress
 from gbn_keras.training.errors import NotFinite
-from gbn_keras.training.model import build_model
+from gbn_keras.training.model.build_model import build_model
 from gbn_keras.training.planner import Planner
 from gbn_keras.training.run.run_directory import digest, read_outcome
 from gbn_keras.training.search.budget import within_budget

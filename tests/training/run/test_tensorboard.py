@@ -24,7 +24,7 @@ from trainings import Killed, curves
 
 from gbn_keras.training import trainer
 from gbn_keras.training.errors import UsageError
-from gbn_keras.training.model import build_model
+from gbn_keras.training.model.build_model import build_model
 from gbn_keras.training.planner import Planner
 from gbn_keras.training.run import events, tensorboard
 from gbn_keras.training.run.waiting import WaitingForData

@@ -7,7 +7,7 @@ from conftest import settings_of
 
 from gbn_keras import BatchSizeInvariantAdam
 from gbn_keras.training.errors import UsageError
-from gbn_keras.training.optimizer import make_optimizer
+from gbn_keras.training.model.optimizer import make_optimizer
 from gbn_keras.training.planner import Planner
 from gbn_keras.training.run.run_directory import digest, refuse_other_flags
 from gbn_keras.training.study import prepare_study

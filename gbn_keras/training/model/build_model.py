@@ -15,7 +15,7 @@ from gbn_keras.large_batch.large_batch_model import LargeBatchModel
 from gbn_keras.networks import find_network
 from gbn_keras.training.data.labelled_images import LabelledImages
 from gbn_keras.training.errors import UsageError, first_line
-from gbn_keras.training.optimizer import make_optimizer
+from gbn_keras.training.model.optimizer import make_optimizer
 from gbn_keras.training.plan import Plan
 
 # The published networks use these, PyTorch's defaults. A large batch makes few updates,
@@ -30,18 +30,26 @@ def build_model(plan: Plan, data: LabelledImages) -> LargeBatchModel:
     Call it in the scope of the strategy. The model's `micro_batch_size` is the plan's,
     or a smaller one that fits into memory.
     """
+    model = untraced_model(plan, data)
+    with _dtype_policy(plan.settings.precision):
+        size = _fitting_micro_batch(model, plan)
+        if size < plan.micro_batch_size:
+            optimizer, measures = model.optimizer, plan.settings.noise_scale
+            model = LargeBatchModel(model.model, size, measures)
+            compile_model(model, plan, optimizer)
+        # This also creates the metrics' variables, which a resumed training restores.
+        image, label = np.zeros((1, *data.image_shape), "float32"), np.zeros(1, "int32")
+        build_by_trace(model, (image, label))
+    return model
+
+
+def untraced_model(plan: Plan, data: LabelledImages) -> LargeBatchModel:
+    """As `build_model`, but with the plan's micro-batch, and without metrics."""
     with _dtype_policy(plan.settings.precision):
         network = _network(plan, data)
         measures = plan.settings.noise_scale
         model = LargeBatchModel(network, plan.micro_batch_size, measures)
         compile_model(model, plan)
-        size = _fitting_micro_batch(model, plan)
-        if size < plan.micro_batch_size:
-            optimizer, model = model.optimizer, LargeBatchModel(network, size, measures)
-            compile_model(model, plan, optimizer)
-        # This also creates the metrics' variables, which a resumed training restores.
-        image, label = np.zeros((1, *data.image_shape), "float32"), np.zeros(1, "int32")
-        build_by_trace(model, (image, label))
     return model
 
 

@@ -1,0 +1,1 @@
+"""The model of a training: network and optimizer, compiled and traced."""
