@@ -69,6 +69,13 @@ def test_only_rows_that_are_still_to_be_measured_are_typed(page, rows):
         assert "from an earlier version" in text_of(page).lower()
 
 
+def test_no_figure_of_speed_is_typed_but_for_those_to_be_run_again():
+    measured, _, _ = text_of("docs/speed.md").partition("## From an earlier version")
+    rows = results.BLOCK.sub("", measured).splitlines()
+    assert not [row for row in rows if row.startswith("|") and re.search(r"\d", row)]
+    assert "<!-- results: speed_layer -->" in measured
+
+
 def test_the_papers_rows_are_the_papers():
     for row in STILL_TO_MEASURE:
         _, label, *cells, _ = (cell.strip() for cell in row.split("|"))
