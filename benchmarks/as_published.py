@@ -30,6 +30,7 @@ import contextlib
 import dataclasses
 import pathlib
 import statistics
+import sys
 
 import experiment
 import keras
@@ -230,4 +231,4 @@ EXPERIMENT = Experiment(
 )
 
 if __name__ == "__main__":
-    EXPERIMENT.run(__doc__.partition("\n")[0])
+    sys.exit(EXPERIMENT.run(__doc__.partition("\n")[0]))

@@ -12,18 +12,20 @@ import math
 import os
 import pathlib
 import re
+import sys
 from collections.abc import Callable
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # As train.py does.
 
+from absl import flags
 from matplotlib.figure import Figure
 from scipy import stats
 
 import gbn_train
 from gbn_keras.training import trainer
 from gbn_keras.training.data.labelled_images import LabelledImages
-from gbn_keras.training.errors import NotFinite
+from gbn_keras.training.errors import NotFinite, Stopped, UsageError
 from gbn_keras.training.run.run_directory import read_outcome, write_whole
 from gbn_keras.training.settings import Settings
 
@@ -71,13 +73,24 @@ class Experiment:
         """The program's flags for one training, but for its folders."""
         return [*self.tasks[task], *self.arms(task)[arm], f"--seed={seed}"]
 
-    def run(self, description: str) -> None:
+    def run(self, description: str) -> int:
         """Reads the command line, trains what is missing, and prints the tables.
 
         Args:
             description: What the benchmark does, for `--help`.
+
+        Returns:
+            The exit code, as of train.py.
         """
         arguments = self._parse(description)
+        try:
+            self._train_all(arguments)
+        except (flags.Error, UsageError, Stopped) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return getattr(error, "exit_code", 2)
+        return 0
+
+    def _train_all(self, arguments):
         task = arguments.task
         folder = arguments.folder / task
         folder.mkdir(parents=True, exist_ok=True)
@@ -88,10 +101,10 @@ class Experiment:
                 continue
             for seed in range(1, arguments.seeds + 1):
                 run_dir = arm_directory(folder, arm) / f"seed_{seed}"
-                flags = [*self.flags(task, arm, seed), f"--run_dir={run_dir}"]
+                own = [*self.flags(task, arm, seed), f"--run_dir={run_dir}"]
                 if arguments.data_dir:
-                    flags.append(f"--data_dir={arguments.data_dir}")
-                settings = Settings(**gbn_train.parse(["train.py", *flags]))
+                    own.append(f"--data_dir={arguments.data_dir}")
+                settings = Settings(**gbn_train.parse(["train.py", *own]))
                 data = data or trainer.load_data(settings)
                 print(f"\n{arm}, seed {seed}", flush=True)
                 with contextlib.suppress(NotFinite):  # Its folder says so.

@@ -15,6 +15,8 @@ what the paper is about. The running statistics, which evaluation uses, take a s
 each ghost, so they also remember fewer examples: about ten ghosts.
 """
 
+import sys
+
 from experiment import Experiment, accuracies, half_interval, markdown
 from matplotlib.figure import Figure
 
@@ -125,4 +127,4 @@ EXPERIMENT = Experiment(
 )
 
 if __name__ == "__main__":
-    EXPERIMENT.run(__doc__.partition("\n")[0])
+    sys.exit(EXPERIMENT.run(__doc__.partition("\n")[0]))

@@ -17,6 +17,7 @@ Below it stands the smallest stretch whose mean is within one deviation of SB's.
 """
 
 import statistics
+import sys
 
 from experiment import Experiment
 from matplotlib.figure import Figure
@@ -150,4 +151,4 @@ EXPERIMENT = Experiment(
 )
 
 if __name__ == "__main__":
-    EXPERIMENT.run(__doc__.partition("\n")[0])
+    sys.exit(EXPERIMENT.run(__doc__.partition("\n")[0]))

@@ -11,6 +11,7 @@ after an interruption. `python benchmarks/results.py collect` keeps what is fini
 """
 
 import statistics
+import sys
 
 from experiment import Experiment, accuracies, markdown, study_flags
 
@@ -83,4 +84,4 @@ def _above(outcomes, others):
 EXPERIMENT = Experiment("where_it_turns.py", "Where it turns", TASKS, arms, table)
 
 if __name__ == "__main__":
-    EXPERIMENT.run(__doc__.partition("\n")[0])
+    sys.exit(EXPERIMENT.run(__doc__.partition("\n")[0]))

@@ -286,7 +286,7 @@ def test_an_experiment_trains_what_is_missing_and_is_collected(
     picture = tmp_path / "sizes.png"
     words.append(f"--picture={picture}")
     monkeypatch.setattr(sys, "argv", ["ghost_size.py", "digits", *words])
-    one.run("Tests")
+    assert one.run("Tests") == 0
     names = ["plain", "ghosts of 24", "ghosts of 48"]
     assert trained == [(name, seed) for name in names for seed in (1, 2)]
     assert picture.stat().st_size > 1000
@@ -307,3 +307,11 @@ def test_an_experiment_trains_what_is_missing_and_is_collected(
     (tmp_path / "digits" / "command.txt").write_text("python other.py digits\n")
     with pytest.raises(result_runs.UsageError, match="command.txt of an experiment"):
         result_runs.collect([tmp_path / "digits"], "abc")
+
+
+def test_an_experiment_without_its_data_ends_in_one_line(tmp_path, monkeypatch, capsys):
+    words = ["mnist", f"--folder={tmp_path}", f"--data_dir={tmp_path / 'none'}"]
+    monkeypatch.setattr(sys, "argv", ["ghost_size.py", *words])
+    assert ghost_size.EXPERIMENT.run("Tests") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: --dataset: got 'mnist'")

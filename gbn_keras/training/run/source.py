@@ -7,8 +7,8 @@ import subprocess
 import gbn_keras
 from gbn_keras.version import __version__
 
-# What a training depends on, from the root of the repository.
-_SOURCE = ("gbn_keras", "gbn_train.py", "train.py", "configs")
+# What a result depends on, from the root of the repository.
+_SOURCE = ("gbn_keras", "gbn_train.py", "train.py", "configs", "benchmarks")
 
 
 @functools.cache
