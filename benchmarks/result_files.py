@@ -8,6 +8,7 @@ import collections
 import csv
 import io
 import pathlib
+import re
 
 from gbn_keras.whole_file import whole_file
 
@@ -101,6 +102,14 @@ def _value(name, text):
         number = int if name in _WHOLE else float
         return number(text) if text else None
     return text
+
+
+def short_commit(commit: str) -> str:
+    """A commit with as much of its hash as git shows.
+
+    An installed package has its version instead, which stays as it is.
+    """
+    return re.sub(r"^([0-9a-f]{9})[0-9a-f]{31}", r"\1", commit)
 
 
 def hardware(found: dict) -> str:

@@ -122,7 +122,7 @@ def _experiment_of(folder) -> tuple[Experiment, str]:
 def experiment_of_rows(rows: list[dict]) -> Experiment | None:
     """The experiment that a group's rows come from, if it is one."""
     for experiment in EXPERIMENTS:
-        if rows[0]["command"].startswith(f"{experiment.command('').strip()} "):
+        if rows[0]["command"] in map(experiment.command, experiment.tasks):
             return experiment
     return None
 

@@ -86,7 +86,7 @@ def section(name: str, content: dict | None) -> str:
         f"- command: `{content['command']}`",
         f"- hardware: {result_files.hardware(facts)}",
         f"- versions: {versions}",
-        f"- commit: `{content['commit'][:9]}`",
+        f"- commit: `{result_files.short_commit(content['commit'])}`",
     ]
     return "\n".join(lines) + "\n\n" + tables(name, content["rows"])
 

@@ -1,7 +1,5 @@
 """The tables of measured trainings, as Markdown."""
 
-import re
-
 import result_files
 from experiment import half_interval, markdown
 from result_runs import experiment_of_rows
@@ -159,6 +157,5 @@ def _seeds(seeds):
 
 def _fact(name, value):
     if name == "commit":
-        # Of the hash, as much as git shows. An installed package has its version.
-        value = re.sub(r"^([0-9a-f]{9})[0-9a-f]{31}", r"\1", value)
+        value = result_files.short_commit(value)
     return f"`{value}`" if name in ("command", "commit") else value

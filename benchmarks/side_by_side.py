@@ -84,21 +84,16 @@ def _allocated_megabytes(call):
 
 def environment() -> dict:
     """The machine and the versions that figures were measured with."""
-    loaded = {name: sys.modules.get(name) for name in ("tensorflow", "jax", "torch")}
+    backend = keras.backend.backend()
     return {
         **processor(),
         "cores": os.cpu_count(),
-        "backend": keras.backend.backend(),
+        "backend": backend,
         "versions": {
             "gbn_keras": gbn_keras.__version__,
             "python": platform.python_version(),
             "keras": keras.__version__,
-            **{
-                name: module.__version__
-                for name, module in loaded.items()
-                # JAX comes with Keras, whatever the backend.
-                if module and name == keras.backend.backend()
-            },
+            backend: sys.modules[backend].__version__,
         },
         "peak_resident_megabytes": round(
             resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -32,7 +32,7 @@ def content(command, rows):
     facts = {"processor": "Fast 3", "instruction_sets": ["AVX2"], "cores": 2}
     return {
         "command": command,
-        "commit": "0123456789" * 4,
+        "commit": f"{'0123456789' * 4}-changed",
         "environment": facts | {"versions": {"keras": "3.99"}},
         "rows": rows,
     }
@@ -111,3 +111,15 @@ def test_kills_are_counted_by_precision():
     *_, first, second = result_speed.tables("kills", rows).splitlines()
     assert first == "| float32 | 2 | 4 | 1 | 1 |"
     assert second == "| mixed_bfloat16 | 1 | 0 | 0 | 0 |"
+
+
+def test_the_machine_and_the_commit_are_told():
+    found = content("python benchmarks/layer_speed.py", LAYERS)
+    lines = result_speed.section("speed_layer", found).splitlines()
+    assert lines[1:4] == [
+        "- hardware: Fast 3 (AVX2), 2 cores",
+        "- versions: keras 3.99",
+        "- commit: `012345678-changed`",
+    ]
+    found["commit"] = "gbn_keras 0.1.0"
+    assert "- commit: `gbn_keras 0.1.0`\n" in result_speed.section("speed_layer", found)
