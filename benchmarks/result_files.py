@@ -8,13 +8,14 @@ import collections
 import csv
 import io
 import pathlib
+import re
 
 from gbn_keras.whole_file import whole_file
 
 FOLDER = pathlib.Path(__file__).parent.parent / "docs" / "results"
 
 # Read as numbers; all other columns are text. What a training does not have is empty.
-_WHOLE = ("seed", "updates", "samples", "diverged")
+_WHOLE = ("seed", "updates", "samples", "diverged", "high_rate_updates")
 _WHOLE += ("train_examples", "batch_size", "small_batch_size", "epochs")
 _REAL = ("accuracy", "loss", "wall_seconds", "found_stretch", "suitable_stretch")
 _SETTINGS = ("model", "dataset", "train_examples", "batch_size", "small_batch_size")
@@ -24,6 +25,8 @@ FACTS = ("command", "hardware", "versions", "commit")
 COLUMNS = (
     *("arm", "seed", "accuracy", "loss", "updates", "samples", "wall_seconds"),
     *("diverged", "found_stretch", "suitable_stretch", *_SETTINGS, *FACTS),
+    # Files of earlier versions end here.
+    "high_rate_updates",
 )
 
 
@@ -34,9 +37,10 @@ def record(outcome: dict, arm: str, command: str, commit: str) -> dict:
         outcome: How it ended, from `read_outcome`.
         arm: Its name in the group.
         command: The command that repeats it, or the group.
-        commit: The commit of the source.
+        commit: The commit of the source, if the outcome does not know its own.
     """
     own = ("seed", "accuracy", "loss", "updates", "samples", "wall_seconds", "diverged")
+    own += ("high_rate_updates",)
     row = {name: outcome.get(name) for name in own}
     row |= {name: outcome["settings"][name] for name in _SETTINGS}
     return row | {
@@ -45,9 +49,9 @@ def record(outcome: dict, arm: str, command: str, commit: str) -> dict:
         "found_stretch": outcome.get("stretch"),
         "suitable_stretch": outcome.get("noise_scale", {}).get("suitable_stretch"),
         "command": command,
-        "hardware": _hardware(outcome["hardware"]),
+        "hardware": hardware(outcome["hardware"]),
         "versions": ", ".join(f"{k} {v}" for k, v in outcome["versions"].items()),
-        "commit": commit,
+        "commit": outcome.get("commit", commit),
     }
 
 
@@ -85,11 +89,11 @@ def read(file: pathlib.Path) -> list[dict]:
     """The rows of a group's file."""
     with file.open(encoding="utf-8", newline="") as lines:
         rows = list(csv.DictReader(lines))
-    return [{name: _value(name, row[name]) for name in COLUMNS} for row in rows]
+    return [{name: _value(name, row.get(name)) for name in COLUMNS} for row in rows]
 
 
 def read_all(folder: pathlib.Path) -> dict[str, list[dict]]:
-    """All groups of a folder, by the names of their files."""
+    """All groups of trainings in a folder, by the names of their files."""
     return {file.stem: read(file) for file in sorted(folder.glob("*.csv"))}
 
 
@@ -100,10 +104,25 @@ def _value(name, text):
     return text
 
 
-def _hardware(found):
-    """The hardware in words, as far as the run knows it."""
+def short_commit(commit: str) -> str:
+    """A commit with as much of its hash as git shows.
+
+    An installed package has its version instead, which stays as it is.
+    """
+    return re.sub(r"^([0-9a-f]{9})[0-9a-f]{31}", r"\1", commit)
+
+
+def hardware(found: dict) -> str:
+    """The hardware in words, as far as it is known.
+
+    Args:
+        found: `hardware` of a training's record, or a benchmark's `environment`.
+    """
     devices = collections.Counter(found.get("devices", ()))
-    words = [found["machine"]] if "machine" in found else []
+    words = [found.get("processor") or found.get("machine", "")]
+    if sets := found.get("instruction_sets"):
+        words[0] += f" ({', '.join(sets)})"
+    words = [word for word in words if word]
     words.append(f"{found['cores']} cores")
     words += [f"{n} x {one}" if n > 1 else one for one, n in devices.items()]
     if found.get("replicas", 1) > 1:

@@ -3,8 +3,12 @@
 import dataclasses
 import pathlib
 
+import as_published
+import ghost_size
 import result_files
 import stretch_curve
+import where_it_turns
+from experiment import COMMAND, Experiment, arm_directory
 
 import gbn_train
 from gbn_keras.training import study
@@ -25,14 +29,20 @@ ROOT = pathlib.Path(__file__).parent.parent
 _MANY_EXAMPLES = 1_000_000
 _MODES = ("train", "study", "sweep")
 
+EXPERIMENTS = tuple(
+    script.EXPERIMENT
+    for script in (stretch_curve, as_published, ghost_size, where_it_turns)
+)
+
 
 def collect(folders: list[pathlib.Path], commit: str) -> list[dict]:
     """A row for each training in these folders that has ended.
 
     Args:
         folders: Run directories of trainings, studies or sweeps, or folders of
-            `stretch_curve.py`; finished or not.
-        commit: The commit of the source.
+            an experiment's task; finished or not.
+        commit: The commit of trainings that do not know their own, as those of earlier
+            versions.
 
     Raises:
         UsageError: If a folder is none of these, has no training that has ended, or
@@ -61,7 +71,7 @@ def collect(folders: list[pathlib.Path], commit: str) -> list[dict]:
 def _read(folder):
     """The command of a folder, and the outcomes of each arm."""
     if not (folder / FLAGFILE).is_file():
-        return _read_stretch_curve(folder)
+        return _read_experiment(folder)
     mode = read_flags(folder)["mode"]
     if mode not in _MODES:
         raise UsageError(
@@ -76,27 +86,45 @@ def _read(folder):
     return command, read_comparison(folder).results
 
 
-def _read_stretch_curve(folder):
-    task = folder.resolve().name
-    if task not in stretch_curve.TASKS or not folder.is_dir():
-        raise UsageError(
-            f"{folder}: got no run directory, and no folder of stretch_curve.py with "
-            f"the name of a task ({', '.join(stretch_curve.TASKS)}). Name one of them."
-        )
+def _read_experiment(folder):
+    experiment, task = _experiment_of(folder)
     arms = {}
-    for arm, flags in stretch_curve.arms(task).items():
+    for arm in experiment.arms(task):
         found = [
-            x.parent
-            for x in stretch_curve.arm_directory(folder, arm).glob(f"seed_*/{FLAGFILE}")
+            x.parent for x in arm_directory(folder, arm).glob(f"seed_*/{FLAGFILE}")
         ]
         for run_dir in found:
-            own = [*stretch_curve.TASKS[task], *flags]
-            own.append(f"--seed={read_flags(run_dir)['seed']}")
+            own = experiment.flags(task, arm, int(read_flags(run_dir)["seed"]))
             refuse_other_flags(run_dir, resolved(own))
         outcomes = [one for x in found if (one := read_outcome(x))]
         if outcomes:
             arms[arm] = sorted(outcomes, key=lambda one: one["seed"])
-    return f"python benchmarks/stretch_curve.py {task}", arms
+    return experiment.command(task), arms
+
+
+def _experiment_of(folder) -> tuple[Experiment, str]:
+    """The experiment, and its task, that a folder is of."""
+    file = folder / COMMAND
+    # Earlier versions of stretch_curve.py left no file.
+    default = stretch_curve.EXPERIMENT.command(folder.resolve().name)
+    command = file.read_text(encoding="utf-8").strip() if file.is_file() else default
+    for experiment in EXPERIMENTS:
+        for task in experiment.tasks:
+            if experiment.command(task) == command and folder.is_dir():
+                return experiment, task
+    raise UsageError(
+        f"{folder}: got neither a run directory nor a folder with the {COMMAND} of an "
+        f"experiment ({', '.join(one.script for one in EXPERIMENTS)}). Name one of "
+        "them."
+    )
+
+
+def experiment_of_rows(rows: list[dict]) -> Experiment | None:
+    """The experiment that a group's rows come from, if it is one."""
+    for experiment in EXPERIMENTS:
+        if rows[0]["command"] in map(experiment.command, experiment.tasks):
+            return experiment
+    return None
 
 
 def command_of(run_dir: pathlib.Path) -> str:

@@ -1,10 +1,8 @@
 """The tables of measured trainings, as Markdown."""
 
-import math
-
 import result_files
-import stretch_curve
-from scipy import stats
+from experiment import half_interval, markdown
+from result_runs import experiment_of_rows
 
 from gbn_keras.training.report import paper
 from gbn_keras.training.report.comparison import accuracy_shown, study_table
@@ -31,10 +29,10 @@ _OPTIONAL = ("paper %", "advised", "diverged", *result_files.FACTS)
 
 
 def kind_of(rows: list[dict]) -> str:
-    """What a group is: `stretch curve`, `study`, `sweep` or `trainings`."""
-    command, arms = rows[0]["command"], {row["arm"] for row in rows}
-    if command.startswith("python benchmarks/stretch_curve.py"):
-        return "stretch curve"
+    """What a group is: `study`, `sweep`, `trainings`, or an experiment's script."""
+    if experiment := experiment_of_rows(rows):
+        return experiment.script
+    arms = {row["arm"] for row in rows}
     if arms <= set(ARMS):
         return "study"
     is_sweep = all(arm.startswith("batch ") for arm in arms)
@@ -45,8 +43,10 @@ def title(rows: list[dict]) -> str:
     """Network, data, epochs and batch sizes of a group."""
     # In a study, the last training is the one with all remedies.
     last = rows[-1]
-    text = f"{_network(last)}, {_data(last)}, {last['epochs']} epochs"
-    if kind_of(rows) in ("study", "stretch curve"):
+    epochs = sorted({row["epochs"] for row in rows})
+    shown = " to ".join(map(str, dict.fromkeys((epochs[0], epochs[-1]))))
+    text = f"{_network(last)}, {_data(last)}, {shown} epochs"
+    if kind_of(rows) not in ("sweep", "trainings"):
         text += f", {last['batch_size']} / {last['small_batch_size']}"
     return text
 
@@ -72,7 +72,7 @@ def section(rows: list[dict]) -> str:
         for name in cells[0]
         if name not in _OPTIONAL or any(own[name] for own in cells)
     ]
-    return "\n".join(shared) + "\n\n" + _markdown(names, cells)
+    return "\n".join(shared) + "\n\n" + markdown(names, cells)
 
 
 def _cells(arm, row, trainings, different):
@@ -110,8 +110,7 @@ def interval(row: dict) -> str:
     number = row["seeds"] - row.get("diverged", 0)
     if number < 2:
         return ""
-    half = stats.t.ppf(0.975, number - 1) * row["accuracy_deviation"]
-    half /= math.sqrt(number)
+    half = half_interval(row["accuracy_deviation"], number)
     return f"{row['accuracy_mean'] - half:.2f} to {row['accuracy_mean'] + half:.2f}"
 
 
@@ -129,21 +128,12 @@ def studies(groups: list[list[dict]]) -> str:
             label = f"the paper's {_network(rows[-1])}, {_data(rows[-1])}"
             of_paper = {arm: f"{percent:.2f}" for arm, percent in wanted.items()}
             lines.append({names[0]: label, **of_paper})
-    return _markdown(names, lines)
+    return markdown(names, lines)
 
 
-def stretches(rows: list[dict]) -> str:
-    """The table of a stretch curve, and the stretch that was enough."""
-    table = stretch_curve.rows_of(result_files.by_arm(rows))
-    return f"{stretch_curve.table(table)}\n\n{stretch_curve.needed(table)}"
-
-
-def _markdown(names, lines):
-    rows = [[line.get(name, "") for name in names] for line in lines]
-    every = [names, ["---"] * len(names), *rows]
-    shown = ["| " + " | ".join(cells) + " |" for cells in every]
-    shown[1] = "|" + "---|" * len(names)
-    return "\n".join(shown)
+def findings(rows: list[dict]) -> str:
+    """The tables that an experiment makes of its group."""
+    return experiment_of_rows(rows).table(result_files.by_arm(rows))
 
 
 def _network(row):
@@ -167,7 +157,5 @@ def _seeds(seeds):
 
 def _fact(name, value):
     if name == "commit":
-        # Of the hash, as much as git shows.
-        commit, changed, rest = value.partition("-")
-        value = f"{commit[:9]}{changed}{rest}"
+        value = result_files.short_commit(value)
     return f"`{value}`" if name in ("command", "commit") else value

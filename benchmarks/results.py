@@ -1,16 +1,19 @@
 """Keeps what was measured, and writes the tables that show it.
 
     python benchmarks/results.py collect RUN_DIR... --name=NAME
+    python benchmarks/results.py keep FILE --name=NAME
     python benchmarks/results.py write
 
-`collect` reads run directories of trainings, studies or sweeps, or the folders of
-`stretch_curve.py`, and writes `docs/results/NAME.csv` with a row for each training that
-has ended. It may be called again when there are more. A run directory does not say
-which commit made it, so `collect` takes that of the checkout, if there is no
-`--commit`.
+`collect` reads run directories of trainings, studies or sweeps, or the folder of an
+experiment's task (`stretch_curve.py`, `as_published.py`, `ghost_size.py`,
+`where_it_turns.py`), and writes `docs/results/NAME.csv` with a row for each training
+that has ended. It may be called again when there are more.
 
-`write` needs no run directory. From `docs/results/` it makes `RESULTS.md` and fills the
-marked places of the pages that show a part of it:
+`keep` takes the file that a benchmark of speed, memory or kills wrote with `--json`.
+The names are those of `result_speed.SPEED`.
+
+`write` needs neither. From `docs/results/` it makes `RESULTS.md` and fills the marked
+places of the pages that show a part of it:
 
     <!-- results: NAME... -->
     <!-- end of results -->
@@ -22,30 +25,25 @@ import argparse
 import os
 import pathlib
 import re
-import subprocess
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import result_files
 import result_runs
+import result_speed
 import result_tables
 
 from gbn_keras.training.errors import UsageError
+from gbn_keras.training.run import source
 from gbn_keras.training.run.run_directory import write_whole
 
 ROOT = pathlib.Path(__file__).parent.parent
-PAGES = ("README.md", "docs/results.md", "docs/how_long.md")
+PAGES = ("README.md", "docs/results.md", "docs/how_long.md", "docs/speed.md")
 BLOCK = re.compile(r"(<!-- results: (.*?) -->\n).*?(<!-- end of results -->)", re.S)
 
-# What a training depends on.
-_SOURCE = ("gbn_keras", "gbn_train.py", "train.py", "configs")
-_KINDS = {
-    "study": "Studies",
-    "sweep": "Sweeps",
-    "trainings": "Single trainings",
-    "stretch curve": "Stretch curves",
-}
+# Groups that no experiment makes, by `result_tables.kind_of`.
+_KINDS = {"study": "Studies", "sweep": "Sweeps", "trainings": "Single trainings"}
 _HEAD = """\
 # All results
 
@@ -65,8 +63,9 @@ measured.
 | advised | the stretch that `--noise_scale` advises at the end |
 | updates, samples, seconds | mean of a training; seconds on a machine with other work |
 
-The commit is that of the checkout that collected the trainings. A `-changed` behind it
-says that the source had changes.
+The commit is that of the source when a training began. The program's first trainings
+did not keep it; theirs is that of the checkout that collected them. A `-changed` behind
+it says that the source had changes.
 """
 
 
@@ -77,17 +76,26 @@ def main(argv: list[str] | None = None) -> int:
     collect = commands.add_parser("collect", help="keep what was measured")
     collect.add_argument("run_dirs", nargs="+", type=pathlib.Path, metavar="RUN_DIR")
     collect.add_argument("--name", required=True, type=_name, help="of the file")
-    collect.add_argument("--commit", help="that made the runs; default: the checkout's")
+    collect.add_argument(
+        "--commit",
+        help="that of trainings that do not know their own; default: the checkout's",
+    )
+    keep = commands.add_parser("keep", help="keep what a benchmark's --json wrote")
+    keep.add_argument("file", type=pathlib.Path, metavar="FILE")
+    keep.add_argument("--name", required=True, choices=result_speed.SPEED)
     commands.add_parser("write", help="write RESULTS.md and the tables of the pages")
     arguments = parser.parse_args(argv)
     try:
         if arguments.command == "collect":
-            commit = arguments.commit or commit_of_checkout()
+            commit = arguments.commit or source.commit()
             rows = result_runs.collect(arguments.run_dirs, commit)
             file = result_files.FOLDER / f"{arguments.name}.csv"
             result_files.write(file, rows)
             print(f"{file}: {len(rows)} trainings")
             print(result_tables.section(rows))
+        elif arguments.command == "keep":
+            folder = result_files.FOLDER
+            print(result_speed.keep(arguments.file, arguments.name, folder))
         else:
             for name, text in pages().items():
                 write_whole(ROOT / name, text)
@@ -97,81 +105,92 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def commit_of_checkout() -> str:
-    """The commit of the source, with `-changed` behind it if files have changed."""
-
-    def git(*words):
-        command = ["git", "-C", ROOT, *words]
-        return subprocess.run(command, check=True, capture_output=True, text=True)
-
-    try:
-        commit = git("rev-parse", "HEAD").stdout.strip()
-        changed = git("status", "--porcelain", "--", *_SOURCE).stdout.strip()
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise UsageError(
-            "--commit: got none, wanted the commit that made the runs, because git "
-            "does not know that of this folder. Set it."
-        ) from error
-    return f"{commit}-changed" if changed else commit
-
-
 def pages() -> dict[str, str]:
     """The text of each page that shows results, by its path from the root."""
     groups = result_files.read_all(result_files.FOLDER)
-    texts = {"RESULTS.md": all_results(groups)}
+    speeds = result_speed.read_all(result_files.FOLDER)
+    texts = {"RESULTS.md": all_results(groups, speeds)}
     for name in PAGES:
-        texts[name] = filled((ROOT / name).read_text(encoding="utf-8"), groups, name)
+        text = (ROOT / name).read_text(encoding="utf-8")
+        texts[name] = filled(text, groups, speeds, name)
     return texts
 
 
-def all_results(groups: dict[str, list[dict]]) -> str:
-    """The page with all that is known of each group."""
+def all_results(groups: dict[str, list[dict]], speeds: dict[str, dict]) -> str:
+    """The page with all that is known of each group and of each speed."""
+    of_kind = {}
+    for name, rows in groups.items():
+        of_kind.setdefault(result_tables.kind_of(rows), {})[name] = rows
     parts = [_HEAD]
     for kind, heading in _KINDS.items():
-        named = {
-            name: rows
-            for name, rows in groups.items()
-            if result_tables.kind_of(rows) == kind
-        }
-        parts += [f"## {heading}\n"] * bool(named)
-        for name, rows in named.items():
-            parts.append(f"### {name}: {result_tables.title(rows)}\n")
-            parts.append(f"- file: [{name}.csv](docs/results/{name}.csv)")
-            parts.append(result_tables.section(rows) + "\n")
+        if kind in of_kind:
+            parts += [f"## {heading}\n", *_groups(of_kind[kind])]
+    for experiment in result_runs.EXPERIMENTS:
+        own = of_kind.get(experiment.script, {})
+        parts += [f"## {experiment.heading}\n", *_groups(own)]
+        measured = {rows[0]["command"] for rows in own.values()}
+        for command in map(experiment.command, experiment.tasks):
+            if command not in measured:
+                parts.append(f"Not run: `{command}`\n")
+    parts.append("## Speed, memory and kills\n")
+    # What is not run comes last, in few lines.
+    for name in sorted(result_speed.SPEED, key=lambda name: name not in speeds):
+        parts += [f"### {name}\n"] * (name in speeds)
+        parts.append(result_speed.section(name, speeds.get(name)) + "\n")
     return "\n".join(parts)
 
 
-def filled(text: str, groups: dict[str, list[dict]], page: str) -> str:
+def _groups(groups):
+    """The parts of a page about these groups."""
+    for name, rows in groups.items():
+        yield f"### {name}: {result_tables.title(rows)}\n"
+        yield f"- file: [{name}.csv](docs/results/{name}.csv)"
+        yield result_tables.section(rows) + "\n"
+        if result_runs.experiment_of_rows(rows):
+            yield result_tables.findings(rows) + "\n"
+
+
+def filled(
+    text: str, groups: dict[str, list[dict]], speeds: dict[str, dict], page: str
+) -> str:
     """A page, with its marked places filled.
 
     Raises:
         UsageError: If a mark names no group, or groups that no table shows together.
     """
 
-    def table(found):
+    def block(found):
         begin, names, end = found.groups()
-        missing = [name for name in names.split() if name not in groups]
-        if missing:
-            raise UsageError(
-                f"{page}: got results of {missing[0]}, wanted some of "
-                f"{', '.join(groups) or 'none'}. Collect them first."
-            )
-        wanted = [groups[name] for name in names.split()]
-        kinds = {result_tables.kind_of(rows) for rows in wanted}
-        if kinds == {"study"}:
-            shown = result_tables.studies(wanted)
-        elif len(wanted) == 1:
-            is_curve = kinds == {"stretch curve"}
-            show = result_tables.stretches if is_curve else result_tables.section
-            shown = show(wanted[0])
+        if names in result_speed.SPEED:
+            shown = result_speed.section(names, speeds.get(names))
         else:
-            raise UsageError(
-                f"{page}: got results of {names}, wanted studies only, or a single "
-                "other group. Give each a mark of its own."
-            )
+            shown = _shown(names, groups, page)
         return f"{begin}\n{shown}\n\n{end}"
 
-    return BLOCK.sub(table, text)
+    return BLOCK.sub(block, text)
+
+
+def _shown(names, groups, page):
+    """The table that shows the named groups."""
+    missing = [name for name in names.split() if name not in groups]
+    if missing:
+        known = [*groups, *result_speed.SPEED]
+        raise UsageError(
+            f"{page}: got results of {missing[0]}, wanted some of {', '.join(known)}. "
+            "Collect them first."
+        )
+    wanted = [groups[name] for name in names.split()]
+    if {result_tables.kind_of(rows) for rows in wanted} == {"study"}:
+        return result_tables.studies(wanted)
+    if len(wanted) > 1:
+        raise UsageError(
+            f"{page}: got results of {names}, wanted studies only, or a single other "
+            "group. Give each a mark of its own."
+        )
+    is_experiment = result_runs.experiment_of_rows(wanted[0])
+    return (result_tables.findings if is_experiment else result_tables.section)(
+        wanted[0]
+    )
 
 
 def _name(text):

@@ -4,12 +4,18 @@ import json
 import os
 import pathlib
 import platform
+import re
 import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable
 
 import keras
+
+import gbn_keras
+from gbn_keras.training.run.processor import processor
+from gbn_keras.training.run.source import commit
 
 
 def time_in_turn(
@@ -78,18 +84,17 @@ def _allocated_megabytes(call):
 
 def environment() -> dict:
     """The machine and the versions that figures were measured with."""
-    processors = pathlib.Path("/proc/cpuinfo")
-    models = [
-        line.partition(":")[2].strip()
-        for line in (processors.read_text().splitlines() if processors.exists() else [])
-        if line.startswith("model name")
-    ]
+    backend = keras.backend.backend()
     return {
-        "processor": models[0] if models else platform.processor(),
+        **processor(),
         "cores": os.cpu_count(),
-        "backend": keras.backend.backend(),
-        "keras": keras.__version__,
-        "python": platform.python_version(),
+        "backend": backend,
+        "versions": {
+            "gbn_keras": gbn_keras.__version__,
+            "python": platform.python_version(),
+            "keras": keras.__version__,
+            backend: sys.modules[backend].__version__,
+        },
         "peak_resident_megabytes": round(
             resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         ),
@@ -97,11 +102,33 @@ def environment() -> dict:
 
 
 def write_json(path: str | None, rows: list[dict]) -> None:
-    """Writes the rows and the environment, if a path is given."""
+    """Writes the rows, the command, the commit and the environment, if there is a path.
+
+    `results.py keep` takes the file.
+    """
     if path:
         pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
-        content = {"environment": environment(), "rows": rows}
+        content = {
+            "command": command(sys.argv),
+            "commit": commit(),
+            "environment": environment(),
+            "rows": rows,
+        }
         pathlib.Path(path).write_text(json.dumps(content, indent=2) + "\n")
+
+
+def command(words: list[str]) -> str:
+    """The command of a benchmark, without the places of its files.
+
+    Args:
+        words: The file of the script, and its arguments.
+    """
+    script, *words = words
+    # Each option and its value in one word.
+    joined = re.sub(r"(--\w+) (?!--)", r"\1=", " ".join(words)).split()
+    kept = [word for word in joined if not word.startswith(("--json", "--picture"))]
+    told = [re.sub("^(--data_dir)=.*", r"\1=DIR", word) for word in kept]
+    return " ".join(["python", f"benchmarks/{pathlib.Path(script).name}", *told])
 
 
 def _status_kilobytes(field):

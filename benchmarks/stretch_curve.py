@@ -1,8 +1,8 @@
 """Validation accuracy against stretch, and what `--stretch=auto` makes of it.
 
-    python benchmarks/stretch_curve.py digits [--seeds=3] [--folder=runs/stretch]
+    python benchmarks/stretch_curve.py digits [--seeds=3] [--folder=runs/stretch_curve]
     python benchmarks/stretch_curve.py mnist --data_dir=...
-    python benchmarks/stretch_curve.py c1 --data_dir=... [--arm=SB --arm="stretch 4"]
+    python benchmarks/stretch_curve.py c1 --data_dir=... [--only=...]
 
 Trains the small batch (SB) and the large batch with all remedies, with stretches of 1,
 2, 4, 8, M and 2 M and with `auto`, the longest at last. `auto x 1.5` goes through a
@@ -17,20 +17,11 @@ Below it stands the smallest stretch whose mean is within one deviation of SB's.
 `python benchmarks/results.py collect` keeps what is finished.
 """
 
-import argparse
-import os
-import pathlib
 import statistics
+import sys
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # As train.py does.
-
+from experiment import Experiment
 from matplotlib.figure import Figure
-from side_by_side import write_json
-
-import gbn_train
-from gbn_keras.training import trainer
-from gbn_keras.training.settings import Settings
 
 TASKS = {
     "digits": ["--batch_size=768"],
@@ -45,45 +36,10 @@ SMALL_BATCH = {"digits": 32, "mnist": 128, "c1": 128}
 EPOCHS = {"digits": 6, "mnist": 10, "c1": 10}
 
 
-def main():
-    """Trains what is missing, and prints the table after each arm."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("task", choices=TASKS)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--arm", action="append", help="train only these")
-    parser.add_argument("--folder", type=pathlib.Path, default="runs/stretch")
-    parser.add_argument("--data_dir")
-    parser.add_argument("--json", help="file to write all figures to")
-    parser.add_argument("--picture", help="file to draw the curve to")
-    arguments = parser.parse_args()
-    task, folder = arguments.task, arguments.folder / arguments.task
-    if unknown := set(arguments.arm or ()) - set(arms(task)):
-        parser.error(f"--arm: got {unknown}, wanted some of {', '.join(arms(task))}")
-    flags = TASKS[task] + [f"--data_dir={arguments.data_dir}"] * bool(
-        arguments.data_dir
-    )
-    results, data = {}, None
-    for arm in arguments.arm or arms(task):
-        more = arms(task)[arm]
-        for seed in range(1, arguments.seeds + 1):
-            run_dir = arm_directory(folder, arm) / f"seed_{seed}"
-            own = [*flags, *more, f"--seed={seed}", f"--run_dir={run_dir}"]
-            settings = Settings(**gbn_train.parse(["train.py", *own]))
-            data = data or trainer.load_data(settings)
-            print(f"\n{arm}, seed {seed}", flush=True)
-            found = trainer.train(settings, data, verbose=0)
-            results.setdefault(arm, []).append(found)
-        print(f"{table(rows_of(results))}\n\n{needed(rows_of(results))}", flush=True)
-    write_json(arguments.json, rows_of(results))
-    if arguments.picture:
-        picture(rows_of(results), task).savefig(arguments.picture, dpi=150)
-
-
 def arms(task):
     """The flags of each arm."""
     ratio = BATCH_RATIO[task]
     small = [f"--batch_size={SMALL_BATCH[task]}", "--virtual_batch_size=0"]
-    stretches = sorted({1, 2, 4, 8, ratio, 2 * ratio})
     auto, longer = "--stretch=auto", f"--epochs={EPOCHS[task] * 3 // 2}"
     return {
         "SB": small,
@@ -97,14 +53,9 @@ def arms(task):
                 *(f"--stretch={stretch}", "--noise_scale"),
                 f"--micro_batch_size={ratio // 2 * SMALL_BATCH[task]}",
             ]
-            for stretch in stretches
+            for stretch in sorted({1, 2, 4, 8, ratio, 2 * ratio})
         },
     }
-
-
-def arm_directory(folder, arm):
-    """The folder of an arm's trainings, inside that of its task."""
-    return folder / arm.replace(" ", "_")
 
 
 def rows_of(results):
@@ -121,7 +72,7 @@ def rows_of(results):
             if "noise_scale" in run
         ]
         small = results.get("SB", runs)[0]
-        stretches = [stretch_of(run, small) for run in runs]
+        stretches = [_stretch(run, small) for run in runs]
         rows.append(
             {
                 "arm": arm,
@@ -136,15 +87,21 @@ def rows_of(results):
     return rows
 
 
-def stretch_of(run, small):
+def _stretch(run, small):
     """How many times more epochs than the small batch a training made."""
     # With `auto`, each training found its own.
     stretch = float(run.get("stretch", run["settings"]["stretch"]))
     return stretch * run["settings"]["epochs"] / small["settings"]["epochs"]
 
 
-def table(rows):
-    """The table as Markdown."""
+def table(results):
+    """The table as Markdown, and which stretch was enough."""
+    rows = rows_of(results)
+    return f"{rows_table(rows)}\n\n{needed(rows)}"
+
+
+def rows_table(rows):
+    """The rows as Markdown."""
     lines = [
         "| training | seeds | accuracy % | updates | stretch | advised |",
         "|---|---|---|---|---|---|",
@@ -174,8 +131,9 @@ def needed(rows):
     )
 
 
-def picture(rows, task):
+def picture(results, task):
     """Accuracy by stretch: fixed ones, what `auto` found, and SB as a band."""
+    rows = rows_of(results)
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     small = rows[0]
@@ -201,5 +159,9 @@ def picture(rows, task):
     return figure
 
 
+EXPERIMENT = Experiment(
+    "stretch_curve.py", "Stretch curves", TASKS, arms, table, picture
+)
+
 if __name__ == "__main__":
-    main()
+    sys.exit(EXPERIMENT.run(__doc__.partition("\n")[0]))

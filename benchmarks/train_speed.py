@@ -1,6 +1,7 @@
 """Measures training steps, and the program's speed compared with code by hand.
 
     python benchmarks/train_speed.py [--json=FILE]
+    python benchmarks/train_speed.py --part=pytorch
     python benchmarks/train_speed.py --part=f1 --data_dir=DIR
     python benchmarks/train_speed.py --part=weight_distance --data_dir=DIR
     python benchmarks/train_speed.py --part=tensorboard --data_dir=DIR
@@ -8,6 +9,10 @@
 
 `resnet`: a step of ResNet-44 on CIFAR-10's shapes with each kind of normalization. Time
 of an update, time of the first call (tracing and compiling), and peak memory.
+
+`pytorch`: an update of ResNet-44, C1 and F1 as the program makes it, with ghosts and
+with plain batch normalization, compared with PyTorch's own training loop in
+channels_last with as many threads, in a process of its own.
 
 `f1`: images per second of each arm of configs/scaled/table1_f1_mnist.cfg, compared with
 the same training by hand: arrays, Keras's BatchNormalization, SGD and `fit`. Also the
@@ -41,7 +46,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 from layer_speed import SplitGhosts
+from program_updates import random_pixels, update_of
 from side_by_side import median_ratio, peak_megabytes, time_in_turn, write_json
+from train_speed_peers import measure_pytorch
 
 import gbn_train as program
 from gbn_keras import GhostBatchNormalization
@@ -61,6 +68,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parts = {
         "resnet": measure_resnet,
+        "pytorch": measure_pytorch,
         "f1": measure_f1,
         "weight_distance": measure_weight_distance,
         "tensorboard": measure_tensorboard,
@@ -274,19 +282,11 @@ def measure_noise_scale(arguments):
         ("resnet20", (32, 32, 3), 512, 128),
     ):
         data = random_pixels("pixels", shape, batch)
-        updates = {}
-        for way, more in ways.items():
-            flags = [
-                *(f"--model={network}", f"--batch_size={batch}"),
-                *(f"--micro_batch_size={micro_batch}", *more),
-            ]
-            settings = Settings(**program.parse(["train.py", *flags]))
-            plan = Planner(data.examples).plan(settings)
-            model = build_model(plan, data)
-            one = next(iter(data.training_batches(batch, seed=1)))
-            updates[way] = tf.function(
-                functools.partial(model.train_step, one), autograph=False
-            )
+        own = (
+            *(f"--model={network}", f"--batch_size={batch}"),
+            f"--micro_batch_size={micro_batch}",
+        )
+        updates = {way: update_of(data, *own, *more) for way, more in ways.items()}
         times = time_in_turn(updates, arguments.rounds)
         row = {
             "network": network,
@@ -310,14 +310,6 @@ def mnist(data_dir):
     if data_dir:
         return datasets.load("mnist", data_dir)
     return random_pixels("mnist", (28, 28, 1), 60_000)
-
-
-def random_pixels(name, shape, examples):
-    """A data set of random images and labels."""
-    random = np.random.default_rng(0)
-    images = random.integers(0, 256, (examples, *shape), np.uint8)
-    labels = random.integers(0, 10, examples, np.int32)
-    return datasets.ImageData(name, 10, images, labels, images[:10], labels[:10])
 
 
 def program_epoch(plan, data):

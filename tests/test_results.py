@@ -4,7 +4,6 @@ import json
 import math
 import pathlib
 import re
-import subprocess
 import sys
 
 import pytest
@@ -19,6 +18,7 @@ import result_runs  # noqa: E402
 import result_tables  # noqa: E402
 import results  # noqa: E402
 import stretch_curve  # noqa: E402
+from experiment import arm_directory  # noqa: E402
 
 from gbn_keras.training.errors import UsageError  # noqa: E402
 from gbn_keras.training.report import paper  # noqa: E402
@@ -67,6 +67,13 @@ def test_only_rows_that_are_still_to_be_measured_are_typed(page, rows):
     assert typed_rows(page) == rows
     if rows:
         assert "from an earlier version" in text_of(page).lower()
+
+
+def test_no_figure_of_speed_is_typed_but_for_those_to_be_run_again():
+    measured, _, _ = text_of("docs/speed.md").partition("## From an earlier version")
+    rows = results.BLOCK.sub("", measured).splitlines()
+    assert not [row for row in rows if row.startswith("|") and re.search(r"\d", row)]
+    assert "<!-- results: speed_layer -->" in measured
 
 
 def test_the_papers_rows_are_the_papers():
@@ -179,9 +186,9 @@ def test_single_trainings_of_one_command_are_an_arm(tmp_path):
 
 def write_curve(folder, trainings):
     for arm, seed in trainings:
-        run_dir = stretch_curve.arm_directory(folder, arm) / f"seed_{seed}"
-        own = (*stretch_curve.TASKS["digits"], *stretch_curve.arms("digits")[arm])
-        settings = settings_of(*own, f"--seed={seed}", f"--run_dir={run_dir}")
+        run_dir = arm_directory(folder, arm) / f"seed_{seed}"
+        own = stretch_curve.EXPERIMENT.flags("digits", arm, seed)
+        settings = settings_of(*own, f"--run_dir={run_dir}")
         write_training(settings, 0.9 + seed / 100, examples=1536)
 
 
@@ -193,7 +200,7 @@ def test_a_stretch_curve_may_be_collected_before_it_is_finished(tmp_path):
         *(("SB", 1), ("SB", 2), ("stretch 2", 1))
     ]
     assert rows[0]["command"] == "python benchmarks/stretch_curve.py digits"
-    shown = result_tables.stretches(rows)
+    shown = result_tables.findings(rows)
     assert "| SB | 2 | 91.50 ± 0.71 | 288 | 1 |  |" in shown
     assert "| stretch 2 | 1 | 91.00 |" in shown
     assert shown.endswith("less one deviation: 2.")
@@ -221,7 +228,7 @@ def test_folders_that_cannot_be_kept_are_refused(tmp_path, capsys):
         ([study, study], "got seed 1 of SB twice"),
         ([search], "got --mode=tune"),
         ([empty], "got no training that has ended"),
-        ([tmp_path], "got no run directory"),
+        ([tmp_path], "got neither a run directory nor"),
         ([other], "--epochs=7 there, --epochs=6 here"),
     ):
         command = ["collect", *map(str, folders), "--name=x", "--commit=abc"]
@@ -230,21 +237,37 @@ def test_folders_that_cannot_be_kept_are_refused(tmp_path, capsys):
     assert not (result_files.FOLDER / "x.csv").exists()
 
 
-def test_the_commit_says_whether_the_source_has_changed(tmp_path, monkeypatch):
-    monkeypatch.setattr(results, "ROOT", tmp_path)
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    with pytest.raises(UsageError, match="--commit: got none"):
-        results.commit_of_checkout()
-    (tmp_path / "train.py").write_text("1")
-    who = ("-c", "user.name=x", "-c", "user.email=x", "-c", "commit.gpgsign=false")
-    for words in (("init", "-q"), ("add", "."), (*who, "commit", "-qm", "x")):
-        subprocess.run(["git", "-C", tmp_path, *words], check=True)
-    commit = results.commit_of_checkout()
-    assert re.fullmatch(r"[0-9a-f]{40}", commit)
-    (tmp_path / "notes").write_text("2")
-    assert results.commit_of_checkout() == commit
-    (tmp_path / "train.py").write_text("2")
-    assert results.commit_of_checkout() == f"{commit}-changed"
+def test_a_training_that_knows_its_commit_keeps_it(tmp_path):
+    study = write_study(tmp_path / "study")
+    result = study / "lb" / "seed_2" / "result.json"
+    own = "0123456789" * 4
+    result.write_text(json.dumps(json.loads(result.read_text()) | {"commit": own}))
+    rows = result_runs.collect([study], "abc")
+    commits = {(row["arm"], row["seed"]): row["commit"] for row in rows}
+    assert commits.pop(("LB", 2)) == own
+    assert set(commits.values()) == {"abc"}
+    assert "| `012345678`, `abc` |" in result_tables.section(rows)
+
+
+def test_hardware_is_told_as_far_as_it_is_known():
+    old = {"machine": "x86_64", "cores": 2, "devices": ["CPU"]}
+    new = old | {"processor": "Fast 3", "instruction_sets": ["AVX2", "AVX-512"]}
+    assert result_files.hardware(old) == "x86_64, 2 cores, CPU"
+    assert result_files.hardware(new) == "Fast 3 (AVX2, AVX-512), 2 cores, CPU"
+    unknown = new | {"processor": "", "instruction_sets": [], "replicas": 2}
+    assert result_files.hardware(unknown) == "x86_64, 2 cores, CPU, 2 replicas"
+
+
+def test_files_from_before_a_column_are_read(tmp_path):
+    file = tmp_path / "old.csv"
+    rows = result_runs.collect([write_study(tmp_path / "study")], "abc")
+    result_files.write(file, rows)
+    lines = [line.rpartition(",")[0] for line in file.read_text().splitlines()]
+    file.write_text("\n".join(lines) + "\n")
+    assert rows[0]["high_rate_updates"] > 0
+    assert result_files.read(file) == [
+        row | {"high_rate_updates": None} for row in rows
+    ]
 
 
 def test_a_mark_is_filled_with_what_it_names(tmp_path):
@@ -255,14 +278,14 @@ def test_a_mark_is_filled_with_what_it_names(tmp_path):
         "curve": result_runs.collect([tmp_path / "digits"], "abc"),
     }
     page = "# Page\n<!-- results: {} -->\nold\n<!-- end of results -->\nText\n"
-    filled = results.filled(page.format("study"), groups, "page.md")
+    filled = results.filled(page.format("study"), groups, {}, "page.md")
     assert "old" not in filled
     assert filled.startswith("# Page\n") and filled.endswith("Text\n")
-    assert results.filled(filled, groups, "page.md") == filled
+    assert results.filled(filled, groups, {}, "page.md") == filled
     assert result_tables.studies([study]) in filled
     for names, message in (
-        ("studi", "got results of studi, wanted some of study, curve"),
+        ("studi", "got results of studi, wanted some of study, curve, speed_layer"),
         ("study curve", "got results of study curve, wanted studies only"),
     ):
         with pytest.raises(UsageError, match=message):
-            results.filled(page.format(names), groups, "page.md")
+            results.filled(page.format(names), groups, {}, "page.md")

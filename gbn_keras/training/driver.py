@@ -67,6 +67,8 @@ class Driver:
         self._models, self._signals = models, signals
         self._is_chief = is_chief(strategy)
         self._run_dir = pathlib.Path(plan.settings.run_dir)
+        # Now, because the source may change during hours of training.
+        self._circumstances = circumstances(plan)
 
     def train(self, callbacks, verbose) -> dict | None:
         """Runs all steps; returns the result on the chief, and `None` elsewhere."""
@@ -205,7 +207,7 @@ class Driver:
             "skipped_updates": tried - updates,
             "samples": tried * plan.settings.batch_size,
             "wall_seconds": round(self._checkpointing.seconds, 2),
-            **circumstances(plan),
+            **self._circumstances,
         }
         with self._strategy.scope():  # All machines create variables together.
             compile_model(model.model, plan, model.optimizer)
@@ -235,7 +237,7 @@ class Driver:
                 "updates": error.update,
                 "samples": error.update * self._plan.settings.batch_size,
                 "wall_seconds": round(self._checkpointing.seconds, 2),
-                **circumstances(self._plan),
+                **self._circumstances,
             }
             write_divergence(self._run_dir, record)
             raise

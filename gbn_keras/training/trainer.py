@@ -43,8 +43,8 @@ def train(
 
     Returns:
         The content of `result.json`: accuracy and loss on the validation examples,
-        updates, samples seen, wall time, seed, settings, versions and hardware. On a
-        cluster, only the chief writes and returns it; the others return `None`.
+        updates, samples seen, wall time, seed, settings, commit, versions and hardware.
+        On a cluster, only the chief writes and returns it; the others return `None`.
 
     Raises:
         UsageError: If the settings contradict each other, the data or the directory, or

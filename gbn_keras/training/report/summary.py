@@ -18,6 +18,7 @@ from gbn_keras.training.report import (
 )
 from gbn_keras.training.report.columns import without_gaps
 from gbn_keras.training.report.comparison import Rows
+from gbn_keras.training.report.environment import environment
 from gbn_keras.training.run.run_directory import (
     FLAGFILE,
     PLAN,
@@ -74,7 +75,7 @@ class Summary:
             name.
         tables: Numbers behind the headlines.
         pictures: Pictures by caption.
-        environment: All values of versions, hardware and time, by name.
+        environment: All values of commit, versions, hardware and time, by name.
     """
 
     run_dir: pathlib.Path
@@ -139,7 +140,7 @@ def _add_training(summary):
         return
     if "diverged" in result:
         summary.unfinished = f"{result['reason']}."
-        summary.environment = _environment([result])
+        summary.environment = environment([result])
         return
     settings = result["settings"]
     summary.headlines = [
@@ -163,7 +164,7 @@ def _add_training(summary):
             {f"batch {settings['batch_size']}": distance}
         )
         _add_pictures(summary, {"weight_distance.png": picture})
-    summary.environment = _environment([result])
+    summary.environment = environment([result])
 
 
 def _add_comparison(summary):
@@ -200,7 +201,7 @@ def _add_comparison(summary):
         summary.headlines = [f"Validation accuracy: {', '.join(means)}."]
     if diverged:
         summary.headlines.append(f"All trainings diverged with: {', '.join(diverged)}.")
-    summary.environment = _environment(results)
+    summary.environment = environment(results)
 
 
 def _add_search(summary):
@@ -233,7 +234,7 @@ def _add_search(summary):
     ]
     if has_best:
         summary.plan |= _plans({"the best trial": folders[0]})
-    summary.environment = _environment(map(read_outcome, folders))
+    summary.environment = environment(map(read_outcome, folders))
 
 
 def _add_landscape(summary):
@@ -286,15 +287,3 @@ def _of_the_paper(settings):
         return []
     rows = {"accuracy %": {arm: f"{percent:.2f}" for arm, percent in wanted.items()}}
     return [Table("The paper's training of this network", rows, _ARMS)]
-
-
-def _environment(results):
-    """Versions, hardware and time. If trainings differ, it lists all values."""
-    seconds, rows = 0, {}
-    for result in results:
-        seconds += result["wall_seconds"]
-        for name, value in {**result["versions"], **result["hardware"]}.items():
-            text = ", ".join(value) if isinstance(value, list) else str(value)
-            if text not in rows.setdefault(name, []):
-                rows[name].append(text)
-    return rows | {"time of training": [f"{seconds:,.0f} s"]}

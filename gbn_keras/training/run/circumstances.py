@@ -1,4 +1,4 @@
-"""The circumstances of a training: versions, machine, devices."""
+"""The circumstances of a training: source, versions, machine, devices."""
 
 import dataclasses
 import os
@@ -7,14 +7,17 @@ import platform
 import keras
 import tensorflow as tf
 
+from gbn_keras.training.run.processor import processor
+from gbn_keras.training.run.source import commit
 from gbn_keras.version import __version__
 
 
 def circumstances(plan) -> dict:
-    """The seed, settings, versions and hardware of a training, for its record."""
+    """Seed, settings, commit, versions and hardware of a training, for its record."""
     return {
         "seed": plan.settings.seed,
         "settings": dataclasses.asdict(plan.settings),
+        "commit": commit(),
         "versions": versions(),
         "hardware": {**_hardware(), "replicas": plan.replicas},
     }
@@ -33,6 +36,7 @@ def versions() -> dict[str, str]:
 def _hardware():
     return {
         "machine": platform.machine(),
+        **processor(),
         "cores": os.cpu_count(),
         "devices": [
             tf.config.experimental.get_device_details(device).get(
