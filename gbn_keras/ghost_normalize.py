@@ -19,6 +19,8 @@ if keras.backend.backend() == "tensorflow":
 elif keras.backend.backend() == "jax":
     import jax
 
+    from gbn_keras.kernels import jax_shards
+
 
 def ghost_normalize(
     inputs,
@@ -49,8 +51,8 @@ def ghost_normalize(
         mask: Tensor of the shape of `inputs` without its last axis, or `None`. Values
             where it is false do not count in their ghost's statistics. They are still
             normalized, as in `keras.layers.BatchNormalization`.
-        _kernel: `"closed_form"`, `"two_stages"`, `"compiled"` or `"fused"`, for tests.
-            The default is the fastest.
+        _kernel: `"closed_form"`, `"two_stages"`, `"compiled"`, `"fused"` or
+            `"by_example"`, for tests. The default is the fastest.
 
     Returns:
         `(outputs, mean, variance)`. `outputs` has the shape and floating dtype of
@@ -87,6 +89,9 @@ def ghost_normalize(
         return tensorflow_kernels.fused(
             inputs, gamma, beta, virtual_batch_size, epsilon
         )
+    if kernel == "by_example":
+        form = jax_shards.ByExample(virtual_batch_size, axis, epsilon)
+        return _with_gradient(form, inputs, gamma, beta, mask)
     in_two_stages = kernel in ("two_stages", "compiled")
     form = ClosedForm(virtual_batch_size, axis, epsilon, in_two_stages)
     if kernel == "compiled":
@@ -157,8 +162,10 @@ def _fastest_kernel(inputs, virtual_batch_size, axis, mask):
     """The kernel to use, from what is known while tracing."""
     if backend.backend() == "tensorflow":
         return tensorflow_kernels.fastest_kernel(inputs, virtual_batch_size, axis, mask)
-    on_cpu = backend.backend() == "jax" and jax.default_backend() == "cpu"
-    return "two_stages" if on_cpu else "closed_form"
+    if backend.backend() == "jax":
+        on_cpu = jax.default_backend() == "cpu"
+        return jax_shards.fastest_kernel(inputs, virtual_batch_size, on_cpu)
+    return "closed_form"
 
 
 def _with_gradient(form, inputs, gamma, beta, mask):
