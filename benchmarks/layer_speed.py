@@ -255,7 +255,7 @@ def torch_step(make_layer, jit, inputs, upstream):
 
 
 def batch_norm_step(inputs, upstream):
-    """PyTorch's own function on the whole batch, in channels_last: what its users do."""
+    """PyTorch's own function on the whole batch, in its channels_last layout."""
     import torch
 
     dtype = getattr(torch, keras.config.dtype_policy().compute_dtype)
