@@ -224,8 +224,10 @@ def jax_step(make_layer, jit, inputs, upstream):
     def forward(trainable, x):
         return layer.stateless_call(trainable, fixed, x, training=True)
 
-    @jax.jit
-    def step(trainable, x, dy):
+    # Writes over the outputs of the call before. Where memory is new, the system takes
+    # longer to hand it out than the layer takes, and a network reuses its memory.
+    @functools.partial(jax.jit, donate_argnums=3, keep_unused=True)
+    def step(trainable, x, dy, used):
         y, backward, moved = jax.vjp(forward, trainable, x, has_aux=True)
         return y, backward(dy), moved
 
@@ -233,7 +235,14 @@ def jax_step(make_layer, jit, inputs, upstream):
     x, dy = (
         jax.numpy.asarray(value, layer.compute_dtype) for value in (inputs, upstream)
     )
-    return lambda: jax.block_until_ready(step(trainable, x, dy))
+    used = (jax.numpy.zeros_like(x), jax.numpy.zeros_like(x))
+
+    def call():
+        nonlocal used
+        y, (_, dx), _ = jax.block_until_ready(step(trainable, x, dy, used))
+        used = (y, dx)
+
+    return call
 
 
 def torch_step(make_layer, jit, inputs, upstream):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from backend import NAME
 
+from gbn_keras.ghost_normalize import ghost_normalize
 from gbn_keras.kernels import torch_kernels
 from gbn_keras.kernels.closed_form import ClosedForm
 
@@ -144,3 +145,14 @@ if NAME == "torch":  # The second derivative is that of the closed form, in Kera
         torch.testing.assert_close(
             second(by_kernel), second(by_definition), rtol=1e-3, atol=1e-3
         )
+
+    # PyTorch's own, while it traces Keras's custom gradient.
+    @pytest.mark.filterwarnings("ignore:.*should not be inst:DeprecationWarning")
+    def test_pytorchs_compiler_takes_the_closed_form_in_one_graph():
+        def normalize(x):
+            return ghost_normalize(x, None, None, 4)[0]
+
+        # The backend that traces and generates no code.
+        compiled = torch.compile(normalize, backend="eager", fullgraph=True)
+        inputs = torch.randn(13, 3, generator=torch.Generator().manual_seed(0))
+        torch.testing.assert_close(compiled(inputs), normalize(inputs))
