@@ -4,7 +4,7 @@
 
 Several kernels compute the same result, and the fastest one is used. `ClosedForm` runs
 anywhere, and is the fastest wherever XLA compiles. `tensorflow_kernels` has faster ones
-for TensorFlow without XLA.
+for TensorFlow without XLA, `torch_kernels` for PyTorch.
 """
 
 import math
@@ -16,6 +16,8 @@ from gbn_keras.kernels.closed_form import ClosedForm
 
 if keras.backend.backend() == "tensorflow":
     from gbn_keras.kernels import tensorflow_gradients, tensorflow_kernels
+elif keras.backend.backend() == "torch":
+    from gbn_keras.kernels import torch_kernels
 elif keras.backend.backend() == "jax":
     import jax
 
@@ -51,7 +53,7 @@ def ghost_normalize(
         mask: Tensor of the shape of `inputs` without its last axis, or `None`. Values
             where it is false do not count in their ghost's statistics. They are still
             normalized, as in `keras.layers.BatchNormalization`.
-        _kernel: `"closed_form"`, `"two_stages"`, `"compiled"`, `"fused"` or
+        _kernel: `"closed_form"`, `"two_stages"`, `"compiled"`, `"fused"`, `"native"` or
             `"by_example"`, for tests. The default is the fastest.
 
     Returns:
@@ -96,6 +98,8 @@ def ghost_normalize(
     form = ClosedForm(virtual_batch_size, axis, epsilon, in_two_stages)
     if kernel == "compiled":
         return tensorflow_kernels.compiled(form, inputs, gamma, beta, mask)
+    if kernel == "native":
+        return torch_kernels.native(form, inputs, gamma, beta)
     return _with_gradient(form, inputs, gamma, beta, mask)
 
 
@@ -162,6 +166,8 @@ def _fastest_kernel(inputs, virtual_batch_size, axis, mask):
     """The kernel to use, from what is known while tracing."""
     if backend.backend() == "tensorflow":
         return tensorflow_kernels.fastest_kernel(inputs, virtual_batch_size, axis, mask)
+    if backend.backend() == "torch":
+        return torch_kernels.fastest_kernel(inputs, mask)
     if backend.backend() == "jax":
         on_cpu = jax.default_backend() == "cpu"
         return jax_shards.fastest_kernel(inputs, virtual_batch_size, on_cpu)

@@ -24,6 +24,7 @@ SUITE = [
     f"{name}.py"
     for name in (
         "test_ghost_normalize",
+        "kernels/test_torch_kernels",
         "test_ghost_batch_normalization",
         "test_ghost_batch_normalization_files",
         "test_convert",

@@ -4,7 +4,7 @@ import ghosts
 import keras
 import numpy as np
 import pytest
-from backend import IS_TENSORFLOW, WAYS, with_gradients
+from backend import IS_TENSORFLOW, NAME, WAYS, with_gradients
 from keras import ops
 
 from gbn_keras.ghost_normalize import ghost_moving_average, ghost_normalize
@@ -28,6 +28,8 @@ SHAPES = [
 KERNELS = ("closed_form", "two_stages")
 if IS_TENSORFLOW:
     KERNELS += ("compiled", "fused")
+if NAME == "torch":
+    KERNELS += ("native",)
 
 
 def takes(kernel, way, axis):
@@ -113,7 +115,7 @@ def test_statistics_are_float32_at_least(dtype, kernel):
     np.testing.assert_allclose(results[2], 90_000)
 
 
-@pytest.mark.parametrize("kernel", [k for k in KERNELS if k != "fused"])
+@pytest.mark.parametrize("kernel", [k for k in KERNELS if k not in ("fused", "native")])
 def test_what_is_masked_takes_no_part_in_the_statistics(kernel):
     inputs = np.random.default_rng(0).normal(size=(8, 5, 3)).astype("float32")
     mask = np.random.default_rng(1).random((8, 5)) < 0.6

@@ -110,7 +110,7 @@ class ClosedForm:
         first piece has all ghosts but the last, and the second has the last ghost with
         the remainder. An empty batch has no ghosts.
         """
-        for examples, ghosts, size in self._cuts(tensors[0]):
+        for examples, ghosts, size in self.cuts(ops.shape(tensors[0])[0]):
             example_shape = ops.shape(tensors[0])[1:]
             layout = _Layout(ghosts, size, example_shape, self.axis, self.in_two_stages)
             views = (t if t is None else layout.view(t[examples]) for t in tensors)
@@ -118,13 +118,16 @@ class ClosedForm:
 
     def _by_piece(self, inputs, *statistics):
         """The rows of the statistics, `(ghosts, channels)`, of each piece."""
-        if len(self._cuts(inputs)) == 1:
+        if len(self.cuts(ops.shape(inputs)[0])) == 1:
             return [statistics]
         return [[s[:-1] for s in statistics], [s[-1:] for s in statistics]]
 
-    def _cuts(self, inputs):
-        """For each piece: its examples, the number of its ghosts, and their size."""
-        batch, size = ops.shape(inputs)[0], self.virtual_batch_size
+    def cuts(self, batch):
+        """For each piece: its examples, the number of its ghosts, and their size.
+
+        `batch` is the number of examples, see `_pieces`.
+        """
+        size = self.virtual_batch_size
         if isinstance(batch, int):
             if batch % size == 0:
                 return [(slice(None), batch // size, size)]
