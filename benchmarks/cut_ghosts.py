@@ -2,10 +2,10 @@
 
     python benchmarks/cut_ghosts.py [--examples=512] [--channels=64] [--json=FILE]
 
-Each contender is one layer, forward and backward, on 2 and 4 logical devices of the CPU.
-They share its cores and its memory, so the times compare the contenders' work, not a
-network's speed. The bytes are what a replica gives to all-reduces, running statistics
-included, counted from the calls.
+Each contender is one layer, forward and backward, on 2 and 4 logical devices of the
+CPU. They share its cores and its memory, so the times compare what the contenders
+compute, not a network's speed. The bytes are what a replica gives to all-reduces,
+running statistics included, counted from the calls.
 """
 
 import argparse
