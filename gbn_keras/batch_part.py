@@ -21,14 +21,17 @@ class BatchPart:
 
     Attributes:
         first_example: Place in the batch of the part's first example.
+        is_share: Whether the part is all of this replica's share. Then other replicas,
+            which run the same operations, may hold the rest of its ghosts.
         kept: Fraction of the old running statistics that the new ones still contain,
             for each layer that was called, by the layer's `id`.
         called_again: Names of layers that were called more than once.
     """
 
-    def __init__(self, first_example):
-        self.first_example = first_example
-        self.kept, self.called_again = {}, set()
+    def __init__(self, first_example, is_share: bool = False):
+        self.first_example, self.is_share = first_example, is_share
+        self.kept: dict = {}
+        self.called_again: set = set()
 
     def __enter__(self):
         self._outer = BatchPart.current()

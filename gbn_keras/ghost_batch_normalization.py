@@ -5,12 +5,14 @@ import keras
 from gbn_keras.arguments import integer
 from gbn_keras.batch_part import BatchPart
 from gbn_keras.class_name import FiledAsParent
+from gbn_keras.cut_ghosts.cuts import cuts_of_share
+from gbn_keras.cut_ghosts.share import normalize_share
 from gbn_keras.ghost_normalize import (
     ghost_moving_average,
     ghost_normalize,
     ghosts_with_values,
 )
-from gbn_keras.replicas import joined, refuse_cut_shares
+from gbn_keras.replicas import joined
 
 # The class names of sparse and ragged inputs in TensorFlow and JAX. A sparse PyTorch
 # tensor has `is_sparse`.
@@ -37,10 +39,13 @@ class GhostBatchNormalization(keras.layers.BatchNormalization, metaclass=FiledAs
     `moving = m^G moving + sum_{i=1..G} (1 - m) m^(G-i) statistic(ghost i)`
 
     **On several replicas** of a `tf.distribute` strategy, each replica takes one share
-    of the batch, in replica order. The running statistics are the same on all replicas
-    and equal those of one device with the whole batch. Each share must be made of whole
-    ghosts. It may be empty, as the last shares are when the data does not fill the
-    batch.
+    of the batch, in replica order. Outputs, gradients and running statistics are those
+    of one device with the whole batch. The share of a replica may be larger or smaller
+    than a ghost, and replicas may cut ghosts anywhere: replicas that hold parts of one
+    ghost exchange its statistics, in one small all-reduce forward and one backward.
+    Shares of whole ghosts exchange nothing but running statistics, if their size is
+    known while tracing (`dataset.batch(batch_size, drop_remainder=True)`). A share may
+    be empty, as the last shares are when the data does not fill the batch.
 
     **In inference**, and in training while `trainable` is `False`, the layer behaves as
     `keras.layers.BatchNormalization`: it uses the running statistics and takes any
@@ -85,8 +90,8 @@ class GhostBatchNormalization(keras.layers.BatchNormalization, metaclass=FiledAs
     Raises:
         ValueError: If `virtual_batch_size` is neither a positive integer nor `None`; if
             you combine it with `synchronized=True` or `renorm=True`; if `axis` is the
-            batch axis; if the inputs are sparse; in training, if a ghost would be split
-            between two replicas.
+            batch axis; if the inputs are sparse; in training on a TPU, if replicas cut
+            ghosts in pieces that differ in size.
 
     Reference:
         Hoffer, Hubara, Soudry, "Train longer, generalize better: closing the
@@ -120,22 +125,9 @@ class GhostBatchNormalization(keras.layers.BatchNormalization, metaclass=FiledAs
         in_ghosts = training and self.trainable and self.virtual_batch_size is not None
         if not in_ghosts:
             return super().call(inputs, training=training, mask=mask)
-        if not BatchPart.current():
-            examples = keras.ops.shape(inputs)[0]
-            refuse_cut_shares(examples, self.virtual_batch_size)
-        outputs, mean, variance = ghost_normalize(
-            inputs,
-            self.gamma,
-            self.beta,
-            self.virtual_batch_size,
-            axis=self.axis,
-            epsilon=self.epsilon,
-            mask=mask,
-        )
-        valid = ghosts_with_values(
-            inputs, self.virtual_batch_size, axis=self.axis, mask=mask
-        )
-        self._update_running_statistics(mean, variance, valid)
+        outputs, mean, variance, valid = self._normalize(inputs, mask)
+        examples = keras.ops.shape(inputs)[0]
+        self._update_running_statistics(mean, variance, valid, examples)
         return keras.ops.cast(outputs, self.compute_dtype)
 
     def get_config(self):
@@ -159,10 +151,43 @@ class GhostBatchNormalization(keras.layers.BatchNormalization, metaclass=FiledAs
                     "Remove one of the two."
                 )
 
-    def _update_running_statistics(self, mean, variance, valid):
+    def _normalize(self, inputs, mask):
+        """Outputs, statistics of ghosts, and for which of them this device steps."""
+        part = BatchPart.current()
+        if not part or part.is_share:
+            examples = keras.ops.shape(inputs)[0]
+            cuts = cuts_of_share(examples, self.virtual_batch_size)
+            if cuts:
+                return normalize_share(
+                    self._normalize_whole_ghosts,
+                    inputs,
+                    self.gamma,
+                    self.beta,
+                    cuts,
+                    axis=self.axis,
+                    epsilon=self.epsilon,
+                    mask=mask,
+                )
+        return self._normalize_whole_ghosts(inputs, mask)
+
+    def _normalize_whole_ghosts(self, inputs, mask):
+        result = ghost_normalize(
+            inputs,
+            self.gamma,
+            self.beta,
+            self.virtual_batch_size,
+            axis=self.axis,
+            epsilon=self.epsilon,
+            mask=mask,
+        )
+        valid = ghosts_with_values(
+            inputs, self.virtual_batch_size, axis=self.axis, mask=mask
+        )
+        return *result, valid
+
+    def _update_running_statistics(self, mean, variance, valid, examples):
         """Takes one step per ghost of the whole batch, on any device."""
-        ghosts = keras.ops.cast(keras.ops.shape(mean)[0], mean.dtype)
-        steps = ghosts
+        steps = keras.ops.cast(keras.ops.shape(mean)[0], mean.dtype)
         if valid is not None:
             steps = keras.ops.sum(keras.ops.cast(valid, mean.dtype), axis=0)
         kept = self.momentum**steps
@@ -176,7 +201,8 @@ class GhostBatchNormalization(keras.layers.BatchNormalization, metaclass=FiledAs
             part.keep(self, kept)
         else:
             before = [average.value for average in moving]
-            values = joined(values, before, kept, ghosts)
+            examples = keras.ops.cast(examples, mean.dtype)
+            values = joined(values, before, kept, examples)
         for average, value in zip(moving, values, strict=True):
             average.assign(value)
 

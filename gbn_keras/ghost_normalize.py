@@ -13,6 +13,7 @@ import keras
 from keras import backend, ops
 
 from gbn_keras.kernels.closed_form import ClosedForm
+from gbn_keras.kernels.prepared import prepared
 
 if keras.backend.backend() == "tensorflow":
     from gbn_keras.kernels import tensorflow_gradients, tensorflow_kernels
@@ -69,23 +70,8 @@ def ghost_normalize(
         Hoffer, Hubara, Soudry, "Train longer, generalize better", Algorithm 1,
         arXiv 1705.08741.
     """
-    if mask is not None and len(mask.shape) != len(inputs.shape) - 1:
-        raise ValueError(
-            "mask must have one dimension less than the inputs. Received: mask of "
-            f"shape {tuple(mask.shape)} for inputs of shape {tuple(inputs.shape)}. "
-            "Remove the mask's last axis."
-        )
     axis = axis % len(inputs.shape)
-    dtype = backend.result_type(inputs.dtype, "float32")
-    if not backend.is_float_dtype(inputs.dtype):
-        inputs = ops.cast(inputs, dtype)
-    if mask is not None:
-        mask = ops.cast(ops.expand_dims(mask, -1), "bool")
-        mask = ops.broadcast_to(mask, ops.shape(inputs))
-    channels = (inputs.shape[axis],)
-    gamma = ops.ones(channels, dtype) if gamma is None else ops.cast(gamma, dtype)
-    beta = ops.zeros(channels, dtype) if beta is None else ops.cast(beta, dtype)
-
+    inputs, gamma, beta, mask = prepared(inputs, gamma, beta, axis, mask)
     kernel = _kernel or _fastest_kernel(inputs, virtual_batch_size, axis, mask)
     if kernel == "fused":
         return tensorflow_kernels.fused(

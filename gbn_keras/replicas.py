@@ -8,8 +8,6 @@ batch, so the replicas join their steps here.
 import keras
 from keras import ops
 
-from gbn_keras.arguments import nearest_multiples
-
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
 
@@ -33,14 +31,14 @@ def this_replica() -> tuple:
     return index, context.num_replicas_in_sync
 
 
-def joined(values, before, kept, ghosts):
+def joined(values, before, kept, examples):
     """Running statistics after the steps of all replicas, the same on each.
 
     Args:
         values: New running statistics on this replica, each `(channels,)`.
         before: Running statistics before.
         kept: Fraction of `before` that `values` contain, a number or `(channels,)`.
-        ghosts: Number of ghosts of this replica: none, or as many as the others have.
+        examples: Number of examples of this replica: none, or as many as others have.
     """
     _, count = this_replica()
     if count == 1:
@@ -48,12 +46,12 @@ def joined(values, before, kept, ghosts):
     steps = [
         step_of(value, old, kept) for value, old in zip(values, before, strict=True)
     ]
-    ghosts, kept, *steps = sum_over_replicas(
-        [row_of(x) for x in (ghosts, kept, *steps)]
+    examples, kept, *steps = sum_over_replicas(
+        [row_of(x) for x in (examples, kept, *steps)]
     )
     tf.debugging.assert_equal(
-        tf.where(ghosts == 0, tf.reduce_max(ghosts), ghosts),
-        tf.reduce_max(ghosts),
+        tf.where(examples == 0, tf.reduce_max(examples), examples),
+        tf.reduce_max(examples),
         _uneven(count),
     )
     return [in_order(old, kept, rows) for old, rows in zip(before, steps, strict=True)]
@@ -117,34 +115,6 @@ def sum_over_replicas(values):
     # The output of a loop has no device, and an all-reduce needs one.
     values = tf.nest.map_structure(tf.identity, values)
     return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
-
-
-def refuse_cut_shares(examples, virtual_batch_size: int):
-    """Raises if a share of `examples` is not made of whole ghosts."""
-    _, count = this_replica()
-    if count == 1:
-        return
-    if isinstance(examples, int):
-        if examples % virtual_batch_size:
-            raise ValueError(cut_ghosts(examples * count, count, virtual_batch_size))
-        return
-    tf.debugging.assert_equal(
-        examples % virtual_batch_size,
-        0,
-        f"A replica's share must be a multiple of {virtual_batch_size} examples, so "
-        f"that no ghost is split between two of the {count} replicas. {_REMEDY}",
-    )
-
-
-def cut_ghosts(batch_size: int, replicas: int, virtual_batch_size: int) -> str:
-    """Why replicas cannot share a batch in whole ghosts, and which batches they can."""
-    multiple = replicas * virtual_batch_size
-    ghosts = f"ghosts of {virtual_batch_size}" if virtual_batch_size > 1 else "shares"
-    return (
-        f"batch {batch_size} on {replicas} replicas must be a multiple of {multiple} "
-        f"to split evenly into {ghosts}. "
-        f"Choose {nearest_multiples(batch_size, multiple)}"
-    )
 
 
 def refuse_uneven_shares(examples, total):

@@ -1,4 +1,4 @@
-"""`Shares`: which of a batch's shares a data set gives."""
+"""The shares of a batch: which a data set gives, and which need each other."""
 
 import dataclasses
 
@@ -21,3 +21,16 @@ class Shares:
 
 
 WHOLE_BATCH = Shares()
+
+
+def replicas_communicate(batch_size: int, ghost: int, replicas: int) -> bool:
+    """Whether normalization needs the other replicas: no share is made of whole ghosts.
+
+    Then an update can neither be cut into micro-batches nor be compiled as a whole.
+
+    Args:
+        batch_size: Number of examples of an update.
+        ghost: Number of examples per ghost; 0 for plain batch normalization.
+        replicas: Number of replicas that share the batch.
+    """
+    return replicas > 1 and (not ghost or batch_size // replicas % ghost != 0)

@@ -161,10 +161,11 @@ print(f"micro-batches and whole batch differ by {difference:.0e} at most")
 ## Two devices
 
 A strategy of `tf.distribute` runs the same step on every device. Make the model and the
-optimizer in its scope. Give each device a contiguous share of the batch that is made of
-whole ghosts. The layer makes the running statistics agree, in the order of the whole
-batch. The optimizer sums the gradients of the devices. A loss of Keras divides by their
-number, so the sum is the gradient of the whole batch.
+optimizer in its scope. Give each device a contiguous share of the batch. If it is made
+of whole ghosts, as here, the devices need not exchange their statistics. The layer
+makes the running statistics agree, in the order of the whole batch. The optimizer sums
+the gradients of the devices. A loss of Keras divides by their number, so the sum is the
+gradient of the whole batch.
 """
 
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])

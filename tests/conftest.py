@@ -34,7 +34,7 @@ if keras.backend.backend() == "tensorflow":
     # Devices for the tests of replicas. Everything else runs on the first one.
     tf.config.set_logical_device_configuration(
         tf.config.list_physical_devices("CPU")[0],
-        [tf.config.LogicalDeviceConfiguration()] * 4,
+        [tf.config.LogicalDeviceConfiguration()] * 8,
     )
 
 

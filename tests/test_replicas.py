@@ -11,7 +11,7 @@ from replicas import replicas_of
 from gbn_keras import GhostBatchNormalization, ShardingInvariantDropout
 from gbn_keras.batch_part import BatchPart
 from gbn_keras.large_batch.large_batch_model import LargeBatchModel
-from gbn_keras.replicas import cut_ghosts, this_replica
+from gbn_keras.replicas import this_replica
 
 INPUTS = np.random.default_rng(0).normal(3, 2, (256, 5)).astype("float32")
 
@@ -77,28 +77,16 @@ def test_keras_own_fit_on_replicas_gives_the_running_statistics_of_one_device():
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-6)
 
 
-def test_a_ghost_on_two_replicas_is_refused():
-    with replicas_of(2).scope():
-        layer = GhostBatchNormalization(48)
-        layer.build(INPUTS.shape)
-    message = "multiple of 96 to split evenly into ghosts of 48. Choose 192 or 288"
-    with pytest.raises(ValueError, match=message):
-        on_replicas(2, functools.partial(layer, training=True))
-    on_replicas(2, functools.partial(layer, training=False))  # Where nothing is cut.
-
-
 @pytest.mark.cluster
-@pytest.mark.parametrize(
-    "wrap", [lambda model: model, lambda m: LargeBatchModel(m, 48)]
-)
-def test_a_ghost_on_two_replicas_is_refused_where_the_size_is_unknown(wrap):
+def test_a_micro_batch_that_cuts_ghosts_is_refused_where_the_size_is_unknown():
     with replicas_of(2).scope():
         layers = [keras.Input((5,)), GhostBatchNormalization(48), keras.layers.Dense(1)]
-        model = wrap(keras.Sequential(layers))
+        model = LargeBatchModel(keras.Sequential(layers), 48)
         model.compile("sgd", "mse", jit_compile=False)
     batches = tf.data.Dataset.from_tensor_slices((INPUTS, INPUTS[:, :1])).batch(192)
     # The first batch is 2 x 2 ghosts; 64 examples remain.
-    with pytest.raises(tf.errors.InvalidArgumentError, match="a multiple of 48"):
+    message = "can be cut by replicas, not by micro-batches. Received: .*=48 for shares"
+    with pytest.raises(tf.errors.InvalidArgumentError, match=message):
         model.fit(batches, shuffle=False, verbose=0)
 
 
@@ -220,21 +208,6 @@ def test_ghosts_that_are_masked_altogether_take_no_part_on_any_replica(wrap):
     for found in (expected, statistics(replicas_of(2), wrap)):
         for value, reference in zip(found, moving, strict=True):
             np.testing.assert_allclose(value, reference, rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-    "arguments, message",
-    [
-        ((1000, 3, 128), "batch 1000 on 3 replicas must be a multiple of 384 to "
-         "split evenly into ghosts of 128. Choose 768 or 1152"),
-        ((100, 2, 128), "batch 100 on 2 replicas must be a multiple of 256 to "
-         "split evenly into ghosts of 128. Choose 256"),
-        ((100, 3, 1), "batch 100 on 3 replicas must be a multiple of 3 to split "
-         "evenly into shares. Choose 99 or 102"),
-    ],
-)  # fmt: skip
-def test_the_nearest_sizes_are_named(arguments, message):
-    assert cut_ghosts(*arguments) == message
 
 
 def test_outside_of_replicas_there_is_one():

@@ -12,21 +12,23 @@ PACKAGE = pathlib.Path(__file__).parent.parent / "gbn_keras"
 # What each folder may import of this project, besides itself. `method` are the files
 # beside `__init__.py`, which alone may import what it exports.
 WALLS = {
-    "method": {"kernels", "shares"},
+    "method": {"kernels", "cut_ghosts", "replicas", "shares"},
     "kernels": set(),
+    "cut_ghosts": {"kernels", "replicas"},
     "networks": {"method"},
     "optimizers": {"method"},
     "analysis": {"method"},
-    "large_batch": {"method"},
+    "large_batch": {"method", "replicas"},
     "training.data": {"shares", "training.errors"},
     "training.run": {
-        *("method", "analysis"),
+        *("method", "analysis", "replicas"),
         *("training.errors", "training.settings", "training.plan"),
     },
     "training.report": {
         *("method", "analysis", "training.run"),
         *("training.errors", "training.settings"),
     },
+    "training.cluster": {"training.errors"},
     "training.callbacks": {"training.errors", "training.plan"},
     "training.model": {
         *("method", "networks", "optimizers", "large_batch"),
@@ -36,7 +38,7 @@ WALLS = {
     "training": {
         *("method", "networks", "optimizers", "analysis", "large_batch"),
         *("training.data", "training.run", "training.report", "training.callbacks"),
-        "training.model",
+        *("training.model", "training.cluster"),
     },
     "training.forecast": {
         *("method", "analysis", "training", "training.run", "training.model"),
@@ -57,10 +59,13 @@ WALLS = {
 FILES = {
     "_keras_internals": set(),
     "_tensorflow_internals": set(),
+    "replicas": set(),
     "shares": set(),
     "training.errors": set(),
     "training.settings": set(),
-    "training.plan": {"method", "networks", "training.settings", "training.errors"},
+    "training.plan": {
+        *("method", "networks", "shares", "training.settings", "training.errors"),
+    },
     # The modes.
     "training.program": {
         *("training", "training.report", "training.search"),

@@ -46,9 +46,9 @@ class ClosedForm:
         for layout, ghosts, valid in self._pieces(inputs, mask):
             values = ops.cast(ghosts, dtype)
             count = layout.count(valid, dtype)
-            mean = layout.sum(_where(valid, values)) / count
+            mean = layout.sum(where_valid(valid, values)) / count
             squares = ops.square(values - mean)
-            variance = layout.sum(_where(valid, squares)) / count
+            variance = layout.sum(where_valid(valid, squares)) / count
             means.append(layout.by_ghost(mean))
             variances.append(layout.by_ghost(variance))
         return _concatenate(means), _concatenate(variances)
@@ -84,7 +84,7 @@ class ClosedForm:
             sum_scaled = inverse * layout.sum(dy * centered)
             by_statistics = sum_dy + centered * (inverse * sum_scaled)
             by_statistics = by_statistics / layout.count(valid, dtype)
-            dx = scale * (dy - _where(valid, by_statistics))
+            dx = scale * (dy - where_valid(valid, by_statistics))
             by_inputs.append(layout.by_example(ops.cast(dx, inputs.dtype)))
             by_gamma.append(layout.by_ghost(sum_scaled))
             by_beta.append(layout.by_ghost(sum_dy))
@@ -227,7 +227,7 @@ class _Layout:
         return ops.maximum(math.prod(sizes), 1)
 
 
-def _where(valid, values):
+def where_valid(valid, values):
     """Zero where not valid. A product would fail for masked values of inf or NaN."""
     return values if valid is None else ops.where(valid, values, 0)
 

@@ -1,4 +1,4 @@
-"""The sizes of a model's ghosts, which micro-batches must not split."""
+"""The sizes of a model's ghosts, which micro-batches must not cut."""
 
 import math
 
@@ -24,11 +24,13 @@ def ghost_sizes(model: keras.Model) -> list[int]:
     return sorted(size for size in sizes if size is not None)
 
 
-def refuse_cut_ghosts(micro_batch_size: int, virtual_batch_size: int) -> None:
+def refuse_cut_ghosts(micro_batch_size: int, model: keras.Model) -> None:
     """Raises a ValueError if micro-batches are not made of whole ghosts."""
-    if micro_batch_size % virtual_batch_size:
-        raise ValueError(
-            "micro_batch_size must be made of whole ghosts. Received: "
-            f"micro_batch_size={micro_batch_size} with ghosts of {virtual_batch_size}. "
-            f"Choose {nearest_multiples(micro_batch_size, virtual_batch_size)}."
-        )
+    for virtual_batch_size in ghost_sizes(model):
+        if micro_batch_size % virtual_batch_size:
+            raise ValueError(
+                "micro_batch_size must be made of whole ghosts. Received: "
+                f"micro_batch_size={micro_batch_size} with ghosts of "
+                f"{virtual_batch_size}. Choose "
+                f"{nearest_multiples(micro_batch_size, virtual_batch_size)}."
+            )

@@ -11,7 +11,7 @@ from gbn_keras._keras_internals import (
     skip_reduction,
 )
 from gbn_keras.arguments import integer
-from gbn_keras.large_batch.ghost_sizes import ghost_sizes, refuse_cut_ghosts
+from gbn_keras.large_batch.ghost_sizes import refuse_cut_ghosts
 from gbn_keras.large_batch.gradient_moments import GradientMoments
 from gbn_keras.large_batch.gradient_norm import GradientNorm
 from gbn_keras.large_batch.inner_optimizer import (
@@ -24,9 +24,10 @@ from gbn_keras.large_batch.loss_parts import refuse_reductions
 from gbn_keras.large_batch.micro_batches import number_of_examples
 from gbn_keras.large_batch.on_all_replicas import on_all_replicas
 from gbn_keras.large_batch.replica_step import ReplicaStep
+from gbn_keras.large_batch.shares_of_ghosts import micro_batch_of_share
 from gbn_keras.large_batch.sums import SeveralCounts
 from gbn_keras.large_batch.wrapped_model import WrappedModel
-from gbn_keras.replicas import refuse_cut_shares, sum_over_replicas, this_replica
+from gbn_keras.replicas import sum_over_replicas, this_replica
 
 
 @keras.saving.register_keras_serializable("gbn_keras")
@@ -48,8 +49,9 @@ class LargeBatchModel(WrappedModel):
 
     The update equals that of one device with the whole batch, up to rounding, if
     `GhostBatchNormalization` is the only layer that looks at several examples at once
-    and if shares and micro-batches are made of whole ghosts. Running statistics are
-    equal too. Plain batch normalization would see micro-batches.
+    and if micro-batches are made of whole ghosts. Running statistics are equal too.
+    Plain batch normalization would see micro-batches. A share that is not made of whole
+    ghosts must go through at once, without XLA.
     `ShardingInvariantDropout` keeps its masks; other random layers draw new masks for
     each micro-batch.
 
@@ -78,7 +80,7 @@ class LargeBatchModel(WrappedModel):
         model: Any Keras model: functional, Sequential or subclassed. Both models have
             the same weights.
         micro_batch_size: Number of examples that go through the model at once, a
-            multiple of every virtual batch size in it.
+            multiple of every virtual batch size in it, or a replica's whole share.
         noise_scale: Whether to keep `gradient_moments`, which give the gradient noise
             scale. They need at least two micro-batches or replicas.
         **kwargs: The arguments of `keras.Model`: `name`, `trainable`, and `dtype`,
@@ -96,8 +98,8 @@ class LargeBatchModel(WrappedModel):
             ghost; if `model` has its own training step, loss or metrics; in `compile`,
             if the loss is not a mean over examples, or if the optimizer accumulates
             gradients itself; in training, if a loss gives one value per batch or
-            compares examples, if sample weights have the wrong axes, or if a ghost
-            would be split between two replicas.
+            compares examples, if sample weights have the wrong axes, or if replicas cut
+            ghosts that they must not cut.
 
     Reference:
         Hoffer, Hubara, Soudry, "Train longer, generalize better", section 4,
@@ -114,8 +116,8 @@ class LargeBatchModel(WrappedModel):
         super().__init__(model, **kwargs)
         self._is_distributed = tf.distribute.has_strategy()
         self.micro_batch_size = integer("micro_batch_size", micro_batch_size, 1)
-        for size in ghost_sizes(model):
-            refuse_cut_ghosts(self.micro_batch_size, size)
+        if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+            refuse_cut_ghosts(self.micro_batch_size, model)
         self.gradient_norm = GradientNorm()
         self.gradient_moments = GradientMoments() if noise_scale else None
         self._keeps_moments = noise_scale
@@ -125,6 +127,7 @@ class LargeBatchModel(WrappedModel):
         """Compiles the model, as `keras.Model.compile`."""
         refuse_reductions(tf.nest.flatten(loss))
         self._counts_losses_first = False
+        self.must_compile = kwargs.get("jit_compile") is True  # Not by default.
         super().compile(optimizer, loss, **kwargs)
         refuse_accumulation(self.optimizer)
         schedule = adapted_schedule(self.optimizer)
@@ -227,16 +230,12 @@ class LargeBatchModel(WrappedModel):
         if not self._is_complete():
             build_by_trace(self, data)
         examples = number_of_examples(data)
-        if training:
-            for size in ghost_sizes(self.model):
-                # `to_ghost_batch_norm` may have changed the model since.
-                refuse_cut_ghosts(self.micro_batch_size, size)
-                refuse_cut_shares(examples, size)
-        step = ReplicaStep(self, training, self.micro_batch_size)
+        size = micro_batch_of_share(self, training, examples)
+        step = ReplicaStep(self, training, size)
 
         def compiled(function):
             # A data set's last batch is not compiled: a replica may get none of it.
-            if self._compiles_shares() and isinstance(examples, int):
+            if self._compiles_shares() and isinstance(examples, int) and size:
                 return tf.function(function, autograph=False, jit_compile=True)
             return function
 

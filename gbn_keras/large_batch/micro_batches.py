@@ -10,7 +10,7 @@ class MicroBatches:
 
     Args:
         data: Nested tensors, examples first. `None` stands for a missing tensor.
-        size: Number of examples per micro-batch.
+        size: Number of examples per micro-batch; `None` for all at once.
     """
 
     def __init__(self, data, size):
@@ -19,6 +19,8 @@ class MicroBatches:
     def equal_parts(self) -> int | None:
         """The number of micro-batches if all have the same size, else `None`."""
         size, examples = self._size, number_of_examples(self._data)
+        if size is None:
+            return 1
         if isinstance(examples, int):
             if examples < 2 * size:  # The remainder joins it.
                 return 1
@@ -32,6 +34,8 @@ class MicroBatches:
         `start` is the place of the micro-batch's first example.
         """
         size, examples = self._size, number_of_examples(self._data)
+        if size is None:
+            return function(state, 0, self._data)
         if not isinstance(examples, int):
             whole = tf.maximum(examples // size - 1, 0)
         elif examples % size == 0:

@@ -34,7 +34,8 @@ class ReplicaStep:
     Args:
         model: A `LargeBatchModel`, built and compiled.
         training: Whether to train or to evaluate.
-        micro_batch_size: Number of examples that go through the model at once.
+        micro_batch_size: Number of examples that go through the model at once, or
+            `None` for the share: other replicas may hold the rest of its ghosts.
 
     Attributes:
         variables: The model's variables.
@@ -43,7 +44,7 @@ class ReplicaStep:
         found: What tracing found out, once `through_model` was called.
     """
 
-    def __init__(self, model, training: bool, micro_batch_size: int):
+    def __init__(self, model, training: bool, micro_batch_size: int | None):
         self.model, self.training = model, training
         self.micro_batch_size = micro_batch_size
         state = model.non_trainable_weights
@@ -122,7 +123,7 @@ class ReplicaStep:
         def add(counts, start, micro_batch):
             first = first_example + start
             now = before._replace(seeds=self._seeds(before, first))
-            with BatchPart(first), self._stateless(now):
+            with BatchPart(first, not self.micro_batch_size), self._stateless(now):
                 _, _, parts = self._forward(micro_batch)
             return counts + tf.stack(parts.counts)
 
@@ -147,7 +148,7 @@ class ReplicaStep:
         seeds = self._seeds(before, first_example)
         now = Values(weights, sums.statistics, seeds, sums.metrics)
         with (
-            BatchPart(first_example) as part,
+            BatchPart(first_example, not self.micro_batch_size) as part,
             self._stateless(now) as scope,
             tf.GradientTape() as tape,
         ):
@@ -238,7 +239,9 @@ class ReplicaStep:
         of_outputs = set(parts.kinds[: len(self._losses)])
         self.found.counts_by_weight = [kind[0] for kind in of_outputs] == ["weights"]
         if self.training and totals is None and not self._is_whole():
-            if len(set(parts.kinds)) > 1:
+            # The gradient of a ghost on two replicas contains the losses of both.
+            is_cut = self.micro_batch_size is None and parts.kinds[0] != BY_EXAMPLES
+            if len(set(parts.kinds)) > 1 or is_cut:
                 raise SeveralCounts
             if parts.kinds != [BY_EXAMPLES] * len(parts.kinds):
                 self.found.equal_parts = None

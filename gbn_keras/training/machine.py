@@ -2,18 +2,30 @@
 
 import math
 
-from gbn_keras.replicas import cut_ghosts
+from gbn_keras.arguments import nearest_multiples
+from gbn_keras.shares import replicas_communicate
 from gbn_keras.training.errors import UsageError
 from gbn_keras.training.settings import Settings
 
 
 def check_machine(settings: Settings, replicas: int) -> None:
     """Raises a `UsageError` for settings that no machine could use."""
-    if replicas > 1 and not settings.virtual_batch_size and settings.jit == "on":
-        # Replicas cannot communicate inside a compiled function.
+    batch, ghost = settings.batch_size, settings.virtual_batch_size
+    if replicas > 1 and batch % replicas:
         raise UsageError(
-            f"--jit: got on, wanted auto or off, because plain batch normalization "
-            f"over {replicas} replicas cannot be compiled. Leave it out."
+            f"--batch_size: batch {batch} on {replicas} replicas must be a multiple of "
+            f"{replicas} to split evenly into shares. Choose "
+            f"{nearest_multiples(batch, replicas)}."
+        )
+    if replicas_communicate(batch, ghost, replicas) and settings.jit == "on":
+        what = (
+            f"ghosts of {ghost} that are cut by"
+            if ghost
+            else ("plain batch normalization over")
+        )
+        raise UsageError(
+            f"--jit: got on, wanted auto or off, because {what} {replicas} replicas "
+            "cannot be compiled: they communicate in the middle. Leave it out."
         )
     if math.isnan(settings.memory_budget):
         raise UsageError(
@@ -29,11 +41,11 @@ def planned_micro_batch(settings: Settings, replicas: int) -> int:
         UsageError: If there is no such micro-batch.
     """
     batch, ghost = settings.batch_size, settings.virtual_batch_size
-    if replicas > 1 and batch % (replicas * (ghost or 1)):
-        # Without ghosts, the share must be a whole number of examples.
-        raise UsageError(f"--batch_size: {cut_ghosts(batch, replicas, ghost or 1)}.")
     share = batch // replicas
     compares = _comparing_flag(settings)
+    if ghost and replicas_communicate(batch, ghost, replicas):
+        _check_cut_ghosts(settings, share, replicas, compares)
+        return share
     if compares and replicas == 1:
         most = _half(settings, share, ghost, *compares)
         if (settings.micro_batch_size or most) > most:
@@ -60,6 +72,34 @@ def planned_micro_batch(settings: Settings, replicas: int) -> int:
             f"ghost size, {ghost}, or 0 for one that fits into memory."
         )
     return micro_batch_size
+
+
+def _check_cut_ghosts(settings, share, replicas, compares):
+    """Refuses what shares with parts of ghosts cannot do."""
+    ghost = settings.virtual_batch_size
+    why = f"because {replicas} replicas of {share} examples cut ghosts of {ghost}"
+    if settings.noise_scale and not compares:
+        compares = "noise_scale", True, False
+    if compares:
+        name, value, others = compares
+        raise UsageError(
+            f"--{name}: got {value}, wanted {others}, {why}, and {value} compares the "
+            "gradients of whole ghosts. Choose smaller ghosts, a larger batch or fewer "
+            "replicas."
+        )
+    if settings.micro_batch_size and share >= 2 * settings.micro_batch_size:
+        raise UsageError(
+            f"--micro_batch_size: got {settings.micro_batch_size}, wanted {share} or "
+            f"0, {why}. A ghost can be cut by replicas, not by micro-batches. Leave it "
+            "out."
+        )
+    # A TPU compiles one program for all replicas.
+    if settings.strategy == "tpu" and ghost % share:
+        raise UsageError(
+            f"--virtual_batch_size: got {ghost}, wanted a multiple or a divisor of the "
+            f"{share} examples of a replica with --strategy=tpu. Change it or "
+            "--batch_size."
+        )
 
 
 def _comparing_flag(settings):

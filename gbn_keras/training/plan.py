@@ -5,6 +5,7 @@ import math
 
 from gbn_keras.regime import Regime
 from gbn_keras.regime_adaptation import RegimeAdaptation
+from gbn_keras.shares import replicas_communicate
 from gbn_keras.training.settings import ResolvedSettings
 
 
@@ -136,6 +137,14 @@ class Plan:
         return self.settings.batch_size // self.replicas
 
     @property
+    def replicas_communicate(self) -> bool:
+        """Whether normalization needs the other replicas, as the function says."""
+        settings = self.settings
+        return replicas_communicate(
+            settings.batch_size, settings.virtual_batch_size, self.replicas
+        )
+
+    @property
     def evaluation_epochs(self) -> list[int]:
         """The epochs after which to evaluate, counted from 1.
 
@@ -164,10 +173,19 @@ class Plan:
         else:
             line += ", plain batch normalization"
             line += " over all replicas" * (self.replicas > 1)
-        if self.replicas > 1 or self.share >= 2 * micro_batch_size:
+        if ghost and self.replicas_communicate:
+            line += f" on {self.replicas} replicas, {self._cut_in_words()}"
+        elif self.replicas > 1 or self.share >= 2 * micro_batch_size:
             line += f"; {self.replicas} replica{'s' * (self.replicas > 1)} x "
             line += _parts(self.share, micro_batch_size, "micro-batch", "es")
         return line
+
+    def _cut_in_words(self):
+        batch, ghost = self.settings.batch_size, self.settings.virtual_batch_size
+        if ghost % self.share or batch % ghost:
+            return f"{self.share} examples each, which cuts ghosts"
+        number = ghost // self.share
+        return f"{_WORDS[number] if number < len(_WORDS) else number} a ghost"
 
     def _rate_line(self):
         rate, scale = self.regime.learning_rate[0][1], self.learning_rate.scale
@@ -204,6 +222,10 @@ class Plan:
         if self.updates < most:
             line += f", stopped after {self.updates:,}"
         return line
+
+
+# The numbers that are written as words.
+_WORDS = "zero one two three four five six seven eight nine ten".split()
 
 
 def _epochs(epochs):

@@ -23,10 +23,22 @@ SOME = [
 EVERY = [*itertools.product(TOLERANCE, [1, 2, 4], [1, 2, 4], [False, True])]
 
 
+# Ghosts that fit a share of 2, 4 or 8 replicas, that are larger, and that straddle.
+CUT = [
+    pytest.param("float64", 2, 100, marks=pytest.mark.cluster),
+    *(
+        pytest.param(dtype, replicas, ghost, marks=pytest.mark.slow)
+        for dtype in TOLERANCE
+        for replicas in (2, 4, 8)
+        for ghost in (16, 64, 128, 512, 48, 100)
+    ),
+]
+
+
 @functools.cache
-def one_device(network, dtype, jit):
+def one_device(network, dtype, jit, ghost=sameness.GHOST):
     """What Keras itself makes of it on one device."""
-    return sameness.trained(network, dtype, jit=jit, wrapped=False)
+    return sameness.trained(network, dtype, jit=jit, wrapped=False, ghost=ghost)
 
 
 @functools.lru_cache(len(SOME))
@@ -66,14 +78,31 @@ def test_no_combination_matters(network, dtype, replicas, micro_batches, jit):
     check(network, dtype, replicas, micro_batches, jit)
 
 
+@pytest.mark.parametrize("dtype, replicas, ghost", CUT)
+def test_ghosts_of_any_size_on_any_replicas_do_not_matter(dtype, replicas, ghost):
+    strategy = replicas_of(replicas)
+    result = sameness.trained("f1", dtype, strategy, ghost=ghost)
+    expected = one_device("f1", dtype, False, ghost)
+    assert sameness.distance(result, expected) < TOLERANCE[dtype]
+
+
 @pytest.mark.cluster
 @pytest.mark.parametrize(
-    "network", ["convolutional", pytest.param("f1", marks=pytest.mark.slow)]
+    "network, ghost, micro_batches",
+    [
+        ("convolutional", sameness.GHOST, 2),
+        pytest.param("f1", sameness.GHOST, 2, marks=pytest.mark.slow),
+        # A ghost on both machines, beside whole ones, and as the whole batch.
+        ("f1", 100, 1),
+        pytest.param("f1", 512, 1, marks=pytest.mark.slow),
+        pytest.param("convolutional", 48, 1, marks=pytest.mark.slow),
+    ],
 )
-def test_two_machines_give_the_result_of_one(network, tmp_path):
+def test_two_machines_give_the_result_of_one(network, ghost, micro_batches, tmp_path):
     result = tmp_path / "result.npz"
-    run_workers(2, sameness.__file__, network, str(result))
+    arguments = network, str(result), str(ghost), str(micro_batches)
+    run_workers(2, sameness.__file__, *arguments)
     with np.load(result) as file:
         arrays = [file[key] for key in file.files]
-    expected = one_device(network, "float32", False)
+    expected = one_device(network, "float32", False, ghost)
     assert sameness.distance(arrays, expected) < TOLERANCE["float32"]

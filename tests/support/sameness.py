@@ -1,7 +1,7 @@
 """A small training whose result must not depend on which devices compute it.
 
-`python tests/support/sameness.py NETWORK FILE` trains as one of the workers in
-TF_CONFIG. The chief writes the result.
+`python tests/support/sameness.py NETWORK FILE GHOST MICRO_BATCHES` trains as one of the
+workers in TF_CONFIG. The chief writes the result.
 """
 
 import dataclasses
@@ -29,8 +29,6 @@ from gbn_keras.training.data.augmentation import ShiftAndFlip
 from gbn_keras.training.strategy import distribute, is_chief, wait_for_all
 
 BATCH, GHOST, UPDATES = 512, 32, 20
-
-GHOSTS = functools.partial(GhostBatchNormalization, GHOST, momentum=0.9)
 
 
 def convolutional(input_shape, classes, normalization):
@@ -65,7 +63,15 @@ def in_dtype(model, dtype):
 NETWORKS = {"f1": f1_digits, "convolutional": convolutional}
 
 
-def trained(network, dtype, strategy=None, micro_batches=1, jit=False, wrapped=True):
+def trained(
+    network,
+    dtype,
+    strategy=None,
+    micro_batches=1,
+    jit=False,
+    wrapped=True,
+    ghost=GHOST,
+):
     """Weights, running statistics, optimizer state and figures after twenty updates.
 
     The figures are the logs of each update, then the scores of the evaluation.
@@ -78,7 +84,8 @@ def trained(network, dtype, strategy=None, micro_batches=1, jit=False, wrapped=T
         data = dataclasses.replace(data, augmentation=ShiftAndFlip(1))
     keras.utils.set_random_seed(3)
     with strategy.scope():
-        inner = NETWORKS[network](data.image_shape, data.classes, GHOSTS)
+        normalization = functools.partial(GhostBatchNormalization, ghost, momentum=0.9)
+        inner = NETWORKS[network](data.image_shape, data.classes, normalization)
         model = inner = in_dtype(inner, dtype)
         if wrapped:
             model = LargeBatchModel(inner, BATCH // replicas // micro_batches)
@@ -135,7 +142,10 @@ def distance(one, other):
 
 if __name__ == "__main__":
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    result = trained(sys.argv[1], "float32", strategy, micro_batches=2)
+    network, file, ghost, micro_batches = sys.argv[1:]
+    result = trained(
+        *(network, "float32", strategy, int(micro_batches)), ghost=int(ghost)
+    )
     if is_chief(strategy):
-        np.savez(sys.argv[2], *result)
+        np.savez(file, *result)
     wait_for_all(strategy)

@@ -78,13 +78,70 @@ def test_the_plan_says_who_takes_what(make_settings, flags, replicas, expected):
 
 
 @pytest.mark.parametrize(
+    "flags, replicas, expected",
+    [
+        ((), 64, "batch 4096 = 32 ghosts of 128 on 64 replicas, two a ghost"),
+        ((), 1024, "batch 4096 = 32 ghosts of 128 on 1024 replicas, 32 a ghost"),
+        (
+            ("--virtual_batch_size=100",),
+            8,
+            "batch 4096 = 39 ghosts of 100 and one of 196 on 8 replicas, 512 examples "
+            "each, which cuts ghosts",
+        ),
+        # One micro-batch takes what remains of a share.
+        (
+            ("--micro_batch_size=128", "--virtual_batch_size=256"),
+            32,
+            "batch 4096 = 16 ghosts of 256 on 32 replicas, two a ghost",
+        ),
+    ],
+)
+def test_the_plan_says_how_replicas_cut_ghosts(
+    make_settings, flags, replicas, expected
+):
+    settings = make_settings(*MNIST, "--batch_size=4096", *flags)
+    plan = Planner(60_000, replicas).plan(settings)
+    assert plan.describe().splitlines()[0] == expected
+    assert plan.micro_batch_size == plan.share
+
+
+@pytest.mark.parametrize(
     "flags, replicas, message",
     [
         (
-            ("--batch_size=1000", "--virtual_batch_size=128"),
+            ("--batch_size=1000",),
             3,
-            "--batch_size: batch 1000 on 3 replicas must be a multiple of 384 to "
-            "split evenly into ghosts of 128. Choose 768 or 1152",
+            "--batch_size: batch 1000 on 3 replicas must be a multiple of 3 to split "
+            "evenly into shares. Choose 999 or 1002",
+        ),
+        (
+            ("--batch_size=4096", "--micro_batch_size=32"),
+            64,
+            "--micro_batch_size: got 32, wanted 64 or 0, because 64 replicas of 64 "
+            "examples cut ghosts of 128. A ghost can be cut by replicas, not by",
+        ),
+        (
+            ("--batch_size=4096", "--jit=on"),
+            64,
+            "--jit: got on, wanted auto or off, because ghosts of 128 that are cut by "
+            "64 replicas cannot be compiled",
+        ),
+        (
+            ("--batch_size=4096", "--stretch=auto"),
+            64,
+            "--stretch: got auto, wanted full or a number, because 64 replicas of 64 "
+            "examples cut ghosts of 128",
+        ),
+        (
+            ("--batch_size=4096", "--noise_scale"),
+            64,
+            "--noise_scale: got True, wanted False, because 64 replicas of 64",
+        ),
+        (
+            ("--batch_size=300", "--strategy=tpu", "--virtual_batch_size=64"),
+            3,
+            "--virtual_batch_size: got 64, wanted a multiple or a divisor of the 100 "
+            "examples of a replica with --strategy=tpu",
         ),
         (
             ("--batch_size=1000", "--virtual_batch_size=0"),

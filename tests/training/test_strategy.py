@@ -16,6 +16,7 @@ from trainings import SHORT, weights
 
 from gbn_keras.training import strategy as strategies
 from gbn_keras.training import trainer
+from gbn_keras.training.cluster.cluster_config import cluster_config
 from gbn_keras.training.errors import UsageError
 from gbn_keras.training.trained import evaluation
 
@@ -110,7 +111,7 @@ def test_slurm_tells_the_machines(monkeypatch):
         "STEP_TASKS_PER_NODE": "2,1",
     }.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    config = strategies._cluster_config("auto", 700)
+    config = cluster_config("auto", 700)
     assert config == {
         "cluster": {"worker": ["node1:700", "node1:701", "node2:700"]},
         "task": {"type": "worker", "index": 2},
@@ -144,7 +145,7 @@ def test_kubernetes_tells_the_machines(monkeypatch):
         monkeypatch.setitem(sys.modules, f"kubernetes{name}", module)
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
     monkeypatch.setenv("NODE_IP", "10.0.0.7")
-    found = strategies._cluster_config("auto", 8888)
+    found = cluster_config("auto", 8888)
     assert found == {
         "cluster": {"worker": ["10.0.0.9:8888", "10.0.0.7:8888"]},
         "task": {"type": "worker", "index": 1},

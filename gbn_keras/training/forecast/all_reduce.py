@@ -11,9 +11,14 @@ The estimate assumes the following.
 - The bytes are float32 gradients, running statistics and a few sums, including loss and
   metrics. Reading data and the step itself take no time: data is read in the
   background, and the step takes milliseconds.
+- If replicas cut ghosts, each ghost layer adds an all-reduce in the forward pass and
+  one in the backward pass, which nothing overlaps either.
 """
 
 import math
+
+from gbn_keras._keras_internals import layers_of
+from gbn_keras.ghost_batch_normalization import GhostBatchNormalization
 
 # Counts, weights, and the totals and counts of two metrics.
 _SUMS = 6
@@ -28,6 +33,27 @@ def bytes_of_update(model) -> int:
     """The number of bytes that the replicas sum for an update of a Keras model."""
     floats = sum(math.prod(variable.shape) for variable in model.weights)
     return FLOAT * (floats + _SUMS)
+
+
+def bytes_of_cut_ghosts(model, replicas: int, share: int) -> list[int]:
+    """The number of bytes in each all-reduce about ghosts that replicas cut.
+
+    There are two for each ghost layer that no share fits: forward, mean and squares of
+    each replica's one or two pieces; backward, two sums for each ghost.
+
+    Args:
+        model: A Keras model.
+        replicas: Number of replicas.
+        share: Number of examples of each replica.
+    """
+    sizes = []
+    for layer in layers_of(model):
+        ghost = getattr(layer, "virtual_batch_size", None)
+        if isinstance(layer, GhostBatchNormalization) and ghost and share % ghost:
+            row = FLOAT * 2 * layer.moving_mean.shape[0]
+            pieces = 2 if ghost % share else 1
+            sizes += [replicas * pieces * row, replicas * row]
+    return sizes
 
 
 def seconds_of_all_reduce(

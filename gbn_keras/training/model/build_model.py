@@ -108,7 +108,8 @@ def loss_and_metrics() -> dict:
 def _fitting_micro_batch(model, plan):
     """The plan's micro-batch, or a smaller one that fits if the user set none."""
     settings = plan.settings
-    if settings.micro_batch_size or not settings.virtual_batch_size:
+    at_once = plan.replicas_communicate or not settings.virtual_batch_size
+    if settings.micro_batch_size or at_once:
         return plan.micro_batch_size
     budget = settings.memory_budget * 2**30 or memory.half_of_the_device(plan.replicas)
     return memory.largest_micro_batch(model, plan.share, budget)
@@ -117,12 +118,12 @@ def _fitting_micro_batch(model, plan):
 def _use_xla(plan):
     """Whether to compile with XLA. Not on CPU, where its convolutions are slow."""
     jit = plan.settings.jit
-    # Replicas cannot communicate inside a compiled function.
-    talk = plan.replicas > 1 and not plan.settings.virtual_batch_size
     accelerators = tf.config.list_logical_devices("GPU") + (
         tf.config.list_logical_devices("TPU")
     )
-    return {"on": True, "off": False, "auto": bool(accelerators) and not talk}[jit]
+    # Replicas cannot communicate inside a compiled function.
+    auto = bool(accelerators) and not plan.replicas_communicate
+    return {"on": True, "off": False, "auto": auto}[jit]
 
 
 @contextlib.contextmanager

@@ -1,0 +1,1 @@
+"""Ghosts that replicas cut: their statistics and gradients from all their pieces."""

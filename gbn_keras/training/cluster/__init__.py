@@ -1,0 +1,1 @@
+"""How the machines of a cluster find each other."""
