@@ -10,7 +10,7 @@ from replicas import replicas_of
 from small_models import digits, sequential
 
 from gbn_keras import BatchSizeInvariantAdam, LargeBatchModel
-from gbn_keras.large_batch import memory
+from gbn_keras.large_batch.backends import tensorflow_memory as memory
 
 CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 ADAMS = [
