@@ -90,6 +90,11 @@ def adam_moments_of(optimizer: keras.optimizers.Adam, variable) -> tuple:
     return optimizer._momentums[place], optimizer._velocities[place], largest
 
 
+def variables_to_train(optimizer: keras.optimizers.Optimizer) -> list:
+    """The variables that a built optimizer updates; none before it is built."""
+    return optimizer._trainable_variables
+
+
 class OwnClipping:
     """A mixin for optimizers that clip gradients in their own way.
 

@@ -2,6 +2,7 @@
 
 import contextlib
 
+import keras
 import torch
 
 from gbn_keras.large_batch.wrapped_model import WrappedModel
@@ -23,13 +24,13 @@ class TorchTraining(WrappedModel):
     def train_step(self, data):
         """Makes one update from a batch."""
         with torch.no_grad():
-            gradients, logs = self._through_model(data, training=True)
+            gradients, logs = self._through_model(_as_tensors(data), training=True)
             self.optimizer.apply(gradients, self.trainable_weights)
             return self._with_gain(logs)
 
     def test_step(self, data):
         """Evaluates a batch."""
-        _, logs = self._through_model(data, training=False)
+        _, logs = self._through_model(_as_tensors(data), training=False)
         return logs
 
     def _scope(self):
@@ -39,3 +40,10 @@ class TorchTraining(WrappedModel):
     def _compiled(self, function, examples):
         """The function itself."""
         return function
+
+
+def _as_tensors(data):
+    """The data as tensors: `train_on_batch` gives the user's arrays."""
+    return keras.tree.map_structure(
+        lambda x: None if x is None else keras.ops.convert_to_tensor(x), data
+    )
