@@ -12,7 +12,7 @@ from gbn_keras.large_batch.backends import gradients_of
 from gbn_keras.large_batch.loss_parts import BY_EXAMPLES, LossParts, counted_losses
 from gbn_keras.large_batch.loss_trackers import LossTrackers
 from gbn_keras.large_batch.micro_batches import MicroBatches, number_of_examples
-from gbn_keras.large_batch.seeds import seed_at, seeds_of_batches
+from gbn_keras.large_batch.seeds import seeds_at, seeds_of_batches
 from gbn_keras.large_batch.squares import (
     add_squares,
     has_two_sizes,
@@ -141,11 +141,10 @@ class ReplicaStep:
             now = Values(weights, sums.statistics, seeds, sums.metrics)
             return self._pass(now, first_example, loss_scale, totals, micro_batch)
 
-        gradients, found = (
-            gradients_of(forward, before.weights)
-            if self.training
-            else ([], forward(before.weights)[1])
-        )
+        if self.training:
+            gradients, found = gradients_of(forward, before.weights)
+        else:
+            gradients, (_, found) = [], forward(before.weights)
         after, means, counts, kept = found
         weight = None
         if totals is None and not self.found.equal_parts:
@@ -190,16 +189,11 @@ class ReplicaStep:
         )
         self._note_counts(parts, totals)
         self._note_layers(part)
-        self.found.moved.update(
-            index
-            for index, (value, old) in enumerate(
-                zip(after.statistics, before, strict=True)
-            )
-            if value is not old
-        )
+        pairs = enumerate(zip(before, after.statistics, strict=True))
+        self.found.moved.update(place for place, (old, new) in pairs if new is not old)
         kept = [ops.convert_to_tensor(part.kept.get(id(x), 1.0)) for x in self.ghosts]
-        means, counts = ops.stack(parts.means), ops.stack(parts.counts)
-        return scaled, (after._replace(weights=[]), means, counts, kept)
+        found = ops.stack(parts.means), ops.stack(parts.counts), kept
+        return scaled, (after._replace(weights=[]), *found)
 
     def _stateless(self, now: Values):
         """A scope in which the variables have these values."""
@@ -218,7 +212,9 @@ class ReplicaStep:
         with LossParts(number_of_examples(x), totals) as parts:
             losses = []
             if self._losses:
-                weights = model.weights_by_output(predictions, sample_weight)
+                # On PyTorch, Keras multiplies masks into the weights in place.
+                weights = keras.tree.map_structure(_copy, sample_weight)
+                weights = model.weights_by_output(predictions, weights)
                 losses.append(compile_loss_of(model)(y, predictions, weights))
             added = [keras.ops.sum(loss) for loss in model.losses]
             if added:
@@ -230,12 +226,8 @@ class ReplicaStep:
         return predictions, sum(losses[1:], losses[0]), parts
 
     def _seeds(self, before, first_example):
-        return [
-            seed
-            if id(variable) in self._unchanged_seeds
-            else seed_at(first_example, seed)
-            for variable, seed in zip(self.variables.seeds, before.seeds, strict=True)
-        ]
+        seeds = zip(self.variables.seeds, before.seeds, strict=True)
+        return seeds_at(first_example, seeds, self._unchanged_seeds)
 
     def _no_losses(self):
         return ops.zeros((len(self._losses) + 1,), "float32")
@@ -288,6 +280,10 @@ class ReplicaStep:
             if variable is layer.moving_mean or variable is layer.moving_variance:
                 return number
         return None
+
+
+def _copy(tensor):
+    return None if tensor is None else ops.copy(tensor)
 
 
 def _warn_of_order(names):

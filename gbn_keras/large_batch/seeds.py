@@ -21,7 +21,20 @@ def seeds_of_batches(layers) -> set[int]:
     }
 
 
-def seed_at(first_example, seed):
-    """The seed of a micro-batch, which gives it masks of its own."""
+def seeds_at(first_example, seeds, unchanged: set[int]) -> list:
+    """The seeds of a micro-batch, which give it masks of its own.
+
+    Args:
+        first_example: Place in the batch of the micro-batch's first example.
+        seeds: Pairs of the seeds' variables and their values for the batch.
+        unchanged: Result of `seeds_of_batches`.
+    """
+    return [
+        seed if id(variable) in unchanged else _seed_at(first_example, seed)
+        for variable, seed in seeds
+    ]
+
+
+def _seed_at(first_example, seed):
     place = ops.cast(first_example, seed.dtype) * _STRIDE
     return seed + ops.stack([place, ops.zeros_like(place)])

@@ -196,7 +196,7 @@ def test_float16_losses_are_scaled():
     before = [w.numpy() for w in model.trainable_weights]
     model.train_on_batch(*digits(64))
     steps = [
-        np.abs(after - earlier).max()
+        np.abs(after.numpy() - earlier).max()
         for after, earlier in zip(model.trainable_weights, before, strict=True)
     ]
     assert 0 < max(steps) < 1
