@@ -2,12 +2,13 @@
 
 import functools
 import itertools
+import math
 import warnings
 
 import keras
 import numpy as np
 import pytest
-from backend import IS_JAX, IS_TENSORFLOW, JIT_COMPILE, tensorflow_only
+from backend import IS_JAX, IS_TENSORFLOW, JIT_COMPILE, SLOW_ON_JAX
 from replicas import scope_of
 from small_models import Batches, build, digits, functional, sequential
 
@@ -20,6 +21,10 @@ from gbn_keras import (
 
 if IS_TENSORFLOW:
     import tensorflow as tf
+elif IS_JAX:
+    import jax
+else:
+    import torch
 
 
 class Subclassed(keras.Model):
@@ -216,30 +221,58 @@ def test_a_wrapped_model_is_saved_and_loaded(tmp_path):
     np.testing.assert_array_equal(plain.predict(x, verbose=0), expected)
 
 
-@tensorflow_only
-def test_memory_depends_on_the_micro_batch():
-    """By the sizes of what the traced update computes."""
-
-    def largest_tensor(micro_batch_size):
-        model = LargeBatchModel(functional(), micro_batch_size)
-        model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(True))
-        model.optimizer.build(model.trainable_variables)
-        batch = (tf.TensorSpec([1024, 64]), tf.TensorSpec([1024], tf.int32))
+def computed_by_an_update(model, x, y):
+    """Shapes of what an update computes, or on PyTorch, of what it keeps at once."""
+    if IS_TENSORFLOW:
+        specs = [tf.TensorSpec(array.shape, array.dtype) for array in (x, y)]
         step = tf.function(lambda *data: model.train_step(data), autograph=False)
-        graph = step.get_concrete_function(*batch).graph
+        graph = step.get_concrete_function(*specs).graph
         bodies = [
             f.graph for name, f in graph._functions.items() if "while_body" in name
         ]
-        return max(
-            output.shape.num_elements() or 0
-            for body in bodies
-            for op in body.get_operations()
-            for output in op.outputs
-            if output.shape.rank == 4
-        )
+        operations = (op for body in bodies for op in body.get_operations())
+        return [output.shape for op in operations for output in op.outputs]
+    if IS_JAX:
+        kinds = ("trainable", "non_trainable", "optimizer", "metrics")
+        variables = [
+            model.optimizer.variables
+            if kind == "optimizer"
+            else getattr(model, f"{kind}_variables")
+            for kind in kinds
+        ]
+        state = tuple([v.value for v in kind] for kind in variables)
+        return [*shapes_in(jax.make_jaxpr(model.train_step)(state, (x, y)).jaxpr)]
+    shapes = []
+    keep = torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: shapes.append(tensor.shape) or tensor, lambda tensor: tensor
+    )
+    with keep:
+        model.train_on_batch(x, y)
+    return shapes
 
-    assert largest_tensor(64) == 64 * 6 * 6 * 4
-    assert largest_tensor(256) == 256 * 6 * 6 * 4
+
+def shapes_in(jaxpr):
+    for equation in jaxpr.eqns:
+        yield from (variable.aval.shape for variable in equation.outvars)
+        for value in jax.tree.leaves(equation.params):
+            inner = getattr(value, "jaxpr", value)  # A closed one has it inside.
+            if hasattr(inner, "eqns"):
+                yield from shapes_in(inner)
+
+
+def test_memory_depends_on_the_micro_batch():
+    """By the sizes of what an update computes."""
+
+    def largest_image(micro_batch_size):
+        model = LargeBatchModel(functional(), micro_batch_size)
+        model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(True))
+        x, y = digits(1024)
+        build(model, x[:1], y[:1])
+        shapes = computed_by_an_update(model, x, y)
+        return max(math.prod(shape) for shape in shapes if len(shape) == 4)
+
+    assert largest_image(64) == 64 * 6 * 6 * 4
+    assert largest_image(256) == 256 * 6 * 6 * 4
 
 
 @pytest.mark.parametrize(
