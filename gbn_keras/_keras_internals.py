@@ -4,6 +4,7 @@ A new version of Keras may drop any of them. `tests/test_internals.py` shows whi
 """
 
 import keras
+from keras.src.backend import get_keras_mask
 
 # Modules in which Keras stores a layer's weights under the name of its class.
 WRITES_WEIGHTS = ("keras.src.saving.saving_lib", "keras.src.saving.file_editor")
@@ -65,6 +66,11 @@ def build_by_trace(model: keras.Model, data_batch) -> None:
     Keras does this in `fit`. A training that resumes needs the variables earlier.
     """
     model._symbolic_build(data_batch=data_batch)
+
+
+def mask_of(tensor):
+    """The mask that a layer gave its output, or `None`; JAX keeps it elsewhere."""
+    return get_keras_mask(tensor)
 
 
 def learning_rate_of(optimizer: keras.optimizers.Optimizer):

@@ -11,7 +11,11 @@ import threading
 import keras
 from keras import ops
 
-from gbn_keras._keras_internals import losses_of_outputs, replace_losses_of_outputs
+from gbn_keras._keras_internals import (
+    losses_of_outputs,
+    mask_of,
+    replace_losses_of_outputs,
+)
 from gbn_keras.replicas import this_replica
 
 _MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
@@ -85,7 +89,7 @@ class LossParts:
         # A second call, because the first shows neither a mask nor the shape. A graph
         # needs at most the mask of it.
         values = loss.call(_in_dtype(loss, y_true), _in_dtype(loss, y_pred))
-        masks = [_mask(y) for y in (y_pred, values)]
+        masks = [mask_of(y) for y in (y_pred, values)]
         masks = [mask for mask in masks if mask is not None]
         factors = [*masks] if sample_weight is None else [*masks, sample_weight]
         for factor in factors:
@@ -226,10 +230,6 @@ def _in_dtype(loss, y):
     return keras.tree.map_structure(
         lambda x: ops.convert_to_tensor(x, dtype=loss.dtype), y
     )
-
-
-def _mask(y):
-    return getattr(y, "_keras_mask", None)
 
 
 def _shape(y):

@@ -8,7 +8,7 @@ import warnings
 import keras
 import numpy as np
 import pytest
-from backend import IS_JAX, IS_TENSORFLOW, JIT_COMPILE, SLOW_ON_JAX
+from backend import IS_JAX, IS_TENSORFLOW, JIT_COMPILE
 from replicas import scope_of
 from small_models import Batches, build, digits, functional, sequential
 
