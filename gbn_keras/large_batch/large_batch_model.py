@@ -1,4 +1,4 @@
-"""`LargeBatchModel`: any batch size, on any number of replicas, in limited memory."""
+"""`LargeBatchModel`: any batch size, on any backend and devices, in limited memory."""
 
 import keras
 from keras import ops
@@ -61,7 +61,9 @@ class LargeBatchModel(Training):
     The model warns about a ghost layer that is called more than once in a pass: its
     running statistics step call by call only within a micro-batch.
 
-    Create the model in the strategy's scope, as any Keras model.
+    Create the model in the strategy's scope, as any Keras model. On JAX, each
+    micro-batch is shared among the devices of a `keras.distribution.DataParallel`; on
+    PyTorch, there is one device.
 
     Example:
     ```python
@@ -90,7 +92,8 @@ class LargeBatchModel(Training):
 
     Raises:
         ValueError: If `micro_batch_size` is not a positive integer or would split a
-            ghost; if `model` has its own training step, loss or metrics; in `compile`,
+            ghost; on JAX, in training, if the devices cannot share it equally; on
+            PyTorch, in `compile`, if `jit_compile` is `True`; if `model` has its own training step, loss or metrics; in `compile`,
             if the loss is not a mean over examples, or if the optimizer accumulates
             gradients itself; in training, if a loss gives one value per batch or
             compares examples, if sample weights have the wrong axes, or if a ghost
