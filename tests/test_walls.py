@@ -17,7 +17,8 @@ WALLS = {
     "networks": {"method"},
     "optimizers": {"method"},
     "analysis": {"method"},
-    "large_batch": {"method"},
+    "large_batch": {"method", "large_batch.backends"},
+    "large_batch.backends": {"method", "large_batch"},
     "training.data": {"shares", "training.errors"},
     "training.run": {
         *("method", "analysis"),
@@ -30,6 +31,7 @@ WALLS = {
     "training.callbacks": {"training.errors", "training.plan"},
     "training": {
         *("method", "networks", "optimizers", "analysis", "large_batch"),
+        "large_batch.backends",
         *("training.data", "training.run", "training.report", "training.callbacks"),
     },
     "training.forecast": {

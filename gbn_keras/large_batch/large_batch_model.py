@@ -93,11 +93,11 @@ class LargeBatchModel(Training):
     Raises:
         ValueError: If `micro_batch_size` is not a positive integer or would split a
             ghost; on JAX, in training, if the devices cannot share it equally; on
-            PyTorch, in `compile`, if `jit_compile` is `True`; if `model` has its own training step, loss or metrics; in `compile`,
-            if the loss is not a mean over examples, or if the optimizer accumulates
-            gradients itself; in training, if a loss gives one value per batch or
-            compares examples, if sample weights have the wrong axes, or if a ghost
-            would be split between two replicas.
+            PyTorch, in `compile`, if `jit_compile` is `True`; if `model` has its own
+            training step, loss or metrics; in `compile`, if the loss is not a mean over
+            examples, or if the optimizer accumulates gradients itself; in training, if
+            a loss gives one value per batch or compares examples, if sample weights
+            have the wrong axes, or if a ghost would be split between two replicas.
 
     Reference:
         Hoffer, Hubara, Soudry, "Train longer, generalize better", section 4,
