@@ -27,7 +27,7 @@ import tensorflow as tf
 from side_by_side import median_ratio, peak_megabytes, time_in_turn, write_json
 
 from gbn_keras import GhostBatchNormalization
-from gbn_keras.large_batch import memory
+from gbn_keras.large_batch.backends import tensorflow_memory as memory
 from gbn_keras.large_batch.large_batch_model import LargeBatchModel
 from gbn_keras.networks import f1, resnet
 

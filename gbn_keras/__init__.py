@@ -28,7 +28,7 @@ __all__ = [
     "to_ghost_batch_norm",
 ]
 
-if keras.backend.backend() == "tensorflow":
+if keras.backend.backend() in ("tensorflow", "jax", "torch"):  # Those that train.
     from gbn_keras.large_batch.end_of_regime import EndOfRegime
     from gbn_keras.large_batch.large_batch_model import LargeBatchModel
 

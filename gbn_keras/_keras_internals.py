@@ -4,6 +4,7 @@ A new version of Keras may drop any of them. `tests/test_internals.py` shows whi
 """
 
 import keras
+from keras.src.backend import get_keras_mask
 
 # Modules in which Keras stores a layer's weights under the name of its class.
 WRITES_WEIGHTS = ("keras.src.saving.saving_lib", "keras.src.saving.file_editor")
@@ -67,6 +68,11 @@ def build_by_trace(model: keras.Model, data_batch) -> None:
     model._symbolic_build(data_batch=data_batch)
 
 
+def mask_of(tensor):
+    """The mask that a layer gave its output, or `None`; JAX keeps it elsewhere."""
+    return get_keras_mask(tensor)
+
+
 def learning_rate_of(optimizer: keras.optimizers.Optimizer):
     """The schedule that an optimizer was given, or else its rate's variable.
 
@@ -88,6 +94,11 @@ def adam_moments_of(optimizer: keras.optimizers.Adam, variable) -> tuple:
     place = optimizer._get_variable_index(variable)
     largest = optimizer._velocity_hats[place] if optimizer.amsgrad else None
     return optimizer._momentums[place], optimizer._velocities[place], largest
+
+
+def variables_to_train(optimizer: keras.optimizers.Optimizer) -> list:
+    """The variables that a built optimizer updates; none before it is built."""
+    return optimizer._trainable_variables
 
 
 class OwnClipping:

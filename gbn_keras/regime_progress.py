@@ -1,5 +1,7 @@
 """`RegimeProgress`: how far a training has come through the small batch's regime."""
 
+import contextlib
+
 import keras
 from keras import ops
 
@@ -48,6 +50,7 @@ class RegimeProgress:
     def __init__(self, batch_size: int, small_batch_size: int):
         self.batch_size, self.small_batch_size = batch_size, small_batch_size
         self._variables: list[keras.Variable] = []
+        self._held: list | None = None
 
     def build(self, updates=0) -> None:
         """Creates the variables.
@@ -79,12 +82,12 @@ class RegimeProgress:
     @property
     def position(self):
         """Whole small-batch updates done before the last update, an integer tensor."""
-        return self._variables[0].value
+        return self._values()[0]
 
     @property
     def gain(self):
         """The gain of the last update, a tensor; 0 before the first update."""
-        return self._variables[2].value
+        return self._values()[2]
 
     @property
     def done(self):
@@ -100,3 +103,18 @@ class RegimeProgress:
         whole.assign(whole + ops.cast(added, whole.dtype))
         rest.assign(total - added)
         last.assign(new_gain)
+
+    @contextlib.contextmanager
+    def held(self):
+        """A context in which the values stay as they are now.
+
+        Keras's `stateless_apply` hides the values of all variables but the optimizer's.
+        """
+        self._held = [variable.value for variable in self._variables]
+        try:
+            yield
+        finally:
+            self._held = None
+
+    def _values(self):
+        return self._held or [variable.value for variable in self._variables]

@@ -31,6 +31,13 @@ def this_replica() -> tuple:
     return index, context.num_replicas_in_sync
 
 
+def replicas_in_scope() -> int:
+    """The number of replicas of the `tf.distribute` strategy in whose scope this is."""
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    return tf.distribute.get_strategy().num_replicas_in_sync
+
+
 def joined(values, before, kept, examples):
     """Running statistics after the steps of all replicas, the same on each.
 

@@ -4,16 +4,7 @@ import keras
 from keras import ops
 
 from gbn_keras.batch_part import first_example
-
-if keras.backend.backend() == "tensorflow":
-    import tensorflow as tf
-
-# The number of Philox in `tf.random.Algorithm`. Philox gives the same bits on every
-# device, also under XLA.
-_PHILOX = 1
-
-# How many 32-bit numbers Philox makes per count.
-_WORDS = 4
+from gbn_keras.bits_by_place import bits_by_place
 
 
 @keras.saving.register_keras_serializable("gbn_keras")
@@ -24,11 +15,10 @@ class ShardingInvariantDropout(keras.layers.Dropout):
     layer and on the example's place in the update's batch. `keras.layers.Dropout`
     repeats its mask on every replica of a `tf.distribute` strategy. This layer draws
     the masks that one device with the whole batch would draw, also if `LargeBatchModel`
-    cuts the batch into micro-batches. The random numbers come from the counter-based
-    generator Philox, started at each example's own count.
+    cuts the batch into micro-batches. Each backend draws masks of its own (see
+    `bits_by_place`).
 
-    Otherwise the layer behaves as its parent class. On backends other than TensorFlow,
-    it always does.
+    Otherwise the layer behaves as its parent class.
 
     Args:
         rate: Fraction of the inputs to drop, 0 to 1. The others are scaled up by
@@ -45,9 +35,6 @@ class ShardingInvariantDropout(keras.layers.Dropout):
     Raises:
         ValueError: If `rate` is not from 0 to 1, or if the first size of `noise_shape`
             is not `None`.
-
-    Reference:
-        Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
     """
 
     def __init__(self, rate, noise_shape=None, seed=None, **kwargs):
@@ -60,14 +47,14 @@ class ShardingInvariantDropout(keras.layers.Dropout):
 
     def call(self, inputs, training=False):
         """Drops inputs in training; otherwise returns them unchanged."""
-        draws = training and 0 < self.rate < 1
-        if not draws or keras.backend.backend() != "tensorflow":
+        if not (training and 0 < self.rate < 1):
             return super().call(inputs, training=training)
         shape = self._mask_shape(inputs)
-        bits = _bits(shape, first_example(shape[0]), self.seed_generator.next())
+        seed = self.seed_generator.next()
+        bits = bits_by_place(shape, first_example(shape[0]), seed)
         # Integers compare the same whatever the layer's floating dtype.
-        kept = bits >= tf.constant(int(self.rate * 2**32), tf.uint32)
-        return tf.where(kept, inputs / (1 - self.rate), tf.zeros_like(inputs))
+        kept = bits >= ops.cast(int(self.rate * 2**32), bits.dtype)
+        return ops.where(kept, inputs / (1 - self.rate), ops.zeros_like(inputs))
 
     def _mask_shape(self, inputs):
         asked = self.noise_shape or (None,) * len(inputs.shape)
@@ -75,25 +62,3 @@ class ShardingInvariantDropout(keras.layers.Dropout):
             size if wanted is None else wanted
             for wanted, size in zip(asked, ops.shape(inputs), strict=True)
         ]
-
-
-def _bits(shape, first, seed):
-    """A uniform 32-bit number for each entry of a mask whose first example is `first`.
-
-    Example `i` starts at count `i * c`, where `c` is the number of counts per example.
-    So each part of a batch can be drawn on its own.
-    """
-    examples, entries = shape[0], 1
-    for size in shape[1:]:
-        entries = entries * size
-    counts = -(-entries // _WORDS)
-    key, counter = tf.raw_ops.StatelessRandomGetKeyCounter(seed=seed)
-    start = tf.cast(first, tf.uint64) * tf.cast(counts, tf.uint64)
-    bits = tf.raw_ops.StatelessRandomUniformFullIntV2(
-        shape=[examples, counts * _WORDS],
-        key=key,
-        counter=counter + tf.stack([start, tf.zeros_like(start)]),
-        alg=_PHILOX,
-        dtype=tf.uint32,
-    )
-    return tf.reshape(bits[:, :entries], shape)

@@ -19,7 +19,7 @@ takes four steps:
 3. It trains with one update for each 512 examples, 128 of them in memory at a time.
 4. It converts the model back, saves it, and serves it in a process without gbn-keras.
 
-`LargeBatchModel` needs TensorFlow. The other steps work on every backend of Keras.
+Every step works on every backend of Keras.
 """
 
 import pathlib

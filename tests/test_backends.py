@@ -39,6 +39,12 @@ SUITE = [
         "optimizers/test_scale_adam",
         "test_sharding_invariant_dropout",
         "analysis/test_weight_distance",
+        "large_batch/test_end_of_regime",
+        "large_batch/test_gradient_norm",
+        "large_batch/test_large_batch_model",
+        "large_batch/test_loss_parts",
+        "large_batch/test_squares",
+        "large_batch/test_wrapped_model",
     )
 ]
 
@@ -127,7 +133,7 @@ def test_the_tests_of_the_method_pass(suites, backend):
 @pytest.mark.parametrize("backend", OTHERS)
 def test_the_slow_tests_of_the_method_pass_too(tmp_path, backend):
     # keras-hub imports TensorFlow.
-    options = ["-m", "slow or not slow", "-k", "not keras_hub"]
+    options = ["-m", "not cluster", "-k", "not keras_hub"]
     finish(*start_suite(backend, tmp_path, *options), timeout=3600)
     assert passed(backend, tmp_path) > 380
 
@@ -146,6 +152,39 @@ def test_a_file_of_one_backend_predicts_and_trains_the_same_on_the_others(tmp_pa
             np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)
 
 
+MICRO_BATCHED = TESTS / "support" / "micro_batched.py"
+
+
+def assert_same_arrays(file, expected_file):
+    """That two trainings ended with the same, up to rounding of float32."""
+    found, expected = np.load(file), np.load(expected_file)
+    assert len(found.files) == len(expected.files) > 20
+    for name in expected.files:
+        tolerance = 1e-5 * np.abs(expected[name]).max()
+        np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=tolerance)
+
+
+def test_micro_batches_give_the_same_weights_on_all_backends(tmp_path):
+    """The same numbers in, the numbers of TensorFlow's whole batch out."""
+    run_everywhere(tmp_path, MICRO_BATCHED, tmp_path)
+    files = sorted(tmp_path.glob("*.npz"))
+    assert len(files) == 5 * len(BACKENDS)
+    for file in files:
+        _, optimizer, number = file.stem.split("_")
+        # Adam's estimate of the squares depends on the micro-batches.
+        number = "1" if optimizer == "sgd" else number
+        assert_same_arrays(file, tmp_path / f"tensorflow_{optimizer}_{number}.npz")
+
+
+def test_devices_that_share_micro_batches_on_jax_change_nothing(tmp_path):
+    """Also if a device has only a part of a ghost."""
+    for devices in (1, 4):
+        process, output = start("jax", tmp_path, MICRO_BATCHED, tmp_path, devices)
+        finish(process, output, timeout=300)
+    (file,) = tmp_path.glob("jax-4_*.npz")
+    assert_same_arrays(file, tmp_path / file.name.replace("jax-4", "jax-1"))
+
+
 WITHOUT_TENSORFLOW = """
 import importlib, pkgutil, sys
 OF_TENSORFLOW = (
@@ -157,12 +196,14 @@ OF_TENSORFLOW = (
 )
 sys.modules["tensorflow"] = None  # Its import fails, as where it is not installed.
 import gbn_keras, keras, numpy as np
-for package in ("", "analysis.", "kernels.", "networks.", "optimizers."):
+packages = ("", "analysis.", "kernels.", "large_batch.", "networks.", "optimizers.")
+for package in packages:
     folder = importlib.import_module(f"gbn_keras.{package}"[:-1]).__path__
     for module in pkgutil.iter_modules(folder, f"gbn_keras.{package}"):
         if module.name.split(".")[-1] not in OF_TENSORFLOW:
             importlib.import_module(module.name)
 model = keras.Sequential([keras.Input((3,)), gbn_keras.GhostBatchNormalization(4)])
+model = gbn_keras.LargeBatchModel(model, 4)
 model.compile("sgd", "mse")
 model.fit(np.ones((8, 3)), np.ones((8, 3)), verbose=0)
 """

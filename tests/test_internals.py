@@ -49,6 +49,20 @@ def test_what_a_model_tells(model):
     assert isinstance(internals.metrics_that_layers_track(model), list)
 
 
+def test_masks_that_layers_give():
+    tokens = keras.ops.convert_to_tensor([[0, 3]])
+    masked = keras.layers.Embedding(5, 4, mask_zero=True)(tokens)
+    assert internals.mask_of(masked).numpy().tolist() == [[False, True]]
+    assert internals.mask_of(tokens) is None
+
+
+def test_what_an_optimizer_trains():
+    optimizer, variable = keras.optimizers.SGD(), keras.Variable([0.0])
+    assert internals.variables_to_train(optimizer) == []
+    optimizer.build([variable])
+    assert internals.variables_to_train(optimizer)[0] is variable
+
+
 def test_what_keras_calls_is_there():
     method = keras.optimizers.SGD()._all_reduce_sum_gradients
     assert list(inspect.signature(method).parameters) == ["grads_and_vars"]

@@ -18,7 +18,8 @@ WALLS = {
     "networks": {"method"},
     "optimizers": {"method"},
     "analysis": {"method"},
-    "large_batch": {"method", "replicas"},
+    "large_batch": {"method", "replicas", "large_batch.backends"},
+    "large_batch.backends": {"method", "replicas", "large_batch"},
     "training.data": {"shares", "training.errors"},
     "training.run": {
         *("method", "analysis", "replicas"),
@@ -37,6 +38,7 @@ WALLS = {
     },
     "training": {
         *("method", "networks", "optimizers", "analysis", "large_batch"),
+        "large_batch.backends",
         *("training.data", "training.run", "training.report", "training.callbacks"),
         *("training.model", "training.cluster"),
     },

@@ -1,4 +1,4 @@
 """Splits a batch into micro-batches and shares, with the same result.
 
-`LargeBatchModel` needs TensorFlow. `GradientMoments` runs on any backend.
+What backends do differently is in `backends`, everything else is in `keras.ops`.
 """

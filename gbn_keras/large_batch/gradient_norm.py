@@ -1,7 +1,9 @@
 """`GradientNorm`, the size of the last update's gradient, and `squared_norm`."""
 
 import keras
-import tensorflow as tf
+from keras import ops
+
+from gbn_keras.large_batch.backends import squares_of
 
 
 def squared_norm(gradients, loss_scale):
@@ -9,14 +11,10 @@ def squared_norm(gradients, loss_scale):
 
     `None` stands for a weight without a gradient.
     """
-    # `l2_loss` gives half of the sum of squares, in one pass over memory; `square`
-    # needs two.
-    halves = [
-        tf.nn.l2_loss(tf.cast(gradient, tf.float32))
-        for gradient in gradients
-        if gradient is not None
+    known = [
+        ops.cast(gradient, "float32") for gradient in gradients if gradient is not None
     ]
-    return 2 * tf.add_n(halves) / tf.cast(loss_scale, tf.float32) ** 2
+    return squares_of(known) / ops.cast(loss_scale, "float32") ** 2
 
 
 class GradientNorm:
@@ -31,21 +29,26 @@ class GradientNorm:
     def __init__(self):
         self._norm = keras.Variable(float("nan"), trainable=False, dtype="float32")
 
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """The norm, as JAX's trainer takes it through a step."""
+        return [self._norm]
+
     def update(self, gradients, loss_scale):
         """Takes the gradients of an update, `None` where a weight has none."""
         # These are the operations of Keras's clipping, so TensorFlow runs them only
         # once.
         squares = [
-            tf.reduce_sum(tf.square(tf.cast(gradient, tf.float32)))
+            ops.sum(ops.square(ops.cast(gradient, "float32")))
             for gradient in gradients
             if gradient is not None
         ]
-        norm = tf.sqrt(tf.reduce_sum(squares))
-        self._norm.assign(norm / tf.cast(loss_scale, tf.float32))
+        norm = ops.sqrt(ops.sum(ops.stack(squares)))
+        self._norm.assign(norm / ops.cast(loss_scale, "float32"))
 
     def is_finite(self):
         """Whether all entries of the last update's gradient are, a tensor."""
-        return tf.math.is_finite(self._norm.value)
+        return ops.isfinite(self._norm.value)
 
     def __float__(self):
-        return float(keras.ops.convert_to_numpy(self._norm))
+        return float(ops.convert_to_numpy(self._norm))

@@ -1,6 +1,7 @@
 """`joined_update`: the update of the whole batch, from the sums of each replica."""
 
-import tensorflow as tf
+import keras
+from keras import ops
 
 from gbn_keras.large_batch.gradient_norm import squared_norm
 from gbn_keras.large_batch.squares import with_squares
@@ -47,10 +48,10 @@ def joined_update(
     moved = {
         index: _addend(step, index, sums, before)
         for index in sorted(found.moved)
-        if sums.statistics[index].dtype.is_floating
+        if keras.backend.is_float_dtype(sums.statistics[index].dtype)
     }
     kept = {number: row_of(sums.kept[number]) for number in found.skipping}
-    share = tf.cast(examples, tf.float32)
+    share = ops.cast(examples, "float32")
     addends = (
         *(used, list(moved.values()), kept, sums.metrics),
         *(sums.losses, sums.counts, share, sums.moments, sums.squares),
@@ -70,17 +71,17 @@ def joined_update(
             value = in_order(before.statistics[index], kept[number], value)
         statistics[index] = value
 
-    losses = tf.math.divide_no_nan(losses, counts)
+    losses = ops.divide_no_nan(losses, counts)
     # If batches are filled up, their sizes mean nothing.
     size = counts[0] if found.counts_by_weight else total
     metrics = step.trackers.updated(metrics, losses, size)
-    is_first = tf.equal(this_replica()[0], 0)
-    held = [tf.where(is_first, value, tf.zeros_like(value)) for value in metrics]
+    is_first = ops.equal(this_replica()[0], 0)
+    held = [ops.where(is_first, value, ops.zeros_like(value)) for value in metrics]
 
     if step.training:
         model.gradient_norm.update(gradients, loss_scale)
     if step.measures_noise():
-        small_square, small_inverse, number = tf.unstack(moments)
+        small_square, small_inverse, number = ops.unstack(moments)
         model.gradient_moments.update(
             small_square / number,
             small_inverse / number,
@@ -97,7 +98,7 @@ def _advance(model):
     progress = model.regime_progress
     gain = model.gradient_moments.gain(progress.batch_size, progress.small_batch_size)
     # An update whose gradient overflowed float16 is not made.
-    progress.advance(tf.where(model.gradient_norm.is_finite(), gain, 0.0))
+    progress.advance(ops.where(model.gradient_norm.is_finite(), gain, 0.0))
 
 
 def _means(step, sums, used, counts, totals):
@@ -119,7 +120,7 @@ def _means(step, sums, used, counts, totals):
 def _divide(gradient, weight):
     if isinstance(weight, int) and weight == 1:
         return gradient
-    return gradient / tf.cast(weight, gradient.dtype)
+    return gradient / ops.cast(weight, gradient.dtype)
 
 
 def _addend(step, index, sums, before):

@@ -1,37 +1,38 @@
-"""`LargeBatchModel`: any batch size, on any number of replicas, in limited memory."""
+"""`LargeBatchModel`: any batch size, on any backend and devices, in limited memory."""
 
 import keras
-import tensorflow as tf
+from keras import ops
 
 from gbn_keras._keras_internals import (
     build_by_trace,
     compile_loss_of,
     compile_metrics_of,
     layers_of,
-    skip_reduction,
 )
 from gbn_keras.arguments import integer
+from gbn_keras.large_batch.backends import Training
 from gbn_keras.large_batch.ghost_sizes import refuse_cut_ghosts
 from gbn_keras.large_batch.gradient_moments import GradientMoments
 from gbn_keras.large_batch.gradient_norm import GradientNorm
 from gbn_keras.large_batch.inner_optimizer import (
     adapted_schedule,
-    inner_optimizer,
     refuse_accumulation,
 )
 from gbn_keras.large_batch.joined_update import joined_update
 from gbn_keras.large_batch.loss_parts import refuse_reductions
 from gbn_keras.large_batch.micro_batches import number_of_examples
-from gbn_keras.large_batch.on_all_replicas import on_all_replicas
 from gbn_keras.large_batch.replica_step import ReplicaStep
 from gbn_keras.large_batch.shares_of_ghosts import micro_batch_of_share
 from gbn_keras.large_batch.sums import SeveralCounts
-from gbn_keras.large_batch.wrapped_model import WrappedModel
-from gbn_keras.replicas import sum_over_replicas, this_replica
+from gbn_keras.replicas import (
+    replicas_in_scope,
+    sum_over_replicas,
+    this_replica,
+)
 
 
 @keras.saving.register_keras_serializable("gbn_keras")
-class LargeBatchModel(WrappedModel):
+class LargeBatchModel(Training):
     """Trains a model on batches that are too large for one device at once.
 
     Each replica of the `tf.distribute` strategy, if there is one, takes a share of the
@@ -66,7 +67,9 @@ class LargeBatchModel(WrappedModel):
     The model warns about a ghost layer that is called more than once in a pass: its
     running statistics step call by call only within a micro-batch.
 
-    Create the model in the strategy's scope, as any Keras model.
+    Create the model in the strategy's scope, as any Keras model. On JAX, each
+    micro-batch is shared among the devices of a `keras.distribution.DataParallel`; on
+    PyTorch, there is one device.
 
     Example:
     ```python
@@ -95,11 +98,12 @@ class LargeBatchModel(WrappedModel):
 
     Raises:
         ValueError: If `micro_batch_size` is not a positive integer or would split a
-            ghost; if `model` has its own training step, loss or metrics; in `compile`,
-            if the loss is not a mean over examples, or if the optimizer accumulates
-            gradients itself; in training, if a loss gives one value per batch or
-            compares examples, if sample weights have the wrong axes, or if replicas cut
-            ghosts that they must not cut.
+            ghost; on JAX, in training, if the devices cannot share it equally; on
+            PyTorch, in `compile`, if `jit_compile` is `True`; if `model` has its own
+            training step, loss or metrics; in `compile`, if the loss is not a mean over
+            examples, or if the optimizer accumulates gradients itself; in training, if
+            a loss gives one value per batch or compares examples, if sample weights
+            have the wrong axes, or if replicas cut ghosts that they must not cut.
 
     Reference:
         Hoffer, Hubara, Soudry, "Train longer, generalize better", section 4,
@@ -114,9 +118,8 @@ class LargeBatchModel(WrappedModel):
         **kwargs,
     ):
         super().__init__(model, **kwargs)
-        self._is_distributed = tf.distribute.has_strategy()
         self.micro_batch_size = integer("micro_batch_size", micro_batch_size, 1)
-        if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+        if replicas_in_scope() == 1:
             refuse_cut_ghosts(self.micro_batch_size, model)
         self.gradient_norm = GradientNorm()
         self.gradient_moments = GradientMoments() if noise_scale else None
@@ -125,7 +128,7 @@ class LargeBatchModel(WrappedModel):
 
     def compile(self, optimizer="rmsprop", loss=None, **kwargs):
         """Compiles the model, as `keras.Model.compile`."""
-        refuse_reductions(tf.nest.flatten(loss))
+        refuse_reductions(keras.tree.flatten(loss))
         self._counts_losses_first = False
         self.must_compile = kwargs.get("jit_compile") is True  # Not by default.
         super().compile(optimizer, loss, **kwargs)
@@ -133,7 +136,7 @@ class LargeBatchModel(WrappedModel):
         schedule = adapted_schedule(self.optimizer)
         self._is_auto = bool(schedule and schedule.is_auto)
         self.regime_progress = None
-        with self.distribute_strategy.scope():
+        with self._scope():
             if self._is_auto and not self.gradient_moments:
                 self.gradient_moments = GradientMoments()
             if schedule and self.gradient_moments:
@@ -145,50 +148,6 @@ class LargeBatchModel(WrappedModel):
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.built:
             self.optimizer.build(self.trainable_variables)
-
-    def train_step(self, data):
-        """Makes one update from the whole batch; `data` is this replica's share."""
-        gradients, logs = self._through_model(data, training=True)
-        # These gradients are sums over the replicas already. Keras would clip each
-        # replica's gradients and then sum them.
-        skip_reduction(inner_optimizer(self.optimizer))
-        self.optimizer.apply(gradients, self.trainable_weights)
-        if self._is_auto:
-            progress = self.regime_progress
-            logs |= {"gain": progress.gain, "small_batch_updates": progress.done}
-        return logs
-
-    def test_step(self, data):
-        """Evaluates one batch; `data` is this replica's share."""
-        _, logs = self._through_model(data, training=False)
-        return logs
-
-    def make_train_function(self, force=False):
-        """The function that makes an update from a data set's iterator."""
-        if not self._is_distributed:
-            super().make_train_function(force)
-        elif force or self.train_function is None:
-            self.train_function = on_all_replicas(self, self.train_step)
-
-    def make_test_function(self, force=False):
-        """The function that evaluates a batch from a data set's iterator."""
-        if not self._is_distributed:
-            super().make_test_function(force)
-        elif force or self.test_function is None:
-            self.test_function = on_all_replicas(self, self.test_step)
-
-    @property
-    def jit_compile(self):
-        """Whether XLA compiles everything that Keras runs.
-
-        It is `False` on several replicas, because a compiled function cannot read
-        variables there. XLA then compiles what a replica computes from its share.
-        """
-        return super().jit_compile and not self._is_distributed
-
-    @jit_compile.setter
-    def jit_compile(self, value):
-        keras.Model.jit_compile.fset(self, value)
 
     def save_own_variables(self, store):
         """Saves how far the training has come through the regime, if it measures it."""
@@ -234,14 +193,13 @@ class LargeBatchModel(WrappedModel):
         step = ReplicaStep(self, training, size)
 
         def compiled(function):
-            # A data set's last batch is not compiled: a replica may get none of it.
-            if self._compiles_shares() and isinstance(examples, int) and size:
-                return tf.function(function, autograph=False, jit_compile=True)
-            return function
+            return self._compiled(function, examples) if size else function
 
         before, (replica, _) = step.values(), this_replica()
         first_example = replica * examples
-        loss_scale = self.optimizer.scale_loss(tf.constant(1.0))
+        loss_scale = ops.ones((), "float32")
+        if training:
+            loss_scale = self.optimizer.scale_loss(loss_scale)
 
         def sums_and_totals():
             totals = None
@@ -266,10 +224,19 @@ class LargeBatchModel(WrappedModel):
         with keras.StatelessScope(list(mapping)):
             return gradients, self.get_metrics_result()
 
-    def _compiles_shares(self):
-        """Whether XLA must compile shares, because Keras does not; TPUs always do."""
-        is_tpu = isinstance(self.distribute_strategy, tf.distribute.TPUStrategy)
-        return self._is_distributed and super().jit_compile and not is_tpu
+    def _with_gain(self, logs):
+        """The logs of an update, with what it was worth if the model measures it."""
+        if not self._is_auto:
+            return logs
+        progress = self.regime_progress
+        # On PyTorch, the next update changes the variable's value in place.
+        gain = ops.copy(progress.gain)
+        return logs | {"gain": gain, "small_batch_updates": progress.done}
+
+    def _measured(self):
+        """The variables of what updates measure, all of them."""
+        parts = (self.gradient_norm, self.gradient_moments, self.regime_progress)
+        return [variable for part in parts if part for variable in part.variables]
 
     def _own_variables(self):
         """The variables that are neither the other model's nor the optimizer's."""
@@ -282,18 +249,3 @@ class LargeBatchModel(WrappedModel):
         losses, metrics = compile_loss_of(self), compile_metrics_of(self)
         parts = (self.optimizer, losses, metrics, *layers_of(self))
         return all(part is None or part.built for part in parts)
-
-    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
-        # Keras's own method averages the first shares of all replicas, but a machine
-        # has only those of its own replicas.
-        if not self._is_distributed or self._is_complete():
-            return
-        strategy = self.distribute_strategy
-        if iterator is not None:
-            _, _, batches = next(iter(iterator))
-            data_batch = tf.nest.map_structure(
-                lambda value: strategy.experimental_local_results(value)[0],
-                next(batches),
-            )
-        with strategy.scope():
-            build_by_trace(self, data_batch)

@@ -9,9 +9,13 @@ these applies.
 import threading
 
 import keras
-import tensorflow as tf
+from keras import ops
 
-from gbn_keras._keras_internals import losses_of_outputs, replace_losses_of_outputs
+from gbn_keras._keras_internals import (
+    losses_of_outputs,
+    mask_of,
+    replace_losses_of_outputs,
+)
 from gbn_keras.replicas import this_replica
 
 _MEANS = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
@@ -40,7 +44,7 @@ class LossParts:
     """
 
     def __init__(self, examples, totals=None):
-        self._examples, self._totals = tf.cast(examples, tf.float32), totals
+        self._examples, self._totals = ops.cast(examples, "float32"), totals
         self.means, self.counts, self.kinds = [], [], []
 
     def __enter__(self):
@@ -60,17 +64,17 @@ class LossParts:
         """
         count = self._examples if count is None else count
         place = len(self.means)
-        self.means.append(tf.cast(mean, tf.float32))
+        self.means.append(ops.cast(mean, "float32"))
         self.counts.append(count)
         self.kinds.append(kind)
         if self._totals is None:
             return mean
-        part = tf.math.divide_no_nan(count, self._totals[place])
-        return mean * tf.cast(part, mean.dtype)
+        part = ops.divide_no_nan(count, self._totals[place])
+        return mean * ops.cast(part, mean.dtype)
 
     def take_none(self):
         """Records that there is no such loss."""
-        self.means.append(tf.constant(0.0))
+        self.means.append(ops.zeros((), "float32"))
         self.counts.append(self._examples)
 
     def take_keras_loss(self, loss, y_true, y_pred, sample_weight):
@@ -79,13 +83,13 @@ class LossParts:
         mean = loss(y_true, y_pred, sample_weight)
         # Keras has divided the loss by the number of replicas.
         _, replicas = this_replica()
-        return self.take(mean * tf.cast(replicas, mean.dtype), count, kind)
+        return self.take(mean * ops.cast(replicas, mean.dtype), count, kind)
 
     def _count(self, loss, y_true, y_pred, sample_weight):
         # A second call, because the first shows neither a mask nor the shape. A graph
         # needs at most the mask of it.
         values = loss.call(_in_dtype(loss, y_true), _in_dtype(loss, y_pred))
-        masks = [_mask(y) for y in (y_pred, values)]
+        masks = [mask_of(y) for y in (y_pred, values)]
         masks = [mask for mask in masks if mask is not None]
         factors = [*masks] if sample_weight is None else [*masks, sample_weight]
         for factor in factors:
@@ -93,9 +97,9 @@ class LossParts:
         same = tuple(map(id, factors))
         if loss.reduction == "mean_with_sample_weight" and factors:
             what = "masked weights" if masks else "weights"
-            return tf.reduce_sum(_product(factors)), (what, *same)
+            return ops.sum(_product(factors)), (what, *same)
         if masks:
-            return self._examples * tf.reduce_mean(_product(masks)), ("masked", *same)
+            return self._examples * ops.mean(_product(masks)), ("masked", *same)
         return None, BY_EXAMPLES
 
 
@@ -174,19 +178,26 @@ def _refuse_values_of_batch(loss, y_true, y_pred):
 
     def batch_of_any_size(y):
         return keras.tree.map_structure(
-            lambda x: tf.TensorSpec([None, *x.shape[1:]], loss.dtype), y
+            lambda x: keras.KerasTensor((None, *x.shape[1:]), loss.dtype), y
         )
 
-    call = tf.function(loss.call, autograph=False)
     specs = map(batch_of_any_size, (y_true, y_pred))
-    values = call.get_concrete_function(*specs).structured_outputs
-    if values.shape.rank == 0 or values.shape[0] is not None:
+    values = _ShapeOf(loss.call).compute_output_spec(*specs)
+    if not values.shape or values.shape[0] is not None:
         raise ValueError(
             "loss must give a value for each example, of which Keras takes the mean. "
             f"Received: {loss.name}, which gives the shape {tuple(values.shape)} for "
             f"predictions of shape {_shape(y_pred)}. Keep the first axis (Dice and "
             "Tversky: axis=(1, 2, 3))."
         )
+
+
+class _ShapeOf(keras.Operation):
+    """A function as an operation, of which Keras tells the shape of the result."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.call = function
 
 
 def _refuse_mixed_examples(loss, factor, values):
@@ -210,19 +221,15 @@ def _product(factors):
     rank = max(len(factor.shape) for factor in factors)
     product = 1.0
     for factor in factors:
-        factor = tf.cast(factor, tf.float32)
+        factor = ops.cast(factor, "float32")
         product *= factor if len(factor.shape) == rank else factor[..., None]
     return product
 
 
 def _in_dtype(loss, y):
     return keras.tree.map_structure(
-        lambda x: keras.ops.convert_to_tensor(x, dtype=loss.dtype), y
+        lambda x: ops.convert_to_tensor(x, dtype=loss.dtype), y
     )
-
-
-def _mask(y):
-    return getattr(y, "_keras_mask", None)
 
 
 def _shape(y):

@@ -3,26 +3,24 @@
 import warnings
 
 import keras
-import tensorflow as tf
+from keras import ops
 
 from gbn_keras._keras_internals import compile_loss_of, layers_of
 from gbn_keras.batch_part import BatchPart
 from gbn_keras.ghost_batch_normalization import GhostBatchNormalization
+from gbn_keras.large_batch.backends import gradients_of
 from gbn_keras.large_batch.loss_parts import BY_EXAMPLES, LossParts, counted_losses
 from gbn_keras.large_batch.loss_trackers import LossTrackers
 from gbn_keras.large_batch.micro_batches import MicroBatches, number_of_examples
+from gbn_keras.large_batch.seeds import seeds_at, seeds_of_batches
 from gbn_keras.large_batch.squares import (
     add_squares,
     has_two_sizes,
     moments_of,
     no_squares,
 )
-from gbn_keras.large_batch.sums import Findings, SeveralCounts, Sums, Values
+from gbn_keras.large_batch.sums import Findings, SeveralCounts, Sums, Values, precise
 from gbn_keras.replicas import this_replica
-from gbn_keras.sharding_invariant_dropout import ShardingInvariantDropout
-
-# Derives a micro-batch's seed from the batch's seed and the micro-batch's place.
-_SEED_STRIDE = 1_000_003
 
 
 class ReplicaStep:
@@ -53,24 +51,19 @@ class ReplicaStep:
             weights=model.trainable_weights,
             statistics=state,
             seeds=[v for v in model.variables if id(v) not in known],
-            metrics=model.metrics_variables,
+            metrics=[v for metric in model.metrics for v in metric.variables],
         )
         self._losses = counted_losses(compile_loss_of(model))
         self.trackers = LossTrackers(model, self._losses, self.variables.metrics)
         layers = layers_of(model)
         self.ghosts = [x for x in layers if isinstance(x, GhostBatchNormalization)]
-        # Their masks depend on an example's place, so one seed serves the batch.
-        self._same_seed = {
-            id(layer.seed_generator.state)
-            for layer in layers
-            if isinstance(layer, ShardingInvariantDropout) and layer.rate
-        }
+        self._unchanged_seeds = seeds_of_batches(layers)
         self.found = Findings()
 
     def values(self) -> Values:
         """The current values of the variables."""
         return Values(
-            *([tf.convert_to_tensor(v.value) for v in kind] for kind in self.variables)
+            *([ops.stop_gradient(v.value) for v in kind] for kind in self.variables)
         )
 
     def through_model(
@@ -97,17 +90,17 @@ class ReplicaStep:
         self.found.equal_parts = micro_batches.equal_parts()
         weights = before.weights if self.training else []
         nothing = Sums(
-            gradients=[tf.zeros_like(weight) for weight in weights],
+            gradients=[ops.zeros_like(weight) for weight in weights],
             losses=self._no_losses(),
             counts=self._no_losses(),
             statistics=before.statistics,
             kept=[
-                tf.ones(x.moving_mean.shape, _precise(x.moving_mean))
+                ops.ones(x.moving_mean.shape, precise(x.moving_mean))
                 for x in self.ghosts
             ],
             seeds=before.seeds,
             metrics=before.metrics,
-            moments=tf.zeros([3]),
+            moments=ops.zeros((3,), "float32"),
             squares=no_squares(self, weights),
         )
         return micro_batches.reduce(add, nothing)
@@ -125,7 +118,7 @@ class ReplicaStep:
             now = before._replace(seeds=self._seeds(before, first))
             with BatchPart(first, not self.micro_batch_size), self._stateless(now):
                 _, _, parts = self._forward(micro_batch)
-            return counts + tf.stack(parts.counts)
+            return counts + ops.stack(parts.counts)
 
         micro_batches = MicroBatches(data, self.micro_batch_size)
         return micro_batches.reduce(add, self._no_losses())
@@ -143,49 +136,30 @@ class ReplicaStep:
 
     def _add(self, sums, before, first_example, loss_scale, totals, micro_batch):
         """The sums with one more micro-batch."""
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(micro_batch)
-        weights = [tf.identity(weight) for weight in before.weights]
         seeds = self._seeds(before, first_example)
-        now = Values(weights, sums.statistics, seeds, sums.metrics)
-        with (
-            BatchPart(first_example, not self.micro_batch_size) as part,
-            self._stateless(now) as scope,
-            tf.GradientTape() as tape,
-        ):
-            tape.watch(weights)
-            predictions, loss, parts = self._forward(micro_batch, totals)
-            scaled = loss * tf.cast(loss_scale, loss.dtype)
-            self.model.compute_metrics(x, y, predictions, sample_weight=sample_weight)
-        self._note_counts(parts, totals)
-        if this_replica()[1] > 1:
-            self.found.skipping.update(
-                number
-                for number, layer in enumerate(self.ghosts)
-                if len(getattr(part.kept.get(id(layer)), "shape", ()))
-            )
-        if part.called_again and not self._is_whole():
-            _warn_of_order(part.called_again)
-        gradients = tape.gradient(scaled, weights) if self.training else []
-        after = Values(*(map(scope.get_current_value, v) for v in self.variables))
-        statistics = list(after.statistics)
-        self.found.moved.update(
-            index
-            for index, value in enumerate(statistics)
-            if value is not sums.statistics[index]
-        )
-        counts = tf.stack(parts.counts)
+
+        def forward(weights):
+            now = Values(weights, sums.statistics, seeds, sums.metrics)
+            return self._pass(now, first_example, loss_scale, totals, micro_batch)
+
+        if self.training:
+            gradients, found = gradients_of(forward, before.weights)
+        else:
+            gradients, (_, found) = [], forward(before.weights)
+        after, means, counts, kept = found
         weight = None
         if totals is None and not self.found.equal_parts:
             # About 1, so that it suits gradients of any precision.
             weight = counts[0] / self.micro_batch_size
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(micro_batch)
         return Sums(
             gradients=self._sum(sums.gradients, gradients, weight),
-            losses=sums.losses + tf.stack(parts.means) * counts,
+            losses=sums.losses + means * counts,
             counts=sums.counts + counts,
-            statistics=statistics,
+            statistics=after.statistics,
             kept=[
-                kept * tf.cast(part.kept.get(id(layer), 1.0), kept.dtype)
-                for kept, layer in zip(sums.kept, self.ghosts, strict=True)
+                kept * ops.cast(more, kept.dtype)
+                for kept, more in zip(sums.kept, kept, strict=True)
             ],
             # One micro-batch advances the seeds for all.
             seeds=[
@@ -196,6 +170,35 @@ class ReplicaStep:
             moments=sums.moments + moments_of(self, gradients, loss_scale, x, totals),
             squares=add_squares(sums.squares, gradients, x, weight, totals),
         )
+
+    def _pass(self, now, first_example, loss_scale, totals, micro_batch):
+        """One micro-batch's pass, with these values of the variables.
+
+        Returns:
+            `(loss, (after, means, counts, kept))`: the loss to differentiate, with its
+            scale; the values after the pass, without the weights; the losses of a
+            `LossParts` and its counts; what each ghost layer keeps of its statistics.
+        """
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(micro_batch)
+        is_share = not self.micro_batch_size
+        with (
+            BatchPart(first_example, is_share) as part,
+            self._stateless(now) as scope,
+        ):
+            before = [scope.get_current_value(v) for v in self.variables.statistics]
+            predictions, loss, parts = self._forward(micro_batch, totals)
+            scaled = loss * ops.cast(loss_scale, loss.dtype)
+            self.model.compute_metrics(x, y, predictions, sample_weight=sample_weight)
+        after = Values(
+            *([scope.get_current_value(v) for v in kind] for kind in self.variables)
+        )
+        self._note_counts(parts, totals)
+        self._note_layers(part)
+        pairs = enumerate(zip(before, after.statistics, strict=True))
+        self.found.moved.update(place for place, (old, new) in pairs if new is not old)
+        kept = [ops.convert_to_tensor(part.kept.get(id(x), 1.0)) for x in self.ghosts]
+        found = ops.stack(parts.means), ops.stack(parts.counts), kept
+        return scaled, (after._replace(weights=[]), *found)
 
     def _stateless(self, now: Values):
         """A scope in which the variables have these values."""
@@ -214,7 +217,9 @@ class ReplicaStep:
         with LossParts(number_of_examples(x), totals) as parts:
             losses = []
             if self._losses:
-                weights = model.weights_by_output(predictions, sample_weight)
+                # On PyTorch, Keras multiplies masks into the weights in place.
+                weights = keras.tree.map_structure(_copy, sample_weight)
+                weights = model.weights_by_output(predictions, weights)
                 losses.append(compile_loss_of(model)(y, predictions, weights))
             added = [keras.ops.sum(loss) for loss in model.losses]
             if added:
@@ -226,13 +231,11 @@ class ReplicaStep:
         return predictions, sum(losses[1:], losses[0]), parts
 
     def _seeds(self, before, first_example):
-        return [
-            seed if id(variable) in self._same_seed else _seed_of(seed, first_example)
-            for variable, seed in zip(self.variables.seeds, before.seeds, strict=True)
-        ]
+        seeds = zip(self.variables.seeds, before.seeds, strict=True)
+        return seeds_at(first_example, seeds, self._unchanged_seeds)
 
     def _no_losses(self):
-        return tf.zeros([len(self._losses) + 1])
+        return ops.zeros((len(self._losses) + 1,), "float32")
 
     def _note_counts(self, parts, totals):
         """Records what the called losses show about the counts."""
@@ -245,6 +248,17 @@ class ReplicaStep:
                 raise SeveralCounts
             if parts.kinds != [BY_EXAMPLES] * len(parts.kinds):
                 self.found.equal_parts = None
+
+    def _note_layers(self, part):
+        """Records which ghosts may have no values, and warns of a wrong order."""
+        if this_replica()[1] > 1:
+            self.found.skipping.update(
+                number
+                for number, layer in enumerate(self.ghosts)
+                if len(getattr(part.kept.get(id(layer)), "shape", ()))
+            )
+        if part.called_again and not self._is_whole():
+            _warn_of_order(part.called_again)
 
     def _is_whole(self):
         """Whether the batch is one micro-batch on one replica."""
@@ -260,10 +274,8 @@ class ReplicaStep:
             if gradient is None:
                 self.found.without_gradient.add(index)
             else:
-                # A loop cannot carry sparse gradients, such as those of an embedding.
-                gradient = tf.convert_to_tensor(gradient)
                 if weight is not None:
-                    gradient = gradient * tf.cast(weight, gradient.dtype)
+                    gradient = gradient * ops.cast(weight, gradient.dtype)
                 total = gradient if self.found.equal_parts == 1 else total + gradient
             found.append(total)
         return found
@@ -277,15 +289,8 @@ class ReplicaStep:
         return None
 
 
-def _precise(variable):
-    """The dtype in which a layer computes its statistics."""
-    return keras.backend.result_type(variable.dtype, "float32")
-
-
-def _seed_of(seed, first_example):
-    """The seed of a micro-batch, which gives it masks of its own."""
-    place = tf.cast(first_example, seed.dtype) * _SEED_STRIDE
-    return seed + tf.stack([place, tf.zeros_like(place)])
+def _copy(tensor):
+    return None if tensor is None else ops.copy(tensor)
 
 
 def _warn_of_order(names):

@@ -1,6 +1,6 @@
 """`micro_batch_of_share`: replicas may cut ghosts, micro-batches must not."""
 
-import tensorflow as tf
+import keras
 
 from gbn_keras.large_batch.ghost_sizes import (
     ghost_sizes,
@@ -9,6 +9,9 @@ from gbn_keras.large_batch.ghost_sizes import (
 )
 from gbn_keras.large_batch.inner_optimizer import inner_optimizer
 from gbn_keras.replicas import this_replica
+
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
 
 
 def micro_batch_of_share(model, training: bool, examples) -> int | None:

@@ -8,12 +8,17 @@ with a method `with_squares`, as `BatchSizeInvariantAdam` has.
 import math
 from typing import Any, NamedTuple
 
-import tensorflow as tf
+import keras
+from keras import ops
 
 from gbn_keras.large_batch.gradient_norm import squared_norm
 from gbn_keras.large_batch.inner_optimizer import inner_optimizer
 from gbn_keras.large_batch.micro_batches import number_of_examples
+from gbn_keras.large_batch.sums import precise
 from gbn_keras.replicas import this_replica
+
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
 
 
 class Squares(NamedTuple):
@@ -46,20 +51,20 @@ def has_two_sizes(step) -> bool:
 def moments_of(step, gradients, loss_scale, x, totals):
     """What one micro-batch adds to `Sums.moments`."""
     if not step.measures_noise():
-        return tf.zeros([3])
+        return ops.zeros((3,), "float32")
     square = squared_norm(gradients, loss_scale)
-    examples = tf.cast(number_of_examples(x), tf.float32)
+    examples = ops.cast(number_of_examples(x), "float32")
     if totals is not None:  # The gradient is a part of the whole batch's.
         square *= (totals[-1] / examples) ** 2
-    return tf.stack([square, 1 / examples, 1.0])
+    return ops.stack([square, 1 / examples, ops.ones_like(square)])
 
 
 def no_squares(step, weights):
     """The sums before the first micro-batch; `()` if the optimizer wants none."""
     if not (has_two_sizes(step) and _takes_squares(step.model)):
         return ()
-    zeros = [tf.zeros(weight.shape, _precise(weight)) for weight in weights]
-    return Squares(zeros, *(tf.constant(0.0) for _ in Squares._fields[1:]))
+    zeros = [ops.zeros(weight.shape, precise(weight)) for weight in weights]
+    return Squares(zeros, *(ops.zeros((), "float32") for _ in Squares._fields[1:]))
 
 
 def add_squares(sums, gradients, x, weight, totals):
@@ -75,8 +80,8 @@ def add_squares(sums, gradients, x, weight, totals):
     """
     if not sums:
         return sums
-    examples, factor = tf.cast(number_of_examples(x), tf.float32), 1.0
-    weight = tf.constant(1.0) if weight is None else weight
+    examples, factor = ops.cast(number_of_examples(x), "float32"), 1.0
+    weight = ops.ones((), "float32") if weight is None else weight
     if totals is not None:
         weight = examples / totals[-1]
         factor = 1 / weight
@@ -84,9 +89,9 @@ def add_squares(sums, gradients, x, weight, totals):
     def added(total, gradient):
         if gradient is None:
             return total
-        gradient = tf.cast(tf.convert_to_tensor(gradient), total.dtype)
-        square = tf.square(gradient * tf.cast(factor, total.dtype))
-        return total + square * tf.cast(weight, total.dtype)
+        gradient = ops.cast(gradient, total.dtype)
+        square = ops.square(gradient * ops.cast(factor, total.dtype))
+        return total + square * ops.cast(weight, total.dtype)
 
     return Squares(
         [*map(added, sums.of_gradients, gradients)],
@@ -114,12 +119,12 @@ def with_squares(step, gradients, squares, examples, batch):
         if small is not None and small != examples:
             raise ValueError(_one_micro_batch(step, small))
         return gradients
-    if small is not None:
+    if small is not None and not isinstance(examples, int):
         tf.debugging.Assert(
             (squares.number > 1) | (batch == small), [_one_micro_batch(step, small)]
         )
-    weights = tf.math.divide_no_nan(1.0, squares.weights)
-    means = [x * tf.cast(weights, x.dtype) for x in squares.of_gradients]
+    weights = ops.divide_no_nan(1.0, squares.weights)
+    means = [x * ops.cast(weights, x.dtype) for x in squares.of_gradients]
     inverse = squares.inverse_sizes * weights
     return optimizer.with_squares(gradients, means, inverse, 1 / batch)
 
@@ -133,11 +138,6 @@ def bytes_of_squares(model) -> int:
 
 def _takes_squares(model):
     return hasattr(inner_optimizer(model.optimizer), "with_squares")
-
-
-def _precise(tensor):
-    """float32, or float64 for float64."""
-    return tf.float64 if tensor.dtype == tf.float64 else tf.float32
 
 
 def _one_micro_batch(step, small):

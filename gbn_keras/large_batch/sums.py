@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any, NamedTuple
 
+import keras
+
 
 class Values(NamedTuple):
     """One list for each kind of a model's variables: the variables, or their values."""
@@ -57,3 +59,8 @@ class Findings:
 
 class SeveralCounts(Exception):
     """The losses are means over different things, so `ReplicaStep.count` must run."""
+
+
+def precise(tensor) -> str:
+    """The dtype of a sum of such tensors: float32, or float64 for float64."""
+    return keras.backend.result_type(tensor.dtype, "float32")

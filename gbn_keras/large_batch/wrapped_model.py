@@ -61,9 +61,9 @@ class WrappedModel(keras.Model):
                 return dict(zip(names, sample_weight, strict=True))
         return sample_weight
 
-    def predict_step(self, data):
-        """Predicts as the other model does."""
-        return self.model.predict_step(data)
+    def predict_step(self, *state_and_data):
+        """Predicts as the other model does; on JAX, its values come first."""
+        return self.model.predict_step(*state_and_data)
 
     def export(self, filepath, *args, **kwargs):
         """Exports the other model, with its own `export`."""

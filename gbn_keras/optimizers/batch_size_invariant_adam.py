@@ -3,7 +3,11 @@
 import keras
 from keras import ops
 
-from gbn_keras._keras_internals import OwnClipping, adam_moments_of
+from gbn_keras._keras_internals import (
+    OwnClipping,
+    adam_moments_of,
+    variables_to_train,
+)
 from gbn_keras.arguments import integer
 
 
@@ -104,10 +108,13 @@ class BatchSizeInvariantAdam(OwnClipping, keras.optimizers.Adam):
 
     def apply(self, grads, trainable_variables=None):
         """Makes an update from gradients, or from what `with_squares` returned."""
+        grads = list(grads)
         if trainable_variables is not None:
-            grads, trainable_variables = list(grads), list(trainable_variables)
-            # All of the gradients are pairs, or none is.
-            self._has_squares = any(map(_is_pair, grads, trainable_variables))
+            trainable_variables = list(trainable_variables)
+        # All of the gradients are pairs, or none is.
+        self._has_squares = any(
+            map(_is_pair, grads, trainable_variables or variables_to_train(self))
+        )
         super().apply(grads, trainable_variables)
 
     def clipped(self, gradients, clip):
@@ -150,12 +157,12 @@ class BatchSizeInvariantAdam(OwnClipping, keras.optimizers.Adam):
 
 
 def _is_pair(gradient, variable):
-    """Whether this is a gradient with a root, and not a gradient alone.
-
-    Only TensorFlow's tensors are pairs. The rank of a sparse gradient may be unknown.
-    """
-    rank = getattr(getattr(gradient, "shape", None), "rank", None)
-    return rank == len(variable.shape) + 1
+    """Whether this is a gradient with a root, and not a gradient alone."""
+    shape = getattr(gradient, "shape", None)
+    if isinstance(shape, tuple):
+        return len(shape) == len(variable.shape) + 1
+    # TensorFlow's shapes: that of a sparse gradient may have an unknown rank.
+    return getattr(shape, "rank", None) == len(variable.shape) + 1
 
 
 def _clipped_root(root, before, after):

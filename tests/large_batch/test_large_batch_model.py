@@ -2,17 +2,29 @@
 
 import functools
 import itertools
+import math
 import warnings
 
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
-from replicas import replicas_of
-from small_models import build, digits, functional, sequential
+from backend import IS_JAX, IS_TENSORFLOW, JIT_COMPILE
+from replicas import scope_of
+from small_models import Batches, build, digits, functional, sequential
 
-from gbn_keras import GhostBatchNormalization, to_ghost_batch_norm
-from gbn_keras.large_batch.large_batch_model import LargeBatchModel
+from gbn_keras import (
+    GhostBatchNormalization,
+    LargeBatchModel,
+    ShardingInvariantDropout,
+    to_ghost_batch_norm,
+)
+
+if IS_TENSORFLOW:
+    import tensorflow as tf
+elif IS_JAX:
+    import jax
+else:
+    import torch
 
 
 class Subclassed(keras.Model):
@@ -44,7 +56,8 @@ def trained(make_model, micro_batch_size, *, sizes=(256, 256), weights=None, **h
     rate = keras.optimizers.schedules.ExponentialDecay(0.1, 2, 0.5)
     defaults = {
         "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        "jit_compile": False,
+        # JAX is slower without.
+        "jit_compile": IS_JAX,
     }
     wrapped.compile(
         keras.optimizers.SGD(rate, momentum=0.9, global_clipnorm=1.0),
@@ -58,20 +71,11 @@ def trained(make_model, micro_batch_size, *, sizes=(256, 256), weights=None, **h
     if len(set(sizes)) == 1:
         data = {"x": x, "y": y, "batch_size": sizes[0], "sample_weight": weights}
     else:
-        data = {"x": batches_of(sizes, x, y)}
+        data = {"x": Batches(sizes, x, y)}
     history = wrapped.fit(**data, epochs=2, shuffle=False, verbose=0)
     values = [v.numpy() for v in model.variables]
     state = [v.numpy() for v in wrapped.optimizer.variables]
     return values, state, history.history
-
-
-def batches_of(sizes, x, y):
-    """Consecutive batches of these sizes."""
-    starts = np.cumsum(sizes)[:-1]
-    pairs = [*zip(np.split(x, starts), np.split(y, starts), strict=True)]
-    signature = tf.TensorSpec([None, 64]), tf.TensorSpec([None], tf.int32)
-    batches = tf.data.Dataset.from_generator(lambda: pairs, output_signature=signature)
-    return batches.apply(tf.data.experimental.assert_cardinality(len(sizes)))
 
 
 @functools.cache
@@ -116,7 +120,13 @@ def test_what_remains_joins_the_last_micro_batch():
     assert_same(trained(sequential, 64, **how), trained(sequential, None, **how))
 
 
-@pytest.mark.parametrize("how", [{"jit_compile": True}, {"run_eagerly": True}])
+@pytest.mark.parametrize(
+    "how",
+    [
+        *({"jit_compile": jit} for jit in JIT_COMPILE),
+        {"run_eagerly": True, "jit_compile": False},
+    ],
+)
 def test_compiled_or_eagerly_too(how):
     assert_same(trained(functional, 64, **how), whole(functional))
 
@@ -171,6 +181,17 @@ def test_examples_that_fill_up_a_batch_do_not_count_in_the_epochs_loss():
     assert found == pytest.approx(float(wanted), rel=1e-6)
 
 
+def dropping():
+    """A network whose masks depend on the place of an example, not of its part."""
+    inner = sequential()
+    layers = [*inner.layers[:-1], ShardingInvariantDropout(0.5, seed=1)]
+    return keras.Sequential([keras.Input((64,)), *layers, inner.layers[-1]])
+
+
+def test_micro_batches_do_not_change_what_is_dropped():
+    assert_same(trained(dropping, 32), trained(dropping, None))
+
+
 def test_float16_losses_are_scaled():
     model = LargeBatchModel(sequential(), 32)
     optimizer = keras.optimizers.LossScaleOptimizer(
@@ -180,7 +201,7 @@ def test_float16_losses_are_scaled():
     before = [w.numpy() for w in model.trainable_weights]
     model.train_on_batch(*digits(64))
     steps = [
-        np.abs(after - earlier).max()
+        np.abs(after.numpy() - earlier).max()
         for after, earlier in zip(model.trainable_weights, before, strict=True)
     ]
     assert 0 < max(steps) < 1
@@ -193,35 +214,65 @@ def test_a_wrapped_model_is_saved_and_loaded(tmp_path):
     loaded = keras.models.load_model(tmp_path / "wrapped.keras")
     assert loaded.micro_batch_size == 64
     x = np.random.default_rng(0).random((8, 64), "float32")
-    np.testing.assert_array_equal(loaded.predict(x, verbose=0), model(x))
+    expected = model.predict(x, verbose=0)
+    np.testing.assert_array_equal(loaded.predict(x, verbose=0), expected)
     model.model.save(tmp_path / "plain.keras")
     plain = keras.models.load_model(tmp_path / "plain.keras")
-    np.testing.assert_array_equal(plain(x), model(x))
+    np.testing.assert_array_equal(plain.predict(x, verbose=0), expected)
 
 
-def test_memory_depends_on_the_micro_batch():
-    """By the sizes of what the traced update computes."""
-
-    def largest_tensor(micro_batch_size):
-        model = LargeBatchModel(functional(), micro_batch_size)
-        model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(True))
-        model.optimizer.build(model.trainable_variables)
-        batch = (tf.TensorSpec([1024, 64]), tf.TensorSpec([1024], tf.int32))
+def computed_by_an_update(model, x, y):
+    """Shapes of what an update computes, or on PyTorch, of what it keeps at once."""
+    if IS_TENSORFLOW:
+        specs = [tf.TensorSpec(array.shape, array.dtype) for array in (x, y)]
         step = tf.function(lambda *data: model.train_step(data), autograph=False)
-        graph = step.get_concrete_function(*batch).graph
+        graph = step.get_concrete_function(*specs).graph
         bodies = [
             f.graph for name, f in graph._functions.items() if "while_body" in name
         ]
-        return max(
-            output.shape.num_elements() or 0
-            for body in bodies
-            for op in body.get_operations()
-            for output in op.outputs
-            if output.shape.rank == 4
-        )
+        operations = (op for body in bodies for op in body.get_operations())
+        return [output.shape for op in operations for output in op.outputs]
+    if IS_JAX:
+        kinds = ("trainable", "non_trainable", "optimizer", "metrics")
+        variables = [
+            model.optimizer.variables
+            if kind == "optimizer"
+            else getattr(model, f"{kind}_variables")
+            for kind in kinds
+        ]
+        state = tuple([v.value for v in kind] for kind in variables)
+        return [*shapes_in(jax.make_jaxpr(model.train_step)(state, (x, y)).jaxpr)]
+    shapes = []
+    keep = torch.autograd.graph.saved_tensors_hooks(
+        lambda tensor: shapes.append(tensor.shape) or tensor, lambda tensor: tensor
+    )
+    with keep:
+        model.train_on_batch(x, y)
+    return shapes
 
-    assert largest_tensor(64) == 64 * 6 * 6 * 4
-    assert largest_tensor(256) == 256 * 6 * 6 * 4
+
+def shapes_in(jaxpr):
+    for equation in jaxpr.eqns:
+        yield from (variable.aval.shape for variable in equation.outvars)
+        for value in jax.tree.leaves(equation.params):
+            inner = getattr(value, "jaxpr", value)  # A closed one has it inside.
+            if hasattr(inner, "eqns"):
+                yield from shapes_in(inner)
+
+
+def test_memory_depends_on_the_micro_batch():
+    """By the sizes of what an update computes."""
+
+    def largest_image(micro_batch_size):
+        model = LargeBatchModel(functional(), micro_batch_size)
+        model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(True))
+        x, y = digits(1024)
+        build(model, x[:1], y[:1])
+        shapes = computed_by_an_update(model, x, y)
+        return max(math.prod(shape) for shape in shapes if len(shape) == 4)
+
+    assert largest_image(64) == 64 * 6 * 6 * 4
+    assert largest_image(256) == 256 * 6 * 6 * 4
 
 
 @pytest.mark.parametrize(
@@ -268,9 +319,9 @@ def test_keras_own_random_layers_draw_for_each_micro_batch():
 
     layer = Draws()
     model = LargeBatchModel(keras.Sequential([layer, keras.layers.Dense(1)]), 4)
-    model.compile("sgd", "mse", jit_compile=False)
+    model.compile("sgd", "mse", jit_compile=IS_JAX)
     model.train_on_batch(np.ones((12, 8), "float32"), np.ones((12, 1)))
-    kept = np.stack([layer.kept // 100**i % 100 for i in range(3)])
+    kept = np.stack([layer.kept.numpy() // 100**i % 100 for i in range(3)])
     assert len({row.tobytes() for row in kept}) == 3  # Not one mask three times.
     assert layer.dropout.seed_generator.state.numpy().tolist() == [1, 1]
 
@@ -278,8 +329,7 @@ def test_keras_own_random_layers_draw_for_each_micro_batch():
 def replicated(make_model, replicas, micro_batch_size, **how):
     """A wrapped, compiled model on replicas, or on one device."""
     keras.utils.set_random_seed(0)
-    strategy = replicas_of(replicas) or tf.distribute.get_strategy()
-    with strategy.scope():
+    with scope_of(replicas):
         model = LargeBatchModel(make_model(), micro_batch_size)
         model.compile(
             keras.optimizers.SGD(0.1, momentum=0.9),
@@ -406,8 +456,7 @@ def test_plain_batch_normalization_does_not_diverge_on_replicas():
 def test_losses_are_scaled_on_replicas():
     """A step that overflows is skipped by all, and halves the scale."""
     x, y = digits(64)
-    strategy = replicas_of(2)
-    with strategy.scope():
+    with scope_of(2):
         model = LargeBatchModel(sequential(), 32)
         optimizer = keras.optimizers.LossScaleOptimizer(
             keras.optimizers.SGD(0.1), initial_scale=2.0**10

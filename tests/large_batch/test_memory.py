@@ -7,7 +7,7 @@ import keras
 import pytest
 
 from gbn_keras import GhostBatchNormalization
-from gbn_keras.large_batch import memory
+from gbn_keras.large_batch.backends import tensorflow_memory as memory
 from gbn_keras.large_batch.large_batch_model import LargeBatchModel
 from gbn_keras.networks import f1, resnet
 

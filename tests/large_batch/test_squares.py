@@ -5,12 +5,17 @@ import functools
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
-from replicas import replicas_of
+from backend import IS_JAX, IS_TENSORFLOW, JIT_COMPILE, NAME, tensorflow_only
+from keras import ops
+from replicas import scope_of
 from small_models import digits, sequential
 
 from gbn_keras import BatchSizeInvariantAdam, LargeBatchModel
-from gbn_keras.large_batch import memory
+
+if IS_TENSORFLOW:
+    import tensorflow as tf
+
+    from gbn_keras.large_batch.backends import tensorflow_memory as memory
 
 CROSS_ENTROPY = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 ADAMS = [
@@ -38,16 +43,18 @@ def test_without_a_second_size_it_is_adam_bit_for_bit(how):
         variables = [keras.Variable(random.normal(size=s)) for s in ((3, 2), (2,), ())]
         for _ in range(3):
             gradients = [random.normal(size=v.shape) for v in variables]
-            gradients = [tf.constant(g, tf.float32) for g in gradients]
+            gradients = [ops.convert_to_tensor(g, "float32") for g in gradients]
             if has_squares:
-                squares = [tf.square(g) * 1.000001 for g in gradients]
-                size = tf.constant(1 / 48)
+                squares = [ops.square(g) * 1.000001 for g in gradients]
+                size = ops.convert_to_tensor(1 / 48)
                 gradients = optimizer.with_squares(gradients, squares, size, size)
             optimizer.apply(gradients, variables)
         found[way] = [v.numpy() for v in (*variables, *optimizer.variables)]
     for way in ("plain", "one size"):
         for value, expected in zip(found[way], found["Keras"], strict=True):
-            np.testing.assert_array_equal(value, expected)
+            # On PyTorch, Keras's Adam computes in another order than ours.
+            tolerance = 1e-6 if NAME == "torch" else 0
+            np.testing.assert_allclose(value, expected, tolerance, tolerance)
 
 
 def linear():
@@ -57,9 +64,9 @@ def linear():
 def trained(optimizer, micro_batch_size, batch=256, make=linear, replicas=1, **how):
     """Weights and optimizer state after an epoch on digits."""
     keras.utils.set_random_seed(0)
-    with (replicas_of(replicas) or tf.distribute.get_strategy()).scope():
+    with scope_of(replicas):
         model = LargeBatchModel(make(), micro_batch_size)
-        how = {"jit_compile": False, **how}
+        how = {"jit_compile": IS_JAX, **how}
         model.compile(optimizer() if callable(optimizer) else optimizer, **how)
     x, y = digits(how.pop("examples", 512))
     model.fit(x, y, batch_size=batch, shuffle=False, verbose=0)
@@ -133,7 +140,7 @@ def test_it_is_adam_with_the_squares_of_small_batches(
     data = {"loss": CROSS_ENTROPY}
     keras.utils.set_random_seed(0)
     model = LargeBatchModel(linear(), micro_batch_size)
-    model.compile(adam(), jit_compile=False, **data)
+    model.compile(adam(), jit_compile=IS_JAX, **data)
     x, y = digits(2 * batch)
     model.fit(x, y, batch_size=batch, shuffle=False, verbose=0)
     expected = by_hand(sizes, how.get("small_batch_size"), how.get("global_clipnorm"))
@@ -154,7 +161,13 @@ def scaled_adam():
     return keras.optimizers.LossScaleOptimizer(_adam(), initial_scale=1024.0)
 
 
-@pytest.mark.parametrize("how", [{"jit_compile": True}, {"run_eagerly": True}])
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"jit_compile": JIT_COMPILE[-1]},
+        {"run_eagerly": True, "jit_compile": False},
+    ],
+)
 def test_compiled_or_eagerly_too(how):
     found = trained(_adam, 128, loss=CROSS_ENTROPY, **how)
     assert_close(found, in_halves(), atol=1e-5)
@@ -192,7 +205,7 @@ def test_losses_that_count_differently_have_the_same_squares():
         keras.utils.set_random_seed(0)
         model = LargeBatchModel(two_outputs(), 64)
         two = keras.losses.SparseCategoricalCrossentropy(True, reduction=reduction)
-        model.compile(_adam(), [CROSS_ENTROPY, two], jit_compile=False)
+        model.compile(_adam(), [CROSS_ENTROPY, two], jit_compile=IS_JAX)
         x, y = digits(512)
         ones = np.ones(512, "float32")
         data = {"sample_weight": [ones, ones], "batch_size": 256, "shuffle": False}
@@ -208,17 +221,19 @@ def test_the_estimate_does_not_depend_on_the_micro_batches():
     """One entry is one trial, with the gradient 0.1 and the variance 1 per example."""
     batch, small = 96, 8
     examples = 0.1 + np.random.default_rng(0).normal(size=(batch, 100_000))
-    gradient = tf.constant(examples.mean(0), tf.float32)
+    gradient = examples.mean(0).astype("float32")
     optimizer = BatchSizeInvariantAdam(small_batch_size=small)
     for size in (4, 8, 24, 48):
         parts = examples.reshape(batch // size, size, -1).mean(1)
-        squares = tf.constant((parts**2).mean(0), tf.float32)
-        inverses = tf.constant(1 / size), tf.constant(1 / batch)
-        (pair,) = optimizer.with_squares([gradient], [squares], *inverses)
-        same, root = tf.unstack(pair)
+        squares = ops.convert_to_tensor((parts**2).mean(0), "float32")
+        inverses = map(ops.convert_to_tensor, (1 / size, 1 / batch))
+        (pair,) = optimizer.with_squares(
+            [ops.convert_to_tensor(gradient)], [squares], *inverses
+        )
+        same, root = map(ops.convert_to_numpy, ops.unstack(pair, 2))
         np.testing.assert_array_equal(same, gradient)
         assert np.square(root).mean() == pytest.approx(0.01 + 1 / small, rel=0.02)
-        assert (root.numpy() >= np.abs(gradient) * 0.999999).all()
+        assert (root >= np.abs(gradient) * 0.999999).all()
 
 
 def test_rows_of_an_embedding_are_gradients_too():
@@ -231,13 +246,13 @@ def test_rows_of_an_embedding_are_gradients_too():
     assert len(trained(_adam, 128, make=model, loss=CROSS_ENTROPY)) > 3
     x, y = digits(64)
     alone = model()
-    alone.compile(BatchSizeInvariantAdam(), CROSS_ENTROPY, jit_compile=False)
+    alone.compile(BatchSizeInvariantAdam(), CROSS_ENTROPY, jit_compile=IS_JAX)
     alone.fit(x * 16, y, verbose=0)
 
 
 def test_it_is_saved_and_goes_on_as_it_was(tmp_path):
     model = LargeBatchModel(linear(), 128)
-    model.compile(_adam(), CROSS_ENTROPY, jit_compile=False)
+    model.compile(_adam(), CROSS_ENTROPY, jit_compile=IS_JAX)
     x, y = digits(512)
     model.fit(x, y, batch_size=256, shuffle=False, verbose=0)
     model.save(tmp_path / "model.keras")
@@ -254,20 +269,23 @@ def test_a_size_that_one_micro_batch_does_not_tell_is_refused():
     with pytest.raises(ValueError, match="small_batch_size=32 needs .*_size=256, and"):
         # Batches of a static size.
         model = LargeBatchModel(linear(), 256)
-        model.compile(_adam(), CROSS_ENTROPY, jit_compile=False)
-        model.fit(tf.data.Dataset.from_tensors(digits(256)), verbose=0)
-    with pytest.raises(tf.errors.InvalidArgumentError, match="at least two micro-batc"):
-        trained(_adam, 256, batch=300, loss=CROSS_ENTROPY)
+        model.compile(_adam(), CROSS_ENTROPY, jit_compile=IS_JAX)
+        model.train_on_batch(*digits(256))
+    if IS_TENSORFLOW:  # Others know all sizes when they trace.
+        error = tf.errors.InvalidArgumentError
+        with pytest.raises(error, match="at least two micro-batc"):
+            trained(_adam, 256, batch=300, loss=CROSS_ENTROPY)
     for size in (0, 2.5, "32"):
         with pytest.raises(ValueError, match="small_batch_size must be an integer of"):
             BatchSizeInvariantAdam(small_batch_size=size)
 
 
+@tensorflow_only
 def test_memory_has_room_for_the_squares():
     sizes = []
     for optimizer in (keras.optimizers.Adam(), BatchSizeInvariantAdam()):
         model = LargeBatchModel(sequential(), 32)
-        model.compile(optimizer, CROSS_ENTROPY, jit_compile=False)
+        model.compile(optimizer, CROSS_ENTROPY, jit_compile=IS_JAX)
         model.model(keras.Input((64,)))
         optimizer.build(model.trainable_variables)
         sizes.append(memory.peak_bytes(model, 64))

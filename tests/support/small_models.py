@@ -1,6 +1,7 @@
 """Small networks, digits as their input rows, and `build`."""
 
 import keras
+import numpy as np
 from sklearn.datasets import load_digits
 
 from gbn_keras import GhostBatchNormalization
@@ -45,3 +46,19 @@ def build(model, x, y):
 def digits(count):
     x, y = load_digits(return_X_y=True)
     return (x[:count] / 16).astype("float32"), y[:count].astype("int32")
+
+
+class Batches(keras.utils.PyDataset):
+    """Consecutive batches of these sizes."""
+
+    def __init__(self, sizes, *arrays):
+        super().__init__()
+        starts = np.cumsum(sizes)[:-1]
+        parts = [np.split(array, starts) for array in arrays]
+        self.batches = [*zip(*parts, strict=True)]
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, index):
+        return self.batches[index]

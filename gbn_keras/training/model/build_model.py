@@ -10,7 +10,7 @@ import tensorflow as tf
 from gbn_keras._keras_internals import build_by_trace
 from gbn_keras.accuracy_of_examples import AccuracyOfExamples
 from gbn_keras.ghost_batch_normalization import GhostBatchNormalization
-from gbn_keras.large_batch import memory
+from gbn_keras.large_batch.backends import tensorflow_memory as memory
 from gbn_keras.large_batch.large_batch_model import LargeBatchModel
 from gbn_keras.networks import find_network
 from gbn_keras.training.data.labelled_images import LabelledImages
