@@ -38,9 +38,9 @@ def test_the_processor_is_divided_into_replicas(make_settings):
     assert strategies.chief_says(strategy, True) and not strategies.chief_says(
         strategy, False
     )
-    # The tests' own process has four devices.
-    with pytest.raises(UsageError, match="--replicas: got 5.*Start a new process"):
-        strategies.strategy_of(make_settings("--strategy=mirrored", "--replicas=5"))
+    # The tests' own process has eight devices.
+    with pytest.raises(UsageError, match="--replicas: got 9.*Start a new process"):
+        strategies.strategy_of(make_settings("--strategy=mirrored", "--replicas=9"))
     with pytest.raises(UsageError, match="--replicas: got 0"):
         strategies.strategy_of(make_settings("--strategy=mirrored"))
 
