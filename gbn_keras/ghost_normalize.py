@@ -78,8 +78,8 @@ def ghost_normalize(
             inputs, gamma, beta, virtual_batch_size, epsilon
         )
     if kernel == "by_example":
-        form = jax_shards.ByExample(virtual_batch_size, axis, epsilon)
-        return _with_gradient(form, inputs, gamma, beta, mask)
+        by_example = jax_shards.ByExample(virtual_batch_size, axis, epsilon)
+        return _with_gradient(by_example, inputs, gamma, beta, mask)
     in_two_stages = kernel in ("two_stages", "compiled")
     form = ClosedForm(virtual_batch_size, axis, epsilon, in_two_stages)
     if kernel == "compiled":

@@ -137,7 +137,7 @@ def test_the_page_for_contributors_draws_every_package():
         name = ".".join(folder.parent.relative_to(ROOT / "gbn_keras").parts)
         assert f'["{name or "method"}<br>' in drawing
     # What the trainer reaches through the networks is not drawn.
-    assert "training --> networks" in drawing
+    assert "training_model --> networks" in drawing
     assert "training --> kernels" not in drawing
 
 

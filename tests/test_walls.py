@@ -32,13 +32,12 @@ WALLS = {
     "training.cluster": {"training.errors"},
     "training.callbacks": {"training.errors", "training.plan"},
     "training.model": {
-        *("method", "networks", "optimizers", "large_batch"),
+        *("method", "networks", "optimizers", "large_batch", "large_batch.backends"),
         *("training.data", "training.run"),
         *("training.errors", "training.settings", "training.plan"),
     },
     "training": {
         *("method", "networks", "optimizers", "analysis", "large_batch"),
-        "large_batch.backends",
         *("training.data", "training.run", "training.report", "training.callbacks"),
         *("training.model", "training.cluster"),
     },

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import keras
 from keras import backend, ops
 
+from gbn_keras.kernels.closed_form import where_valid
+
 
 def fastest_kernel(inputs, virtual_batch_size: int, on_cpu: bool) -> str:
     """The name of the kernel to use, from the shapes and Keras's distribution.
@@ -68,9 +70,9 @@ class ByExample:
         dtype = backend.result_type(inputs.dtype, "float32")
         values = ops.cast(inputs, dtype)
         count = self._counts(inputs, mask, dtype)
-        mean = self._sums(_where(mask, values)) / count
+        mean = self._sums(where_valid(mask, values)) / count
         squares = ops.square(values - self._by_example(mean, inputs))
-        return mean, self._sums(_where(mask, squares)) / count
+        return mean, self._sums(where_valid(mask, squares)) / count
 
     def normalize(self, inputs, gamma, beta, mean, variance):
         """The outputs, in the shape and dtype of `inputs`."""
@@ -91,7 +93,7 @@ class ByExample:
         constant, slope = sum_dy / count, inverse * sum_scaled / count
         by_statistics = self._by_example(constant, inputs)
         by_statistics = by_statistics + centered * self._by_example(slope, inputs)
-        dx = dy - _where(mask, by_statistics)
+        dx = dy - where_valid(mask, by_statistics)
         dx = dx * self._by_example(gamma * inverse, inputs)
         by_gamma, by_beta = (ops.sum(x, axis=0) for x in (sum_scaled, sum_dy))
         return ops.cast(dx, inputs.dtype), by_gamma, by_beta
@@ -128,6 +130,3 @@ class ByExample:
         shape[0], shape[self.axis] = -1, inputs.shape[self.axis]
         return ops.reshape(rows, shape)
 
-
-def _where(valid, values):
-    return values if valid is None else ops.where(valid, values, 0)

@@ -180,11 +180,8 @@ class ReplicaStep:
             `LossParts` and its counts; what each ghost layer keeps of its statistics.
         """
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(micro_batch)
-        is_share = not self.micro_batch_size
-        with (
-            BatchPart(first_example, is_share) as part,
-            self._stateless(now) as scope,
-        ):
+        place = first_example, not self.micro_batch_size
+        with BatchPart(*place) as part, self._stateless(now) as scope:
             before = [scope.get_current_value(v) for v in self.variables.statistics]
             predictions, loss, parts = self._forward(micro_batch, totals)
             scaled = loss * ops.cast(loss_scale, loss.dtype)
