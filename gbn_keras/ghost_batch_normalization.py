@@ -47,6 +47,10 @@ class GhostBatchNormalization(keras.layers.BatchNormalization, metaclass=FiledAs
     known while tracing (`dataset.batch(batch_size, drop_remainder=True)`). A share may
     be empty, as the last shares are when the data does not fill the batch.
 
+    **On several JAX devices** of a `keras.distribution`, ghosts are those of the whole
+    batch, too. Those that lie within a device's share exchange nothing but running
+    statistics.
+
     **In inference**, and in training while `trainable` is `False`, the layer behaves as
     `keras.layers.BatchNormalization`: it uses the running statistics and takes any
     batch size. With `virtual_batch_size=None` it always does.

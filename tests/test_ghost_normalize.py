@@ -4,7 +4,7 @@ import ghosts
 import keras
 import numpy as np
 import pytest
-from backend import IS_TENSORFLOW, NAME, WAYS, with_gradients
+from backend import IS_JAX, IS_TENSORFLOW, NAME, WAYS, with_gradients
 from keras import ops
 
 from gbn_keras.ghost_normalize import ghost_moving_average, ghost_normalize
@@ -30,6 +30,8 @@ if IS_TENSORFLOW:
     KERNELS += ("compiled", "fused")
 if NAME == "torch":
     KERNELS += ("native",)
+if IS_JAX:
+    KERNELS += ("by_example",)
 
 
 def takes(kernel, way, axis):

@@ -129,4 +129,3 @@ class ByExample:
         shape = [1] * len(inputs.shape)
         shape[0], shape[self.axis] = -1, inputs.shape[self.axis]
         return ops.reshape(rows, shape)
-
