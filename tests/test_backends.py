@@ -21,7 +21,7 @@ BACKENDS = ("tensorflow", *OTHERS)
 
 # Of the method: `gbn_keras` without `training`.
 SUITE = [
-    f"{name}.py"
+    TESTS / f"{name}.py"
     for name in (
         "test_ghost_normalize",
         "kernels/test_torch_kernels",
@@ -47,6 +47,9 @@ SUITE = [
         "large_batch/test_wrapped_model",
     )
 ]
+# JAX compiles each update for many seconds. Whenever the others are tested, it takes
+# micro-batches through `micro_batched.py`, and these with the slow tests.
+SLOW_ON_JAX = ("test_large_batch_model", "test_loss_parts")
 
 
 def start(backend, folder, *command):
@@ -96,9 +99,8 @@ def run_everywhere(folder, *command):
             stop(process)
 
 
-def start_suite(backend, folder, *options):
+def start_suite(backend, folder, files, *options):
     results = f"--junitxml={folder / backend}.xml"
-    files = [TESTS / name for name in SUITE]
     pytest_options = ["-n", "0", "-p", "no:cacheprovider", results, *options]
     return start(backend, folder, "-m", "pytest", *pytest_options, *files)
 
@@ -116,7 +118,11 @@ def passed(backend, folder):
 def suites(tmp_path_factory):
     """The processes that run the tests, by backend, at the same time."""
     folder = tmp_path_factory.mktemp("suites")
-    running = {backend: start_suite(backend, folder) for backend in OTHERS}
+    files = {
+        "jax": [file for file in SUITE if file.stem not in SLOW_ON_JAX],
+        "torch": SUITE,
+    }
+    running = {name: start_suite(name, folder, files[name]) for name in OTHERS}
     yield folder, running
     for process, _ in running.values():
         stop(process)
@@ -134,7 +140,7 @@ def test_the_tests_of_the_method_pass(suites, backend):
 def test_the_slow_tests_of_the_method_pass_too(tmp_path, backend):
     # keras-hub imports TensorFlow.
     options = ["-m", "not cluster", "-k", "not keras_hub"]
-    finish(*start_suite(backend, tmp_path, *options), timeout=3600)
+    finish(*start_suite(backend, tmp_path, SUITE, *options), timeout=3600)
     assert passed(backend, tmp_path) > 380
 
 
