@@ -1,0 +1,124 @@
+"""What a training changes: variables and generators, as named arrays."""
+
+import keras
+import ml_dtypes  # noqa: F401 - Teaches numpy the names of bfloat16 and its kin.
+import numpy as np
+
+if keras.backend.backend() == "torch":
+    import torch
+
+
+_GENERATOR = "generator"
+
+
+class Unfit(ValueError):
+    """Arrays are of another model.
+
+    Args:
+        path: Path of the variable that is missing or has another shape.
+    """
+
+    def __init__(self, path: str):
+        super().__init__(f"{path} is missing or has another shape")
+
+
+def variables_of(model: keras.Model) -> dict[str, list]:
+    """The variables of a compiled and built model in training, by kind.
+
+    The seeds of random layers are among the model's.
+    """
+    # A `LargeBatchModel` has these.
+    moments = getattr(model, "gradient_moments", None)
+    progress = getattr(model, "regime_progress", None)
+    return {
+        "model": model.variables,
+        "optimizer": model.optimizer.variables,
+        "metrics": model.metrics_variables,
+        "moments": moments.variables if moments else [],
+        "progress": progress.variables if progress else [],
+    }
+
+
+def arrays_of(model: keras.Model, replicas: int | None = None) -> dict:
+    """The values of all variables in numpy, by name. Call it between two updates.
+
+    Args:
+        model: The model, compiled and built.
+        replicas: Number of replicas, of those of this process. Default: all.
+    """
+    if keras.backend.backend() == "jax":
+        # In training, Keras keeps the values elsewhere. It takes them up again.
+        model.jax_state_sync()
+    arrays = {
+        name_of(kind, place, replica): keras.ops.convert_to_numpy(value)
+        for kind, variables in variables_of(model).items()
+        for place, variable in enumerate(variables)
+        for replica, value in enumerate(on_replicas(model, variable)[:replicas])
+    }
+    for place, state in enumerate(_generator_states()):
+        arrays[name_of(_GENERATOR, place)] = state.numpy()
+    return arrays
+
+
+def restore(model: keras.Model, arrays: dict, *kinds: str) -> None:
+    """Gives the variables of these kinds the values of `arrays_of`, on all replicas.
+
+    Raises:
+        Unfit: If the arrays are of another model.
+    """
+    for kind in kinds:
+        for place, variable in enumerate(variables_of(model)[kind]):
+            for replica, own in enumerate(on_replicas(model, variable)):
+                own.assign(value_of(arrays, name_of(kind, place, replica), variable))
+
+
+def restore_generators(arrays: dict) -> None:
+    """Gives PyTorch's generators the states in `arrays_of`."""
+    for place, state in enumerate(_generator_states()):
+        state = torch.from_numpy(arrays[name_of(_GENERATOR, place)])
+        if place:
+            torch.cuda.set_rng_state(state, place - 1)
+        else:
+            torch.set_rng_state(state)
+
+
+def _generator_states():
+    """The states of PyTorch's own generators, the CPU's first; none elsewhere.
+
+    Keras's layers have seeds, which are variables. But on PyTorch, `Dropout` without a
+    `seed` draws from these generators.
+    """
+    if keras.backend.backend() != "torch":
+        return []
+    return [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
+
+
+def on_replicas(model: keras.Model, variable) -> list:
+    """A variable's own variable on each replica of this process.
+
+    A variable of TensorFlow can have another value on every replica of a
+    `tf.distribute` strategy. Other variables have one value.
+    """
+    if keras.backend.backend() == "tensorflow":
+        strategy = model.distribute_strategy
+        return list(strategy.experimental_local_results(variable.value))
+    return [variable]
+
+
+def name_of(kind: str, place: int, replica: int = 0) -> str:
+    """The name of a variable's array, by its kind, its place there and the replica."""
+    return f"{kind}_{place}_{replica}" if replica else f"{kind}_{place}"
+
+
+def value_of(arrays: dict[str, np.ndarray], name: str, variable) -> np.ndarray:
+    """The array of this name, for this variable.
+
+    Raises:
+        Unfit: If it is missing or has another shape.
+    """
+    value = arrays.get(name)
+    if value is None or value.shape != tuple(variable.shape):
+        raise Unfit(variable.path)
+    if value.dtype.kind == "V":  # bfloat16: numpy only knew its size.
+        value = value.view(np.dtype(keras.backend.standardize_dtype(variable.dtype)))
+    return value
