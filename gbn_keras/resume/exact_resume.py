@@ -19,7 +19,12 @@ from gbn_keras.resume.checkpoint_folder import (
     warn_of_other_versions,
 )
 from gbn_keras.resume.identity import difference, identity, plain, versions
-from gbn_keras.resume.model_state import arrays_of, restore, restore_generators
+from gbn_keras.resume.model_state import (
+    arrays_of,
+    generators,
+    restore,
+    restore_generators,
+)
 from gbn_keras.resume.signals import Signals
 
 # The exit code after SIGTERM, EX_TEMPFAIL: start the same command again.
@@ -136,6 +141,7 @@ class ExactResume(keras.callbacks.Callback):
             self._identified = self.model
         self._epoch = self._place = self._first = self._saved_updates = 0
         self._cut: dict = {}  # Arrays of an interrupted epoch, until it goes on.
+        self._generators: dict = {}  # Their states after the last update.
         self._logs_of_epochs: list = []
         self._is_over = self._has_begun = False
         self._thread = threading.get_ident()
@@ -155,16 +161,17 @@ class ExactResume(keras.callbacks.Callback):
         if self._cut:
             # Keras has just reset them.
             restore(self.model, self._cut, "metrics")
+            self._cut = {}
             # Keras expects a whole epoch of data, and warns.
             self._quiet.enter_context(warnings.catch_warnings())
             warnings.filterwarnings("ignore", "Your input ran out of data")
 
     def on_train_batch_begin(self, batch, logs=None):
         """Ends an interrupted epoch where it would have ended."""
-        if self._cut:
-            # Last of all, because an iterator of PyTorch's data draws a number, too.
-            restore_generators(self._cut)
-            self._cut = {}
+        if self._generators and self._place == self._first:
+            # What happens between two epochs draws numbers, too: each iterator of
+            # PyTorch's data. After an interrupted epoch, there is one iterator less.
+            restore_generators(self._generators)
         if self._is_whole():
             # As data that end do. But if they end within an update of TensorFlow, parts
             # of the update take place, such as its number.
@@ -178,6 +185,7 @@ class ExactResume(keras.callbacks.Callback):
             raise ValueError(_wrong_data("other data"))
         # Several updates may be one execution, and the last one may be shorter.
         self._place = min(self._first + batch + 1, self._data.batches_per_epoch)
+        self._generators = generators()
         if self._is_whole() or self.model.stop_training:
             return  # `on_epoch_end` saves, when the evaluation is done too.
         if self._signals.received or self._is_due():
@@ -228,10 +236,8 @@ class ExactResume(keras.callbacks.Callback):
         warn_of_other_versions(file, facts["versions"], versions())
         restore(self.model, arrays, "model", "optimizer", "moments", "progress")
         self._epoch, self._place = facts["epoch"], facts["place"]
-        if self._place:
-            self._cut = arrays  # The rest of them, when the epoch goes on.
-        else:
-            restore_generators(arrays)
+        self._cut = arrays if self._place else {}
+        self._generators = {name: arrays[name] for name in generators()}
         self._saved_updates = facts["updates"]
         self._logs_of_epochs = facts["logs_of_epochs"]
         self._is_over = facts["is_over"]
@@ -272,7 +278,8 @@ class ExactResume(keras.callbacks.Callback):
             "identity": self._identity,
             "versions": versions(),
         }
-        content = checkpoint_file.encode(arrays_of(self.model), facts)
+        arrays = {**arrays_of(self.model), **self._generators}
+        content = checkpoint_file.encode(arrays, facts)
         self._folder.save(self._updates(), content)
         self._saved_updates = self._updates()
 

@@ -49,15 +49,12 @@ def arrays_of(model: keras.Model, replicas: int | None = None) -> dict:
     if keras.backend.backend() == "jax":
         # In training, Keras keeps the values elsewhere. It takes them up again.
         model.jax_state_sync()
-    arrays = {
+    return {
         name_of(kind, place, replica): keras.ops.convert_to_numpy(value)
         for kind, variables in variables_of(model).items()
         for place, variable in enumerate(variables)
         for replica, value in enumerate(on_replicas(model, variable)[:replicas])
     }
-    for place, state in enumerate(_generator_states()):
-        arrays[name_of(_GENERATOR, place)] = state.numpy()
-    return arrays
 
 
 def restore(model: keras.Model, arrays: dict, *kinds: str) -> None:
@@ -72,25 +69,26 @@ def restore(model: keras.Model, arrays: dict, *kinds: str) -> None:
                 own.assign(value_of(arrays, name_of(kind, place, replica), variable))
 
 
-def restore_generators(arrays: dict) -> None:
-    """Gives PyTorch's generators the states in `arrays_of`."""
-    for place, state in enumerate(_generator_states()):
-        state = torch.from_numpy(arrays[name_of(_GENERATOR, place)])
-        if place:
-            torch.cuda.set_rng_state(state, place - 1)
-        else:
-            torch.set_rng_state(state)
-
-
-def _generator_states():
-    """The states of PyTorch's own generators, the CPU's first; none elsewhere.
+def generators() -> dict[str, np.ndarray]:
+    """The states of PyTorch's own generators, by name; none on other backends.
 
     Keras's layers have seeds, which are variables. But on PyTorch, `Dropout` without a
     `seed` draws from these generators.
     """
     if keras.backend.backend() != "torch":
-        return []
-    return [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
+        return {}
+    states = [torch.get_rng_state(), *torch.cuda.get_rng_state_all()]
+    return {name_of(_GENERATOR, i): state.numpy() for i, state in enumerate(states)}
+
+
+def restore_generators(arrays: dict) -> None:
+    """Gives PyTorch's generators the states of `generators`."""
+    for place, name in enumerate(generators()):
+        state = torch.from_numpy(arrays[name])
+        if place:
+            torch.cuda.set_rng_state(state, place - 1)
+        else:
+            torch.set_rng_state(state)
 
 
 def on_replicas(model: keras.Model, variable) -> list:
