@@ -20,7 +20,7 @@ PRIVATE = re.compile(
     r"keras\.src|tensorflow\.python|\._(?:flatten_layers|compile_loss|compile_metrics|"
     r"loss_tracker|get_own_metrics|metrics|symbolic_build|flat_losses|"
     r"learning_rate|all_reduce_sum_gradients|clip_gradients|momentums|velocities|"
-    r"velocity_hats|get_variable_index)\b"
+    r"velocity_hats|get_variable_index|initial_epoch)\b"
 )
 
 
@@ -47,6 +47,16 @@ def test_what_a_model_tells(model):
     assert internals.learning_rate_of(keras.optimizers.SGD(schedule)) is schedule
     assert internals.number_of_compiled_metrics(model) == 2
     assert isinstance(internals.metrics_that_layers_track(model), list)
+
+
+def test_a_training_starts_where_a_callback_says(model):
+    class Start(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            internals.start_at_epoch(model, 3)
+
+    ones = np.ones((2, 3))
+    history = model.fit(ones, ones, epochs=5, verbose=0, callbacks=[Start()])
+    assert history.epoch == [3, 4]
 
 
 def test_what_keras_calls_is_there():

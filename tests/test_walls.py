@@ -18,9 +18,10 @@ WALLS = {
     "optimizers": {"method"},
     "analysis": {"method"},
     "large_batch": {"method"},
+    "resume": {"method"},
     "training.data": {"shares", "training.errors"},
     "training.run": {
-        *("method", "analysis"),
+        *("method", "analysis", "resume"),
         *("training.errors", "training.settings", "training.plan"),
     },
     "training.report": {
@@ -29,7 +30,7 @@ WALLS = {
     },
     "training.callbacks": {"training.errors", "training.plan"},
     "training": {
-        *("method", "networks", "optimizers", "analysis", "large_batch"),
+        *("method", "networks", "optimizers", "analysis", "large_batch", "resume"),
         *("training.data", "training.run", "training.report", "training.callbacks"),
     },
     "training.forecast": {
