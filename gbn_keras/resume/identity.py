@@ -27,7 +27,7 @@ def identity(model: keras.Model, data: dict) -> dict:
         "data": data,
         "optimizer": {
             "class_name": optimizer["class_name"],
-            **plain({k: v for k, v in optimizer["config"].items() if k != "name"}),
+            **_without_names(plain(optimizer["config"])),
         },
         "variables": {
             kind: [
@@ -39,6 +39,13 @@ def identity(model: keras.Model, data: dict) -> dict:
             for kind, variables in variables_of(model).items()
         },
     }
+
+
+def _without_names(config):
+    """A configuration without its names, which Keras numbers, at any depth."""
+    if not isinstance(config, dict):
+        return config
+    return {k: _without_names(v) for k, v in config.items() if k != "name"}
 
 
 def difference(before, now, name: str = "") -> str:
