@@ -18,6 +18,7 @@ from gbn_keras.resume.checkpoint_folder import (
     CheckpointFolder,
     warn_of_other_versions,
 )
+from gbn_keras.resume.devices import refuse_unsupported_devices
 from gbn_keras.resume.identity import difference, identity, plain, versions
 from gbn_keras.resume.model_state import (
     arrays_of,
@@ -60,9 +61,8 @@ class ExactResume(keras.callbacks.Callback):
       more.
     - SIGTERM saves after the current update, and ends the process with code 75. A
       second SIGTERM ends it at once.
-    - Checkpoints of JAX's `keras.distribution` in one process and of
-      `tf.distribute.MirroredStrategy` hold the values of all devices. Several processes
-      are refused.
+    - It runs in one process, without a `tf.distribute` strategy. The program
+      (`train.py`) resumes on replicas and on several machines.
 
     Args:
         folder: Folder for the checkpoints of this training, and of no other.
@@ -72,9 +72,9 @@ class ExactResume(keras.callbacks.Callback):
 
     Raises:
         ValueError: If an argument is invalid. When `fit` begins, if the folder holds
-            another training (other data, model or optimizer, or another number of
-            devices), or only damaged checkpoints, or if the data do not come from
-            `batches`.
+            another training (other data, model, optimizer or backend) or only damaged
+            checkpoints, if the data do not come from `batches`, or if there is a
+            `tf.distribute` strategy or another process.
         OSError: In training, if a checkpoint cannot be written, for example because the
             disk is full. The earlier ones stay.
         SystemExit: In training, after SIGTERM.
@@ -133,7 +133,7 @@ class ExactResume(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         """Restores the newest checkpoint, if there is one."""
         data = self._checked_data()
-        _refuse_several_processes(self.model)
+        refuse_unsupported_devices(self.model)
         if data.spec is not None:  # TensorFlow would build it in the first update.
             build_by_trace(self.model, data.spec)
         if self._identified is not self.model:  # Callbacks may change it in training.
@@ -300,27 +300,3 @@ def _wrong_data(received):
         f"Received: {received}. Pass model.fit(resume.batches(...), "
         "callbacks=[resume])."
     )
-
-
-def _refuse_several_processes(model):
-    """Raises if this process does not hold the values of all devices."""
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        strategy = model.distribute_strategy
-        is_one = strategy.num_replicas_in_sync == 1
-        name = type(strategy).__name__
-        holds_all = is_one or isinstance(strategy, tf.distribute.MirroredStrategy)
-    elif keras.backend.backend() == "jax":
-        import jax
-
-        holds_all = jax.process_count() == 1
-        name = f"{jax.process_count()} processes"
-    else:
-        holds_all = True
-    if not holds_all:
-        raise ValueError(
-            f"ExactResume needs all devices in one process. Received: {name}. Use "
-            "tf.distribute.MirroredStrategy, or the program (train.py), which resumes "
-            "on several machines."
-        )

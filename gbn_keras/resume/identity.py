@@ -7,7 +7,7 @@ import sys
 import keras
 import numpy as np
 
-from gbn_keras.resume.model_state import on_replicas, variables_of
+from gbn_keras.resume.model_state import variables_of
 from gbn_keras.version import __version__
 
 # Keras numbers the names of a process's layers, so the second model has other names.
@@ -32,8 +32,7 @@ def identity(model: keras.Model, data: dict) -> dict:
         "variables": {
             kind: [
                 f"{_NUMBER.sub('', variable.path)} {list(variable.shape)} "
-                f"{keras.backend.standardize_dtype(variable.dtype)} "
-                f"x {len(on_replicas(model, variable))}"
+                f"{keras.backend.standardize_dtype(variable.dtype)}"
                 for variable in variables
             ]
             for kind, variables in variables_of(model).items()

@@ -39,34 +39,37 @@ def variables_of(model: keras.Model) -> dict[str, list]:
     }
 
 
-def arrays_of(model: keras.Model, replicas: int | None = None) -> dict:
-    """The values of all variables in numpy, by name. Call it between two updates.
+def arrays_of(model: keras.Model) -> dict[str, np.ndarray]:
+    """The values of all variables, by name. Call it between two updates.
 
-    Args:
-        model: The model, compiled and built.
-        replicas: Number of replicas, of those of this process. Default: all.
+    With a `tf.distribute` strategy, they are the first replica's.
     """
     if keras.backend.backend() == "jax":
         # In training, Keras keeps the values elsewhere. It takes them up again.
         model.jax_state_sync()
     return {
-        name_of(kind, place, replica): keras.ops.convert_to_numpy(value)
+        name_of(kind, place): keras.ops.convert_to_numpy(_first(model, variable))
         for kind, variables in variables_of(model).items()
         for place, variable in enumerate(variables)
-        for replica, value in enumerate(on_replicas(model, variable)[:replicas])
     }
 
 
+def _first(model, variable):
+    if keras.backend.backend() != "tensorflow":
+        return variable
+    strategy = model.distribute_strategy
+    return strategy.experimental_local_results(variable.value)[0]
+
+
 def restore(model: keras.Model, arrays: dict, *kinds: str) -> None:
-    """Gives the variables of these kinds the values of `arrays_of`, on all replicas.
+    """Gives the variables of these kinds the values of `arrays_of`.
 
     Raises:
         Unfit: If the arrays are of another model.
     """
     for kind in kinds:
         for place, variable in enumerate(variables_of(model)[kind]):
-            for replica, own in enumerate(on_replicas(model, variable)):
-                own.assign(value_of(arrays, name_of(kind, place, replica), variable))
+            variable.assign(value_of(arrays, name_of(kind, place), variable))
 
 
 def generators() -> dict[str, np.ndarray]:
@@ -91,21 +94,9 @@ def restore_generators(arrays: dict) -> None:
             torch.set_rng_state(state)
 
 
-def on_replicas(model: keras.Model, variable) -> list:
-    """A variable's own variable on each replica of this process.
-
-    A variable of TensorFlow can have another value on every replica of a
-    `tf.distribute` strategy. Other variables have one value.
-    """
-    if keras.backend.backend() == "tensorflow":
-        strategy = model.distribute_strategy
-        return list(strategy.experimental_local_results(variable.value))
-    return [variable]
-
-
-def name_of(kind: str, place: int, replica: int = 0) -> str:
-    """The name of a variable's array, by its kind, its place there and the replica."""
-    return f"{kind}_{place}_{replica}" if replica else f"{kind}_{place}"
+def name_of(kind: str, place: int) -> str:
+    """The name of the array of a variable, by its kind and its place there."""
+    return f"{kind}_{place}"
 
 
 def value_of(arrays: dict[str, np.ndarray], name: str, variable) -> np.ndarray:

@@ -162,27 +162,13 @@ def test_a_large_batch_model_goes_on_bit_for_bit(tmp_path):
 
 
 @tensorflow_only
-@pytest.mark.cluster
-def test_replicas_with_statistics_of_their_own_go_on_bit_for_bit(tmp_path):
+def test_replicas_are_refused(tmp_path):
     import tensorflow as tf
 
-    devices = [f"CPU:{number}" for number in range(2)]
-    strategy = tf.distribute.MirroredStrategy(
-        devices, cross_device_ops=tf.distribute.ReductionToOneDevice()
-    )
-
-    def make():
-        with strategy.scope():
-            return build(run_eagerly=False, jit_compile=False)
-
-    def even(resume):
-        return resume.batches(X[:16], Y[:16], batch_size=8)
-
-    keras.utils.set_random_seed(7)
-    one = train(tmp_path / "one", even, make())
-    assert_same(one, train_in_pieces(tmp_path / "other", 2, make, data=even))
-    with pytest.raises(ValueError, match=r"x 2 there, .* x 1 here"):
-        train(tmp_path / "one", even)
+    with tf.distribute.OneDeviceStrategy("CPU:0").scope():
+        model = build()
+    with pytest.raises(ValueError, match="without tf.distribute. Received: OneDevice"):
+        train(tmp_path, model=model)
 
 
 def test_a_finished_training_gives_its_result_and_can_go_on(tmp_path, whole):
@@ -313,7 +299,7 @@ def test_another_file_is_not_used(tmp_path, capsys):
 
 def test_data_from_elsewhere_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"train on the data of `ExactResume.batches`"):
-        train(tmp_path, data=lambda resume: X[:, None], batch_size=BATCH)
+        train(tmp_path, data=lambda resume: X, y=Y, batch_size=BATCH)
     with pytest.raises(ValueError, match=r"epochs of 2 batches, not 3"):
         train(tmp_path, steps_per_epoch=2)
 

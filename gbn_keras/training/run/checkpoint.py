@@ -60,7 +60,7 @@ class State(NamedTuple):
     @classmethod
     def of(cls, model: keras.Model, updates: int, seconds: float) -> "State":
         """The state of a model in training. The first replica holds all of it."""
-        return cls(updates, seconds, arrays_of(model, replicas=1))
+        return cls(updates, seconds, arrays_of(model))
 
     def restore(self, model: keras.Model, *kinds: str) -> None:
         """Restores the model's variables of these kinds.
