@@ -87,9 +87,9 @@ def soak(backend, folder, arguments):
 
 
 def result(folder):
-    """The arrays and facts of the newest whole checkpoint."""
-    newest = sorted(folder.glob("update_??????????.checkpoint"))[-1]
-    return decode(newest.read_bytes())
+    """The arrays and facts of the newest checkpoint, of none if there is none yet."""
+    files = sorted(folder.glob("update_??????????.checkpoint"))
+    return decode(files[-1].read_bytes()) if files else ({}, {"place": 0})
 
 
 def run(backend, folder, moment="", after=None):

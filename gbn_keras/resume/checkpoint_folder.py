@@ -18,7 +18,7 @@ class CheckpointFolder:
     """The checkpoints of one training.
 
     Args:
-        path: The folder. The first checkpoint creates it, but not its parents.
+        path: The folder. It must be there when a checkpoint is saved.
         keep: Number of checkpoints to keep.
     """
 
@@ -56,7 +56,10 @@ class CheckpointFolder:
             except NotWhole as error:
                 warn(f"{file} is not used: {error}")
         if files:
-            raise NoneIntact(f"no checkpoint in {self.path} is intact")
+            raise NoneIntact(
+                f"no checkpoint in {self.path} is intact. Restore a copy of one, or "
+                "choose another folder to train from the beginning."
+            )
         return None
 
     def file(self, updates: int) -> pathlib.Path:

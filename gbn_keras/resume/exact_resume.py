@@ -56,9 +56,8 @@ class ExactResume(keras.callbacks.Callback):
       bar count batches from 0.
     - The state of other callbacks is not saved. `EarlyStopping`, `ReduceLROnPlateau`
       and `ModelCheckpoint(save_best_only=True)` look for the best epoch since the last
-      start. The learning rate that they set is saved. `CSVLogger` needs `append=True`.
-    - If a callback ends the training, that is saved too, and `fit` makes no update
-      more.
+      start. A learning rate that they set is saved. `CSVLogger` needs `append=True`.
+    - If a callback ends the training, `fit` makes no update more.
     - SIGTERM saves after the current update, and ends the process with code 75. A
       second SIGTERM ends it at once.
     - It runs in one process, without a `tf.distribute` strategy. The program
@@ -147,8 +146,7 @@ class ExactResume(keras.callbacks.Callback):
         self._thread = threading.get_ident()
         self._quiet = contextlib.ExitStack()
         self._folder.path.mkdir(parents=True, exist_ok=True)
-        newest = self._folder.newest(self._read)
-        if newest is not None:
+        if newest := self._folder.newest(self._read):
             self._resume(*newest)
         self._signals = Signals((signal.SIGTERM,))
         self._signals.__enter__()

@@ -152,8 +152,8 @@ class Checkpoints:
             return self._folder.newest(self._checked) or b""
         except NoneIntact as error:
             raise UsageError(
-                f"--run_dir: {error}. Restore a copy of one, or delete the run's "
-                "folder to train from the beginning."
+                f"--run_dir: no checkpoint in {self._folder.path} is intact. Restore a "
+                "copy of one, or delete the run's folder to train from the beginning."
             ) from error
 
     def _checked(self, file, raw):
