@@ -48,9 +48,10 @@ def main():
         with tempfile.TemporaryDirectory() as folder:
             row = soak(backend, pathlib.Path(folder), arguments)
         print(
-            f"{backend}: {row['kills']} random kills, {row['in an epoch']} of them "
-            f"resumed in an epoch, {row['provoked']} while writing; {row['same']} of "
-            f"{row['trainings']} trainings equal the undisturbed one",
+            f"{backend}: {row['kills']} random kills and {row['provoked']} while "
+            f"writing, {row['in an epoch']} of which left a checkpoint within an "
+            f"epoch; {row['same']} of {row['trainings']} trainings equal the "
+            "undisturbed one",
             flush=True,
         )
         rows.append(row)

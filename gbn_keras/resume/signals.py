@@ -19,9 +19,9 @@ class Signals:
     """
 
     def __init__(self, caught: tuple[int, ...] = (signal.SIGTERM, signal.SIGINT)):
-        self.received = None
+        self.received: int | None = None
         self._caught = caught
-        self._before = {}
+        self._before: dict = {}
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():
