@@ -33,7 +33,7 @@ from side_by_side import write_json
 
 from gbn_keras.networks import names
 from gbn_keras.networks.fully_connected import f1
-from gbn_keras.training.run import checkpoint_file
+from gbn_keras.resume import checkpoint_file
 
 FLAGS = (
     *("--batch_size=256", "--epochs=2", "--stretch=2", "--checkpoint_every=4"),

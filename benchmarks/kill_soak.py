@@ -37,7 +37,7 @@ from side_by_side import write_json
 
 # Registers the classes that the models' files use.
 import gbn_keras.training.model.build_model  # noqa: F401
-from gbn_keras.training.run.checkpoint_file import decode
+from gbn_keras.resume.checkpoint_file import decode
 from gbn_keras.training.run.events import read_events
 
 PROGRAM = pathlib.Path(__file__).with_name("killed_program.py")

@@ -10,12 +10,14 @@ from gbn_keras.gradient_noise import GradientNoise
 from gbn_keras.optimizers import L2SGD, BatchSizeInvariantAdam, scale_adam
 from gbn_keras.regime import REGIMES, Regime
 from gbn_keras.regime_adaptation import RegimeAdaptation
+from gbn_keras.resume.exact_resume import ExactResume
 from gbn_keras.sharding_invariant_dropout import ShardingInvariantDropout
 from gbn_keras.version import __version__
 
 __all__ = [
     "REGIMES",
     "BatchSizeInvariantAdam",
+    "ExactResume",
     "GhostBatchNormalization",
     "GradientNoise",
     "L2SGD",

@@ -121,3 +121,8 @@ def replace_build(layer: keras.layers.Layer, build) -> None:
         if cell.cell_contents is wrapper.__wrapped__:
             cell.cell_contents = build
     wrapper.__wrapped__ = build
+
+
+def start_at_epoch(model: keras.Model, epoch: int | None) -> None:
+    """Makes the `fit` that just began start at an epoch; `None`: as its caller said."""
+    model._initial_epoch = epoch

@@ -37,6 +37,8 @@ SUITE = [
         "analysis/test_noise_scale",
         "test_regime_adaptation",
         "optimizers/test_scale_adam",
+        "resume/test_batches",
+        "resume/test_exact_resume",
         "test_sharding_invariant_dropout",
         "analysis/test_weight_distance",
         "large_batch/test_end_of_regime",
@@ -203,7 +205,7 @@ OF_TENSORFLOW = (
 sys.modules["tensorflow"] = None  # Its import fails, as where it is not installed.
 import gbn_keras, keras, numpy as np
 packages = ("", "analysis.", "kernels.", "large_batch.", "networks.", "optimizers.")
-for package in packages:
+for package in (*packages, "resume."):
     folder = importlib.import_module(f"gbn_keras.{package}"[:-1]).__path__
     for module in pkgutil.iter_modules(folder, f"gbn_keras.{package}"):
         if module.name.split(".")[-1] not in OF_TENSORFLOW:

@@ -20,7 +20,7 @@ PRIVATE = re.compile(
     r"keras\.src|tensorflow\.python|\._(?:flatten_layers|compile_loss|compile_metrics|"
     r"loss_tracker|get_own_metrics|metrics|symbolic_build|flat_losses|"
     r"learning_rate|all_reduce_sum_gradients|clip_gradients|momentums|velocities|"
-    r"velocity_hats|get_variable_index)\b"
+    r"velocity_hats|get_variable_index|initial_epoch)\b"
 )
 
 
@@ -61,6 +61,16 @@ def test_what_an_optimizer_trains():
     assert internals.variables_to_train(optimizer) == []
     optimizer.build([variable])
     assert internals.variables_to_train(optimizer)[0] is variable
+
+
+def test_a_training_starts_where_a_callback_says(model):
+    class Start(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            internals.start_at_epoch(model, 3)
+
+    ones = np.ones((2, 3))
+    history = model.fit(ones, ones, epochs=5, verbose=0, callbacks=[Start()])
+    assert history.epoch == [3, 4]
 
 
 def test_what_keras_calls_is_there():

@@ -46,7 +46,8 @@ def anchors(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=by_name)
-def test_the_code_of_a_page_runs(page, monkeypatch):
+def test_the_code_of_a_page_runs(page, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # The code may write files.
     fit = keras.Model.fit
 
     def short_fit(model, *arguments, epochs=1, **options):

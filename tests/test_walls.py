@@ -20,9 +20,10 @@ WALLS = {
     "analysis": {"method"},
     "large_batch": {"method", "replicas", "large_batch.backends"},
     "large_batch.backends": {"method", "replicas", "large_batch"},
+    "resume": {"method"},
     "training.data": {"shares", "training.errors"},
     "training.run": {
-        *("method", "analysis", "replicas"),
+        *("method", "analysis", "replicas", "resume"),
         *("training.errors", "training.settings", "training.plan"),
     },
     "training.report": {
@@ -37,7 +38,7 @@ WALLS = {
         *("training.errors", "training.settings", "training.plan"),
     },
     "training": {
-        *("method", "networks", "optimizers", "analysis", "large_batch"),
+        *("method", "networks", "optimizers", "analysis", "large_batch", "resume"),
         *("training.data", "training.run", "training.report", "training.callbacks"),
         *("training.model", "training.cluster"),
     },

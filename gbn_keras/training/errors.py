@@ -1,5 +1,7 @@
 """The errors that the program reports in one line: usage errors and early ends."""
 
+import signal
+
 
 class UsageError(ValueError):
     """A user's mistake, in one line: flag, received, wanted, what to do."""
@@ -19,6 +21,20 @@ class Stopped(Exception):
     """
 
     exit_code = 75
+
+
+class Interrupted(Stopped):
+    """The process received SIGTERM or SIGINT.
+
+    Args:
+        number: Number of the signal.
+        message: Line that says so.
+    """
+
+    def __init__(self, number: int, message: str):
+        super().__init__(message)
+        if number == signal.SIGINT:
+            self.exit_code = 128 + number  # The convention of shells.
 
 
 class NotFinite(Stopped):

@@ -4,6 +4,7 @@ import contextlib
 
 import keras
 
+from gbn_keras.resume.signals import Signals
 from gbn_keras.training.data import datasets
 from gbn_keras.training.data.labelled_images import LabelledImages
 from gbn_keras.training.driver import Driver
@@ -11,7 +12,6 @@ from gbn_keras.training.model.build_model import check_image_shape
 from gbn_keras.training.model.traced_models import TracedModels
 from gbn_keras.training.planner import Planner, model_name
 from gbn_keras.training.run.run_directory import open_run_directory, read_result
-from gbn_keras.training.run.signals import Signals
 from gbn_keras.training.settings import Settings
 from gbn_keras.training.strategy import (
     chief_says,

@@ -9,7 +9,6 @@ neither seeds nor the place in an epoch, and overwrites its only file.
 
 import pathlib
 import signal
-import sys
 import time
 from typing import NamedTuple
 
@@ -18,17 +17,28 @@ import numpy as np
 import tensorflow as tf
 
 from gbn_keras.replicas import this_replica
-from gbn_keras.training.errors import UsageError
-from gbn_keras.training.run import checkpoint_file
+from gbn_keras.resume import checkpoint_file
+from gbn_keras.resume.checkpoint_folder import (
+    CheckpointFolder,
+    NoneIntact,
+    warn_of_other_versions,
+)
+from gbn_keras.resume.model_state import (
+    Unfit,
+    arrays_of,
+    name_of,
+    value_of,
+    variables_of,
+)
+from gbn_keras.resume.signals import Signals
+from gbn_keras.training.errors import Interrupted, UsageError
 from gbn_keras.training.run.run_directory import digest
-from gbn_keras.training.run.signals import Interrupted, Signals
 from gbn_keras.training.settings import Settings
-from gbn_keras.whole_file import to_disk, whole_file
+from gbn_keras.whole_file import to_disk
 
 FOLDER = "checkpoints"
 
 _KEPT = 2
-_DIGITS = 10  # Digits of an update in a file's name, so that names sort as numbers.
 
 # Saving after epochs takes at most this share of the time, so it skips short epochs.
 _SHARE_OF_TIME = 0.02
@@ -50,13 +60,7 @@ class State(NamedTuple):
     @classmethod
     def of(cls, model: keras.Model, updates: int, seconds: float) -> "State":
         """The state of a model in training. The first replica holds all of it."""
-        strategy = model.distribute_strategy
-        arrays = {
-            _name(kind, place): strategy.experimental_local_results(v.value)[0].numpy()
-            for kind, variables in _variables(model).items()
-            for place, v in enumerate(variables)
-        }
-        return cls(updates, seconds, arrays)
+        return cls(updates, seconds, arrays_of(model))
 
     def restore(self, model: keras.Model, *kinds: str) -> None:
         """Restores the model's variables of these kinds.
@@ -65,7 +69,7 @@ class State(NamedTuple):
             UsageError: If the state is of another model.
         """
         for kind in kinds:
-            variables = _variables(model)[kind]
+            variables = variables_of(model)[kind]
             values = [self._value(kind, *pair) for pair in enumerate(variables)]
             if kind == "metrics":
                 _assign_metrics(model.distribute_strategy, variables, values)
@@ -74,16 +78,14 @@ class State(NamedTuple):
                     variable.assign(value)
 
     def _value(self, kind, place, variable):
-        value = self.arrays.get(_name(kind, place))
-        if value is None or value.shape != tuple(variable.shape):
+        try:
+            return value_of(self.arrays, name_of(kind, place), variable)
+        except Unfit as error:
             raise UsageError(
                 f"--run_dir: the checkpoint of update {self.updates:,} does not fit "
-                f"the network: {variable.path} is missing or has another shape. Resume "
-                "with the gbn-keras version that wrote it, or choose another folder."
-            )
-        if value.dtype.kind == "V":  # bfloat16: numpy only knows its size.
-            value = value.view(tf.as_dtype(variable.dtype).as_numpy_dtype)
-        return value
+                f"the network: {error}. Resume with the gbn-keras version that wrote "
+                "it, or choose another folder."
+            ) from error
 
     def encode(self, facts: dict) -> bytes:
         """The state as bytes, together with facts about the run."""
@@ -99,21 +101,6 @@ class State(NamedTuple):
         """
         arrays, facts = checkpoint_file.decode(raw)
         return cls(facts["updates"], facts["seconds"], arrays), facts
-
-
-def _variables(model):
-    moments, progress = model.gradient_moments, model.regime_progress
-    return {
-        "model": model.variables,
-        "optimizer": model.optimizer.variables,
-        "metrics": model.metrics_variables,
-        "moments": moments.variables if moments else [],
-        "progress": progress.variables if progress else [],
-    }
-
-
-def _name(kind, place):
-    return f"{kind}_{place}"
 
 
 def _assign_metrics(strategy, variables, values):
@@ -136,7 +123,7 @@ class Checkpoints:
     """
 
     def __init__(self, settings: Settings, versions: dict[str, str]):
-        self._folder = pathlib.Path(settings.run_dir) / FOLDER
+        self._folder = CheckpointFolder(pathlib.Path(settings.run_dir) / FOLDER, _KEPT)
         self._facts = {
             "run": digest(settings),
             "flags": settings.flagfile(),
@@ -149,13 +136,11 @@ class Checkpoints:
         Raises:
             OSError: If it cannot be written. Then the earlier ones are still there.
         """
-        self._folder.mkdir(exist_ok=True)
-        for table in self._folder.parent.glob("*.csv"):
+        path = self._folder.path
+        path.mkdir(exist_ok=True)
+        for table in path.parent.glob("*.csv"):
             to_disk(table)  # A resumed training does not write these rows again.
-        with whole_file(self._file(state.updates)) as draft:
-            draft.write_bytes(state.encode(self._facts))
-        for old in self._files()[_KEPT:]:
-            old.unlink()
+        self._folder.save(state.updates, state.encode(self._facts))
 
     def newest(self) -> bytes:
         """The newest intact checkpoint; empty if none ever was. Warns of damaged ones.
@@ -163,46 +148,21 @@ class Checkpoints:
         Raises:
             UsageError: If there are checkpoints, but none is intact.
         """
-        files = self._files()
-        for file in files:
-            try:
-                raw = file.read_bytes()
-                self._check(file, raw)
-                return raw
-            except checkpoint_file.NotWhole as error:
-                _warn(f"{file} is not used: {error}")
-        if files:
+        try:
+            return self._folder.newest(self._checked) or b""
+        except NoneIntact as error:
             raise UsageError(
-                f"--run_dir: no checkpoint in {self._folder} is intact. Restore a copy "
-                "of one, or delete the run's folder to train from the beginning."
-            )
-        return b""
+                f"--run_dir: no checkpoint in {self._folder.path} is intact. Restore a "
+                "copy of one, or delete the run's folder to train from the beginning."
+            ) from error
 
-    def _check(self, file, raw):
+    def _checked(self, file, raw):
         state, facts = State.decode(raw)
-        if facts["run"] != self._facts["run"] or file != self._file(state.updates):
+        is_own = facts["run"] == self._facts["run"]
+        if not is_own or file != self._folder.file(state.updates):
             raise checkpoint_file.NotWhole("it belongs to another run or update")
-        before, now = facts["versions"], self._facts["versions"]
-        if before != now:
-            changed = ", ".join(
-                f"{name} {before.get(name)} there, {now[name]} here"
-                for name in now
-                if before.get(name) != now[name]
-            )
-            _warn(f"{file} is from other versions and may round differently: {changed}")
-
-    def _file(self, updates):
-        return self._folder / f"update_{updates:0{_DIGITS}d}.checkpoint"
-
-    def _files(self):
-        """All checkpoints, the newest first."""
-        # This does not match the drafts that a killed process left.
-        pattern = f"update_{'[0-9]' * _DIGITS}.checkpoint"
-        return sorted(self._folder.glob(pattern), reverse=True)
-
-
-def _warn(line):
-    print(f"warning: {line}", file=sys.stderr, flush=True)
+        warn_of_other_versions(file, facts["versions"], self._facts["versions"])
+        return raw
 
 
 class Checkpointing(keras.callbacks.Callback):

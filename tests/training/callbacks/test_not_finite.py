@@ -7,8 +7,8 @@ import keras
 import pytest
 
 import gbn_train
+from gbn_keras.resume import checkpoint_file
 from gbn_keras.training import trainer
-from gbn_keras.training.run import checkpoint_file
 
 SHORT = ("--batch_size=256", "--stretch=1", "--epochs=3", "--checkpoint_every=1")
 BROKEN = (*SHORT, "--learning_rate=1e30", "--clipnorm=0", "--lr_scaling=none")

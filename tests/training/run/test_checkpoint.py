@@ -19,11 +19,10 @@ from trainings import KillAfter, Killed, weights
 
 import gbn_train
 from gbn_keras.networks import names
+from gbn_keras.resume import checkpoint_file
 from gbn_keras.training import trainer
-from gbn_keras.training.errors import UsageError
-from gbn_keras.training.run import checkpoint_file
+from gbn_keras.training.errors import Interrupted, UsageError
 from gbn_keras.training.run.checkpoint import Checkpoints, State
-from gbn_keras.training.run.signals import Interrupted
 
 ROOT = pathlib.Path(gbn_train.__file__).parent
 

@@ -23,9 +23,9 @@ def encode(arrays: dict[str, np.ndarray], facts: dict) -> bytes:
         facts: Values that JSON can hold.
     """
     text = np.frombuffer(json.dumps(facts).encode(), np.uint8)
-    content = io.BytesIO()
-    np.savez(content, allow_pickle=False, **{_FACTS: text}, **arrays)
-    content = content.getvalue()
+    file = io.BytesIO()
+    np.savez(file, allow_pickle=False, **{_FACTS: text}, **arrays)
+    content = file.getvalue()
     return _header(content) + content
 
 
@@ -38,12 +38,12 @@ def decode(raw: bytes) -> tuple[dict[str, np.ndarray], dict]:
     Raises:
         NotWhole: If the bytes are not those that `encode` made.
     """
-    raw = memoryview(raw)
     length = len(_header(b""))
-    if raw[:length] != _header(raw[length:]):
+    head, content = raw[:length], memoryview(raw)[length:]
+    if head != _header(content):
         raise NotWhole("its checksum is wrong")
-    with np.load(io.BytesIO(raw[length:]), allow_pickle=False) as content:
-        arrays = dict(content)
+    with np.load(io.BytesIO(content), allow_pickle=False) as file:
+        arrays = dict(file)
     return arrays, json.loads(arrays.pop(_FACTS).tobytes())
 
 

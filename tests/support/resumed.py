@@ -1,0 +1,75 @@
+"""A small `fit` that a test kills and repeats, with all that has a state of its own."""
+
+import keras
+import numpy as np
+
+from gbn_keras import ExactResume, GhostBatchNormalization
+
+EXAMPLES, BATCH, EPOCHS = 23, 8, 2
+UPDATES = EPOCHS * 3  # The last batch of an epoch is smaller.
+
+_GENERATOR = np.random.RandomState(0)
+X = _GENERATOR.rand(EXAMPLES, 5).astype("float32")
+Y = _GENERATOR.randint(0, 3, EXAMPLES)
+
+
+class Killed(BaseException):
+    """In place of the system's."""
+
+
+class KillAfter(keras.callbacks.Callback):
+    """Ends a training without a chance to save anything."""
+
+    def __init__(self, updates):
+        super().__init__()
+        self._left = updates
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._left -= 1
+        if not self._left:
+            raise Killed
+
+
+def arrays(resume):
+    """The usual data of a training."""
+    return resume.batches(X, Y, batch_size=BATCH, seed=3)
+
+
+def build(width=6, rate=0.01, **options):
+    """A compiled model that has seeds, running statistics and a schedule."""
+    model = keras.Sequential(
+        [
+            keras.Input((5,)),
+            keras.layers.Dense(width),
+            GhostBatchNormalization(4),
+            keras.layers.Dropout(0.5),
+            keras.layers.Dense(3),
+        ]
+    )
+    loss = keras.losses.SparseCategoricalCrossentropy(True)
+    options = {"run_eagerly": True, "metrics": ["accuracy"], **options}
+    model.compile(keras.optimizers.Adam(rate), loss, **options)
+    return model
+
+
+def train(folder, data=arrays, model=None, kill_after=0, more=(), every=1, **options):
+    """Trains a fresh model, or kills it after some updates; returns all that it has.
+
+    Returns:
+        The values of all variables, and the `History`'s epochs and logs.
+    """
+    model = model or build()
+    resume = ExactResume(folder, every=every)
+    kill = [KillAfter(kill_after)] if kill_after else []
+    options = {"epochs": EPOCHS, "verbose": 0, **options}
+    history = model.fit(data(resume), callbacks=[*more, resume, *kill], **options)
+    variables = [*model.variables, *model.optimizer.variables]
+    values = [np.array(keras.ops.convert_to_numpy(v)) for v in variables]
+    return values, (history.epoch, history.history)
+
+
+def assert_same(one, other):
+    """The same bits of variables, and the same logs."""
+    for a, b in zip(one[0], other[0], strict=True):
+        assert a.dtype == b.dtype and a.tobytes() == b.tobytes()
+    assert one[1] == other[1]
