@@ -89,8 +89,13 @@ def soak(backend, folder, arguments):
 
 def result(folder):
     """The arrays and facts of the newest checkpoint, of none if there is none yet."""
-    files = sorted(folder.glob("update_??????????.checkpoint"))
+    files = checkpoints(folder)
     return decode(files[-1].read_bytes()) if files else ({}, {"place": 0})
+
+
+def checkpoints(folder):
+    """The files of whole checkpoints, the newest last."""
+    return sorted(folder.glob("update_??????????.checkpoint"))
 
 
 def run(backend, folder, moment="", after=None):
@@ -127,7 +132,7 @@ def train(folder, moment):
     if moment:
         kill_at(*moment.split(":"))
     told = keras.callbacks.LambdaCallback(on_train_batch_end=tell_once())
-    if not pathlib.Path(folder).exists():  # Later starts have random seeds.
+    if not checkpoints(pathlib.Path(folder)):  # Later starts have random seeds.
         keras.utils.set_random_seed(1)
     layers = keras.layers
     hidden = [layers.Dense(64), GhostBatchNormalization(16), layers.ReLU()]
