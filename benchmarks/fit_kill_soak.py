@@ -23,6 +23,7 @@ import random
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 
 from kill_soak import PROVOKED, same_arrays
@@ -31,7 +32,7 @@ from side_by_side import write_json
 
 from gbn_keras.resume.checkpoint_file import decode
 
-_TIMEOUT = 300
+_TIMEOUT = 300  # Seconds of a process. SIGTERM gives another exit code.
 EPOCHS = 6
 
 
@@ -104,19 +105,23 @@ def run(backend, folder, moment="", after=None):
     Returns:
         Whether it was killed before it ended.
     """
-    process = subprocess.Popen(
-        [sys.executable, __file__, "train", str(folder), moment],
-        env={**os.environ, "KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "2"},
+    command = [sys.executable, __file__, "train", str(folder), moment]
+    environment = {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "2"}
+    with subprocess.Popen(
+        command,
+        env={**os.environ, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-    )
-    started = time.monotonic()
-    for line in process.stdout:
-        if after is not None and line.startswith("first update"):
-            time.sleep(after)
-            process.kill()
-    code = process.wait(max(1, _TIMEOUT - (time.monotonic() - started)))
+    ) as process:
+        alarm = threading.Timer(_TIMEOUT, process.terminate)
+        alarm.start()
+        for line in process.stdout:
+            if after is not None and line.startswith("first update"):
+                time.sleep(after)
+                process.kill()
+        code = process.wait()
+        alarm.cancel()
     if code not in (0, -9):
         raise RuntimeError(f"{backend}: exit code {code}")
     return code == -9
