@@ -9,12 +9,11 @@ import keras
 import numpy as np
 import pytest
 from backend import IS_TENSORFLOW, NAME, tensorflow_only
+from kills import AskToStop, Killed
 from resumed import (
     BATCH,
     EPOCHS,
     UPDATES,
-    KillAfter,
-    Killed,
     X,
     Y,
     arrays,
@@ -33,11 +32,11 @@ def train_whole(folder, **options):
 
 
 def train_in_pieces(folder, updates, make=build, **options):
-    """Trains in processes that are killed after so many updates."""
+    """Trains in processes that are killed in such an update."""
     keras.utils.set_random_seed(7)
     for _ in range((UPDATES - 1) // updates):
         with pytest.raises(Killed):
-            train(folder, model=make(), kill_after=updates, **options)
+            train(folder, model=make(), kill_in=updates, **options)
         # The next process starts with other random numbers.
     return train(folder, model=make(), **options)
 
@@ -203,7 +202,7 @@ def test_without_every_the_ends_of_epochs_are_saved(tmp_path):
 def test_of_a_damaged_checkpoint_the_one_before_is_used(tmp_path, capsys, whole):
     keras.utils.set_random_seed(7)
     with pytest.raises(Killed):
-        train(tmp_path, kill_after=5)
+        train(tmp_path, kill_in=5)
     before, newest = sorted(tmp_path.iterdir())
     newest.write_bytes(newest.read_bytes()[:-1])
     assert_same(train(tmp_path), whole[1])
@@ -237,23 +236,13 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_there(
     assert_same(train(tmp_path), whole[1])
 
 
-class Terminate(KillAfter):
-    """Sends SIGTERM to this process after some updates."""
-
-    def on_train_batch_end(self, batch, logs=None):
-        try:
-            super().on_train_batch_end(batch, logs)
-        except Killed:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-
 # In an epoch, and in the last update of one.
 @pytest.mark.parametrize("updates", [2, 3])
 def test_sigterm_saves_and_stops(tmp_path, capsys, whole, updates):
     before = signal.getsignal(signal.SIGTERM)
     keras.utils.set_random_seed(7)
     with pytest.raises(SystemExit) as stop:
-        train(tmp_path, more=[Terminate(updates)], every=100)
+        train(tmp_path, more=[AskToStop(signal.SIGTERM, updates)], every=100)
     assert stop.value.code == 75
     assert f"received SIGTERM; update {updates} is saved" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) is before

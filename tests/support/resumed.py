@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+from kills import KillAfter
 
 from gbn_keras import ExactResume, GhostBatchNormalization
 
@@ -11,23 +12,6 @@ UPDATES = EPOCHS * 3  # The last batch of an epoch is smaller.
 _GENERATOR = np.random.RandomState(0)
 X = _GENERATOR.rand(EXAMPLES, 5).astype("float32")
 Y = _GENERATOR.randint(0, 3, EXAMPLES)
-
-
-class Killed(BaseException):
-    """In place of the system's."""
-
-
-class KillAfter(keras.callbacks.Callback):
-    """Ends a training without a chance to save anything."""
-
-    def __init__(self, updates):
-        super().__init__()
-        self._left = updates
-
-    def on_train_batch_end(self, batch, logs=None):
-        self._left -= 1
-        if not self._left:
-            raise Killed
 
 
 def arrays(resume):
@@ -52,15 +36,15 @@ def build(width=6, rate=0.01, **options):
     return model
 
 
-def train(folder, data=arrays, model=None, kill_after=0, more=(), every=1, **options):
-    """Trains a fresh model, or kills it after some updates; returns all that it has.
+def train(folder, data=arrays, model=None, kill_in=0, more=(), every=1, **options):
+    """Trains a fresh model, or kills it in an update; returns all that it has.
 
     Returns:
         The values of all variables, and the `History`'s epochs and logs.
     """
     model = model or build()
     resume = ExactResume(folder, every=every)
-    kill = [KillAfter(kill_after)] if kill_after else []
+    kill = [KillAfter(kill_in - 1)] if kill_in else []
     options = {"epochs": EPOCHS, "verbose": 0, **options}
     history = model.fit(data(resume), callbacks=[*more, resume, *kill], **options)
     variables = [*model.variables, *model.optimizer.variables]

@@ -12,23 +12,6 @@ from gbn_keras.training.run import events
 SHORT = ("--batch_size=256", "--stretch=1", "--epochs=2")
 
 
-class Killed(Exception):
-    """In place of the system's."""
-
-
-class KillAfter(keras.callbacks.Callback):
-    """Ends a training without a chance to save anything."""
-
-    def __init__(self, updates):
-        super().__init__()
-        self._left = updates
-
-    def on_train_batch_end(self, batch, logs=None):
-        self._left -= 1
-        if self._left < 0:
-            raise Killed
-
-
 @contextlib.contextmanager
 def shallow_network():
     """Gives the program a network of two hidden layers for digits, instead of four.

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import settings_of
-from trainings import KillAfter, Killed, weights
+from kills import KillAfter, Killed
+from trainings import weights
 
 from gbn_keras.training import trainer
 from gbn_keras.training.errors import UsageError

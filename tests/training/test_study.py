@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import settings_of
+from kills import Killed
 from run_directories import write_training
 
 import gbn_train
@@ -96,9 +97,6 @@ def test_a_training_that_is_killed_goes_on_in_its_middle(
 ):
     """As all of a study's, a sweep's and a search's."""
     killed = make_settings(*SWEEP, "--batch_sizes=256", "--checkpoint_every=4")
-
-    class Killed(Exception):
-        pass
 
     class KilledProgress(study.RunProgress):
         def on_train_batch_end(self, batch, logs=None):

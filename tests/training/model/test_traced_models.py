@@ -3,7 +3,8 @@
 import numpy as np
 import pandas as pd
 import pytest
-from trainings import SHORT, KillAfter, Killed, curves, weights
+from kills import KillAfter, Killed
+from trainings import SHORT, curves, weights
 
 from gbn_keras.training import trainer
 from gbn_keras.training.model import traced_models

@@ -15,7 +15,8 @@ import keras
 import numpy as np
 import pytest
 from conftest import settings_of
-from trainings import KillAfter, Killed, weights
+from kills import AskToStop, KillAfter, Killed
+from trainings import weights
 
 import gbn_train
 from gbn_keras.networks import names
@@ -34,19 +35,6 @@ TABLES = ("metrics.csv", "weight_distance.csv", "noise_scale.csv")
 # Before the first checkpoint and in the second epoch; then at an epoch's end and in the
 # last, after so many more updates.
 EARLY_KILLS, LATE_KILLS = (2, 9), (5, 7)
-
-
-class AskToStop(keras.callbacks.Callback):
-    """Sends a signal to this process during an update."""
-
-    def __init__(self, number, updates):
-        super().__init__()
-        self._number, self._left = number, updates
-
-    def on_train_batch_begin(self, batch, logs=None):
-        self._left -= 1
-        if not self._left:
-            os.kill(os.getpid(), self._number)
 
 
 pytestmark = pytest.mark.usefixtures("shallow")

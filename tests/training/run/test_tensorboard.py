@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 from conftest import settings_of
+from kills import Killed
 from tensorboard import context
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.plugin_event_multiplexer import (
@@ -20,7 +21,7 @@ from tensorboard.backend.event_processing.plugin_event_multiplexer import (
 from tensorboard.data.provider import RunTagFilter
 from tensorboard.plugins.base_plugin import TBContext
 from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
-from trainings import Killed, curves
+from trainings import curves
 
 from gbn_keras.training import trainer
 from gbn_keras.training.errors import UsageError
