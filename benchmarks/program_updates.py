@@ -8,7 +8,7 @@ import tensorflow as tf
 
 import gbn_train
 from gbn_keras.training.data.image_data import ImageData
-from gbn_keras.training.model import build_model
+from gbn_keras.training.model.build_model import build_model
 from gbn_keras.training.planner import Planner
 from gbn_keras.training.settings import Settings
 
