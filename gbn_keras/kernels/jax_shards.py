@@ -7,6 +7,7 @@ shapes fit no division, so the compiler would send examples from device to devic
 """
 
 import dataclasses
+import math
 
 import jax.numpy as jnp
 import keras
@@ -98,16 +99,19 @@ class ByExample:
         by_gamma, by_beta = (ops.sum(x, axis=0) for x in (sum_scaled, sum_dy))
         return ops.cast(dx, inputs.dtype), by_gamma, by_beta
 
+    def _ghosts(self, batch):
+        return max(batch // self.virtual_batch_size, min(batch, 1))
+
     def _ghost_of_example(self, batch):
-        last = max(batch // self.virtual_batch_size - 1, 0)
-        return jnp.minimum(jnp.arange(batch) // self.virtual_batch_size, last)
+        ghosts = jnp.arange(batch) // self.virtual_batch_size
+        return jnp.minimum(ghosts, max(self._ghosts(batch) - 1, 0))
 
     def _sums(self, values):
         """The sum for each ghost and channel."""
         batch = values.shape[0]
         others = [a for a in range(1, len(values.shape)) if a != self.axis]
         rows = ops.sum(values, axis=others)
-        ghosts = jnp.arange(max(batch // self.virtual_batch_size, min(batch, 1)))
+        ghosts = jnp.arange(self._ghosts(batch))
         members = ghosts[:, None] == self._ghost_of_example(batch)
         # TPUs would round the factors to bfloat16.
         return jnp.matmul(members.astype(rows.dtype), rows, precision="highest")
@@ -115,7 +119,14 @@ class ByExample:
     def _counts(self, inputs, mask, dtype):
         """The number of values in such a sum, at least 1."""
         if mask is None:
-            return ops.maximum(self._sums(ops.ones(inputs.shape, dtype)), 1)
+            batch, *sizes = inputs.shape
+            values = math.prod(sizes) // inputs.shape[self.axis]
+            ghosts = self._ghosts(batch)
+            examples = jnp.full((ghosts, 1), self.virtual_batch_size)
+            # The remainder joins the last ghost.
+            rest = batch - (ghosts - 1) * self.virtual_batch_size
+            examples = examples.at[-1:].set(rest)
+            return ops.cast(ops.maximum(examples * values, 1), dtype)
         # As `ClosedForm`.
         return self._sums(ops.cast(mask, dtype)) + backend.epsilon()
 
