@@ -34,7 +34,7 @@ WALLS = {
     "training.callbacks": {"training.errors", "training.plan"},
     "training.model": {
         *("method", "networks", "optimizers", "large_batch", "large_batch.backends"),
-        *("training.data", "training.run"),
+        *("resume", "training.data"),
         *("training.errors", "training.settings", "training.plan"),
     },
     "training": {

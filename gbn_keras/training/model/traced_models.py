@@ -6,10 +6,10 @@ import keras
 import tensorflow as tf
 
 from gbn_keras.large_batch.large_batch_model import LargeBatchModel
+from gbn_keras.resume.model_state import arrays_of, restore
 from gbn_keras.training.data.labelled_images import LabelledImages
 from gbn_keras.training.model.build_model import build_model, untraced_model
 from gbn_keras.training.plan import Plan
-from gbn_keras.training.run.checkpoint import State
 
 
 class TracedModels:
@@ -39,8 +39,8 @@ class TracedModels:
         with self._strategy.scope():
             if model is None:
                 return build_model(plan, self._data)
-            untrained = State.of(untraced_model(plan, self._data), 0, 0.0)
-            untrained.restore(model, "model", "optimizer", "moments", "progress")
+            untrained = arrays_of(untraced_model(plan, self._data))
+            restore(model, untrained, "model", "optimizer", "moments", "progress")
         return model
 
     def give_back(self, plan: Plan, model: LargeBatchModel) -> None:

@@ -27,6 +27,7 @@ from gbn_keras.resume.model_state import (
     Unfit,
     arrays_of,
     name_of,
+    restore,
     value_of,
     variables_of,
 )
@@ -68,18 +69,12 @@ class State(NamedTuple):
         Raises:
             UsageError: If the state is of another model.
         """
-        for kind in kinds:
-            variables = variables_of(model)[kind]
-            values = [self._value(kind, *pair) for pair in enumerate(variables)]
-            if kind == "metrics":
-                _assign_metrics(model.distribute_strategy, variables, values)
-            else:
-                for variable, value in zip(variables, values, strict=True):
-                    variable.assign(value)
-
-    def _value(self, kind, place, variable):
         try:
-            return value_of(self.arrays, name_of(kind, place), variable)
+            for kind in kinds:
+                if kind == "metrics":
+                    _restore_metrics(model, self.arrays)
+                else:
+                    restore(model, self.arrays, kind)
         except Unfit as error:
             raise UsageError(
                 f"--run_dir: the checkpoint of update {self.updates:,} does not fit "
@@ -103,15 +98,20 @@ class State(NamedTuple):
         return cls(facts["updates"], facts["seconds"], arrays), facts
 
 
-def _assign_metrics(strategy, variables, values):
+def _restore_metrics(model, arrays):
     """Gives the first replica the values, others zeros: see `joined_update`."""
+    variables = variables_of(model)["metrics"]
+    values = [
+        value_of(arrays, name_of("metrics", place), variable)
+        for place, variable in enumerate(variables)
+    ]
 
     def on_replica():
         replica, _ = this_replica()
         for variable, value in zip(variables, values, strict=True):
             variable.assign(tf.where(tf.equal(replica, 0), value, tf.zeros_like(value)))
 
-    strategy.run(tf.function(on_replica))
+    model.distribute_strategy.run(tf.function(on_replica))
 
 
 class Checkpoints:
