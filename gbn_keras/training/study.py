@@ -81,7 +81,9 @@ def run_study(settings: Settings) -> pathlib.Path | None:
     settings, plans = prepare(settings, planner)
     run_dir = pathlib.Path(settings.run_dir)
     seeds = range(settings.seed, settings.seed + settings.seeds)
-    pace, models = Pace(), TracedModels(strategy, data)
+    pace = Pace()
+    # With one seed, no training could take the model of another.
+    models = TracedModels(strategy, data) if settings.seeds > 1 else None
     with open_run_directory(settings) if is_first else contextlib.nullcontext():
         to_do = [
             (arm, seed, arm_dir)
