@@ -26,8 +26,7 @@ import tempfile
 import threading
 import time
 
-from kill_soak import PROVOKED, same_arrays
-from killed_program import kill_at
+from killed_program import PROVOKED, checkpoints, kill_at
 from side_by_side import write_json
 
 from gbn_keras.resume.checkpoint_file import decode
@@ -62,6 +61,9 @@ def main():
 
 def soak(backend, folder, arguments):
     """The row of a backend: how many kills, and how many trainings are the same."""
+    # It imports the whole program, for which the killed processes would wait.
+    from kill_soak import same_arrays
+
     generator = random.Random(f"{arguments.seed} {backend}")
     run(backend, folder / "undisturbed")
     wanted = result(folder / "undisturbed")
@@ -92,11 +94,6 @@ def result(folder):
     """The arrays and facts of the newest checkpoint, of none if there is none yet."""
     files = checkpoints(folder)
     return decode(files[-1].read_bytes()) if files else ({}, {"place": 0})
-
-
-def checkpoints(folder):
-    """The files of whole checkpoints, the newest last."""
-    return sorted(folder.glob("update_??????????.checkpoint"))
 
 
 def run(backend, folder, moment="", after=None):

@@ -33,6 +33,7 @@ import threading
 
 import keras
 import numpy as np
+from killed_program import PROVOKED, checkpoints
 from side_by_side import write_json
 
 # Registers the classes that the models' files use.
@@ -52,9 +53,6 @@ TABLES = ("metrics.csv", "weight_distance.csv", "noise_scale.csv")
 PRECISIONS = ("float32", "mixed_bfloat16")
 
 RANDOM = "at random"
-
-# Moments in writing a checkpoint; killed_program.py knows the same names.
-PROVOKED = ("half written", "not yet named", "not yet tidied")
 
 _TIMEOUT = 300
 
@@ -150,7 +148,7 @@ def run_and_kill(flags, folder, row, seed):
             is_killed = run(flags, folder, row["precision"], moment_and_write)
         if not is_killed:
             return kills
-        left = sorted((folder / "checkpoints").glob("update_??????????.checkpoint"))
+        left = checkpoints(folder / "checkpoints")
         kills.append((moment, left[-1].stem if left else "no checkpoint"))
     run(flags, folder, row["precision"])
     return kills

@@ -21,6 +21,7 @@ _METHODS = {
     "not yet named": "replace",
     "not yet tidied": "unlink",
 }
+PROVOKED = tuple(_METHODS)
 
 
 def main():
@@ -30,6 +31,11 @@ def main():
         kill_at(*moment.split(":"))
     use_dropout()
     return gbn_train.main(["train.py", *flags])
+
+
+def checkpoints(folder):
+    """The files of whole checkpoints, the newest last."""
+    return sorted(folder.glob("update_??????????.checkpoint"))
 
 
 def kill_at(moment, number):
