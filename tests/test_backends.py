@@ -51,7 +51,7 @@ SUITE = [
 ]
 # JAX compiles each update for many seconds. Whenever the others are tested, it takes
 # micro-batches through `micro_batched.py`, and these with the slow tests.
-SLOW_ON_JAX = ("test_large_batch_model", "test_loss_parts")
+FILES_SLOW_ON_JAX = ("test_large_batch_model", "test_loss_parts")
 
 
 def start(backend, folder, *command):
@@ -121,7 +121,7 @@ def suites(tmp_path_factory):
     """The processes that run the tests, by backend, at the same time."""
     folder = tmp_path_factory.mktemp("suites")
     files = {
-        "jax": [file for file in SUITE if file.stem not in SLOW_ON_JAX],
+        "jax": [file for file in SUITE if file.stem not in FILES_SLOW_ON_JAX],
         "torch": SUITE,
     }
     running = {name: start_suite(name, folder, files[name]) for name in OTHERS}

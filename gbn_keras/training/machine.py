@@ -18,11 +18,9 @@ def check_machine(settings: Settings, replicas: int) -> None:
             f"{nearest_multiples(batch, replicas)}."
         )
     if replicas_communicate(batch, ghost, replicas) and settings.jit == "on":
-        what = (
-            f"ghosts of {ghost} that are cut by"
-            if ghost
-            else ("plain batch normalization over")
-        )
+        what = "plain batch normalization over"
+        if ghost:
+            what = f"ghosts of {ghost} that are cut by"
         raise UsageError(
             f"--jit: got on, wanted auto or off, because {what} {replicas} replicas "
             "cannot be compiled: they communicate in the middle. Leave it out."
