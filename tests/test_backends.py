@@ -51,7 +51,13 @@ SUITE = [
 ]
 # JAX compiles each update for many seconds. Whenever the others are tested, it takes
 # micro-batches through `micro_batched.py`, and these with the slow tests.
-FILES_SLOW_ON_JAX = ("test_large_batch_model", "test_loss_parts")
+FILES_SLOW_ON_JAX = (
+    "test_gradient_norm",
+    "test_large_batch_model",
+    "test_loss_parts",
+    "test_squares",
+    "test_wrapped_model",
+)
 
 
 def start(backend, folder, *command):
@@ -62,6 +68,9 @@ def start(backend, folder, *command):
         PYTHONPATH=str(TESTS.parent),
         # Others work beside it: PyTorch's threads would wait for one another.
         OMP_NUM_THREADS="1",
+        # What one process compiled, the others need not.
+        JAX_COMPILATION_CACHE_DIR=str(folder.parent / "compiled"),
+        JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
     )
     output = folder / f"{backend}.txt"
     with output.open("w") as file:

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -86,23 +87,25 @@ def test_ghosts_of_any_size_on_any_replicas_do_not_matter(dtype, replicas, ghost
     assert sameness.distance(result, expected) < TOLERANCE[dtype]
 
 
+# Network, ghosts, and micro-batches of each machine: whole ghosts; a ghost on both
+# machines, beside whole ones; and as the whole batch.
+SOME_ON_MACHINES = [("convolutional", sameness.GHOST, 2), ("f1", 100, 1)]
+MORE_ON_MACHINES = [
+    ("f1", sameness.GHOST, 2),
+    ("f1", 512, 1),
+    ("convolutional", 48, 1),
+]
+
+
 @pytest.mark.cluster
 @pytest.mark.parametrize(
-    "network, ghost, micro_batches",
-    [
-        ("convolutional", sameness.GHOST, 2),
-        pytest.param("f1", sameness.GHOST, 2, marks=pytest.mark.slow),
-        # A ghost on both machines, beside whole ones, and as the whole batch.
-        ("f1", 100, 1),
-        pytest.param("f1", 512, 1, marks=pytest.mark.slow),
-        pytest.param("convolutional", 48, 1, marks=pytest.mark.slow),
-    ],
+    "trainings",
+    [SOME_ON_MACHINES, pytest.param(MORE_ON_MACHINES, marks=pytest.mark.slow)],
 )
-def test_two_machines_give_the_result_of_one(network, ghost, micro_batches, tmp_path):
-    result = tmp_path / "result.npz"
-    arguments = network, str(result), str(ghost), str(micro_batches)
-    run_workers(2, sameness.__file__, *arguments)
-    with np.load(result) as file:
-        arrays = [file[key] for key in file.files]
-    expected = one_device(network, "float32", False, ghost)
-    assert sameness.distance(arrays, expected) < TOLERANCE["float32"]
+def test_two_machines_give_the_result_of_one(trainings, tmp_path):
+    run_workers(2, sameness.__file__, json.dumps([trainings, str(tmp_path)]))
+    for number, (network, ghost, _) in enumerate(trainings):
+        with np.load(tmp_path / f"{number}.npz") as file:
+            arrays = [file[key] for key in file.files]
+        expected = one_device(network, "float32", False, ghost)
+        assert sameness.distance(arrays, expected) < TOLERANCE["float32"]

@@ -1,12 +1,15 @@
 """A small training whose result must not depend on which devices compute it.
 
-`python tests/support/sameness.py NETWORK FILE GHOST MICRO_BATCHES` trains as one of the
-workers in TF_CONFIG. The chief writes the result.
+`python tests/support/sameness.py JSON` trains as one of the workers in TF_CONFIG. JSON
+lists trainings (network, ghost, micro-batches) and names a folder, to which the chief
+writes each result.
 """
 
 import dataclasses
 import functools
+import json
 import os
+import pathlib
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -142,10 +145,9 @@ def distance(one, other):
 
 if __name__ == "__main__":
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    network, file, ghost, micro_batches = sys.argv[1:]
-    result = trained(
-        *(network, "float32", strategy, int(micro_batches)), ghost=int(ghost)
-    )
-    if is_chief(strategy):
-        np.savez(file, *result)
+    trainings, folder = json.loads(sys.argv[1])
+    for number, (network, ghost, micro_batches) in enumerate(trainings):
+        result = trained(network, "float32", strategy, micro_batches, ghost=ghost)
+        if is_chief(strategy):
+            np.savez(pathlib.Path(folder, f"{number}.npz"), *result)
     wait_for_all(strategy)

@@ -207,8 +207,9 @@ def test_the_program_on_two_machines(two_machines, one_device):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
     # Finished before, as the first machine knows; then evaluated on both.
     assert f"already finished: {run_dir}" in first and "already" not in second
-    evaluated = first.splitlines()[-1]
-    assert evaluated == f"validation accuracy {100 * one['accuracy']:.2f} %"
+    # TensorFlow may say something behind it, about a machine that has ended.
+    evaluated = f"validation accuracy {100 * one['accuracy']:.2f} %"
+    assert evaluated in first.splitlines()
 
 
 @pytest.mark.cluster
