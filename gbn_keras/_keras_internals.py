@@ -5,6 +5,7 @@ A new version of Keras may drop any of them. `tests/test_internals.py` shows whi
 
 import keras
 from keras.src.backend import get_keras_mask
+from keras.src.models.functional import Functional
 
 # Modules in which Keras stores a layer's weights under the name of its class.
 WRITES_WEIGHTS = ("keras.src.saving.saving_lib", "keras.src.saving.file_editor")
@@ -20,6 +21,31 @@ def layers_of(model: keras.Model) -> list:
     `model.layers` has the first level only.
     """
     return list(model._flatten_layers())
+
+
+def calls_of(model: keras.layers.Layer) -> list[tuple[object, list]] | None:
+    """What a functional or Sequential model calls, and what gets each call's output.
+
+    Getters are layers, or `None` for the model's own output. The answer is `None` for
+    other models, whose `call` may do anything.
+    """
+    if type(model).call is keras.Sequential.call:
+        return [
+            *zip(model.layers, [[x] for x in (*model.layers[1:], None)], strict=True)
+        ]
+    if type(model).call is not Functional.call:
+        return None
+    nodes = [node for nodes in model._nodes_by_depth.values() for node in nodes]
+    getters: dict = {id(output): [] for node in nodes for output in node.outputs}
+    for node in nodes:
+        for tensor in node.input_tensors:
+            getters[id(tensor)].append(node.operation)
+    for tensor in model.outputs:
+        getters[id(tensor)].append(None)
+    return [
+        (node.operation, [x for output in node.outputs for x in getters[id(output)]])
+        for node in nodes
+    ]
 
 
 def compile_loss_of(model: keras.Model):
