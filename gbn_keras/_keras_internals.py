@@ -30,9 +30,8 @@ def calls_of(model: keras.layers.Layer) -> list[tuple[object, list]] | None:
     other models, whose `call` may do anything.
     """
     if type(model).call is keras.Sequential.call:
-        return [
-            *zip(model.layers, [[x] for x in (*model.layers[1:], None)], strict=True)
-        ]
+        followers = (*model.layers[1:], None)
+        return [(layer, [x]) for layer, x in zip(model.layers, followers, strict=True)]
     if type(model).call is not Functional.call:
         return None
     nodes = [node for nodes in model._nodes_by_depth.values() for node in nodes]
@@ -147,6 +146,14 @@ def replace_build(layer: keras.layers.Layer, build) -> None:
         if cell.cell_contents is wrapper.__wrapped__:
             cell.cell_contents = build
     wrapper.__wrapped__ = build
+
+
+def take_configuration(layer: keras.layers.Layer, of: keras.layers.Layer) -> None:
+    """Makes a layer tell the arguments of another one as its own.
+
+    Keras notes them for classes that do not define `get_config`.
+    """
+    layer._auto_config = of._auto_config
 
 
 def start_at_epoch(model: keras.Model, epoch: int | None) -> None:

@@ -9,7 +9,7 @@ from collections import defaultdict
 
 import keras
 
-from gbn_keras._keras_internals import calls_of, layers_of
+from gbn_keras._keras_internals import calls_of, layers_of, take_configuration
 from gbn_keras.ghost_batch_normalization import GhostBatchNormalization
 from gbn_keras.in_place import change_class
 from gbn_keras.plain_relu import is_plain_relu
@@ -35,13 +35,19 @@ def fold_relu(model: keras.layers.Layer) -> list[GhostBatchNormalization]:
             and relu.compute_dtype == layer.compute_dtype
             and layer.activity_regularizer is relu.activity_regularizer is None
         ):
-            own = relu.get_config().keys() - keras.layers.Layer.get_config(relu).keys()
-            for name in own:
-                delattr(relu, name)
-            change_class(relu, keras.layers.Identity)
+            _make_identity(relu)
             layer.activation = keras.activations.relu
             folded.append(layer)
     return folded
+
+
+def _make_identity(layer):
+    change_class(layer, keras.layers.Identity)
+    made = keras.layers.Identity(name=layer.name, dtype=layer.dtype_policy.name)
+    take_configuration(layer, made)
+    for name in vars(layer).keys() - vars(made).keys():
+        if not name.startswith("_"):
+            delattr(layer, name)
 
 
 def unfold(model: keras.layers.Layer, layers: list[GhostBatchNormalization]) -> None:

@@ -39,7 +39,9 @@ class _Native(torch.autograd.Function):
     """Forward and backward pass. Keeps the inputs and tensors per channel only.
 
     With ReLU it keeps the outputs, too, which takes no memory: the next layer keeps
-    them as well. A call takes one ghost, which lies in one piece in memory and needs no copy. It goes
+    them as well.
+
+    A call takes one ghost, which lies in one piece in memory and needs no copy. It goes
     over the ghost several times, and a ghost is small enough for the processor's cache,
     where the whole batch is not.
     """
