@@ -86,13 +86,21 @@ class ClosedForm:
             mean, inverse, scale = map(layout.per_channel, piece_parameters)
             centered = ops.cast(ghosts, dtype) - mean
             dy = ops.cast(dy, dtype)
+            # `where_valid(positive, dy)` in each of three places would be right, too.
+            # But XLA writes it to memory if several loops share it, as it reads two
+            # tensors. So each loop has its own form.
+            positive = None
             if self.relu:
-                dy = where_valid(centered * scale + layout.per_channel(beta) > 0, dy)
-            sum_dy = layout.sum(dy)
-            sum_scaled = inverse * layout.sum(dy * centered)
+                positive = centered * scale + layout.per_channel(beta) > 0
+            sum_dy = layout.sum(where_valid(positive, dy))
+            sum_scaled = inverse * layout.sum(where_valid(positive, dy * centered))
             by_statistics = sum_dy + centered * (inverse * sum_scaled)
             by_statistics = by_statistics / layout.count(valid, dtype)
-            dx = scale * (dy - where_valid(valid, by_statistics))
+            by_statistics = where_valid(valid, by_statistics)
+            dx = dy - by_statistics
+            if self.relu:
+                dx = ops.where(positive, dx, -by_statistics)
+            dx = scale * dx
             by_inputs.append(layout.by_example(ops.cast(dx, inputs.dtype)))
             by_gamma.append(layout.by_ghost(sum_scaled))
             by_beta.append(layout.by_ghost(sum_dy))
