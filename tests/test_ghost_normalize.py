@@ -90,6 +90,20 @@ def test_relu_in_a_kernel_is_relu_after_it(
     check(shape, axis, virtual_batch_size, way, kernel, relu)
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_the_gradient_of_relu_at_zero_is_zero(kernel):
+    def loss_and_results(x, gamma, beta):
+        relu = keras.activations.relu
+        y = ghost_normalize(x, gamma, beta, 4, activation=relu, _kernel=kernel)[0]
+        return ops.sum(y), y
+
+    x = np.random.default_rng(0).normal(size=(8, 3)).astype("float32")
+    gamma, beta = np.zeros((2, 3), "float32")
+    y, gradients = with_gradients(loss_and_results, (x, gamma, beta))
+    for zero in (y, *gradients):
+        np.testing.assert_array_equal(zero, np.zeros_like(zero))
+
+
 def check(shape, axis, virtual_batch_size, way, kernel, activation=None):
     """Compares what a kernel computes with numpy in float64."""
     random = np.random.default_rng(0)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import keras
 from keras import layers
 
-from gbn_keras.fold import fold_relu
+from gbn_keras.convert.fold import fold_relu
 
 # Makes one normalization layer. None is for a network without normalization.
 Normalization = Callable[[], keras.layers.Layer] | None

@@ -10,8 +10,8 @@ from collections import defaultdict
 import keras
 
 from gbn_keras._keras_internals import calls_of, layers_of, take_configuration
+from gbn_keras.convert.in_place import change_class
 from gbn_keras.ghost_batch_normalization import GhostBatchNormalization
-from gbn_keras.in_place import change_class
 from gbn_keras.plain_relu import is_plain_relu
 
 

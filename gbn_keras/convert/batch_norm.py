@@ -6,9 +6,9 @@ import keras
 
 from gbn_keras._keras_internals import layers_of
 from gbn_keras.arguments import integer
-from gbn_keras.fold import fold_relu, unfold
+from gbn_keras.convert.fold import fold_relu, unfold
+from gbn_keras.convert.in_place import change_class, forget_traces
 from gbn_keras.ghost_batch_normalization import GhostBatchNormalization
-from gbn_keras.in_place import change_class, forget_traces
 
 
 def to_ghost_batch_norm(
