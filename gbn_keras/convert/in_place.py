@@ -5,7 +5,7 @@ import keras
 from gbn_keras._keras_internals import layers_of, replace_build
 
 
-def change_class(layer: keras.layers.Layer, to: type) -> None:
+def change_class(layer: keras.layers.Layer, to: type[keras.layers.Layer]) -> None:
     """Makes a layer an instance of another class, which has the same variables.
 
     In general, a layer cannot be replaced by a new one: models refer to it in graphs,

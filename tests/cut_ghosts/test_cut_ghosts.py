@@ -110,7 +110,7 @@ def all_reduces(ghost):
     with mock.patch.object(
         context, "all_reduce", autospec=True, side_effect=context.all_reduce
     ) as counted:
-        update_on(2, ghost, "float32", False, False)
+        update_on(2, ghost, "float32", False, False, None)
     return counted.call_count / 2
 
 
