@@ -23,6 +23,11 @@ def layers_of(model: keras.Model) -> list:
     return list(model._flatten_layers())
 
 
+def held_by(layer: keras.layers.Layer) -> list:
+    """The layers that a layer holds itself, as `layers_of` without what these hold."""
+    return list(layer._flatten_layers(recursive=False, include_self=False))
+
+
 def calls_of(model: keras.layers.Layer) -> list[tuple[object, list]] | None:
     """What a functional or Sequential model calls, and what gets each call's output.
 

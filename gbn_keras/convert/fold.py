@@ -9,7 +9,12 @@ from collections import defaultdict
 
 import keras
 
-from gbn_keras._keras_internals import calls_of, layers_of, take_configuration
+from gbn_keras._keras_internals import (
+    calls_of,
+    held_by,
+    layers_of,
+    take_configuration,
+)
 from gbn_keras.convert.in_place import change_class
 from gbn_keras.ghost_batch_normalization import GhostBatchNormalization
 from gbn_keras.plain_relu import is_plain_relu
@@ -42,6 +47,7 @@ def fold_relu(model: keras.layers.Layer) -> list[GhostBatchNormalization]:
 
 
 def _make_identity(layer):
+    """Makes a layer one that `keras.layers.Identity` would have made."""
     change_class(layer, keras.layers.Identity)
     made = keras.layers.Identity(name=layer.name, dtype=layer.dtype_policy.name)
     take_configuration(layer, made)
@@ -92,10 +98,10 @@ def _pairs(model):
     for holder in layers_of(model):
         found = calls_of(holder)
         if found is None:
-            held |= {id(x) for x in layers_of(holder) if x is not holder}
+            held |= set(map(id, held_by(holder)))
         for layer, getters in found or []:
             calls[id(layer)].append((layer, getters))
-    once = {key: of[0] for key, of in calls.items() if len(of) == 1}
-    for key, (layer, getters) in once.items():
-        if len(getters) == 1 and id(getters[0]) in once and key not in held:
+    once = {key: of[0] for key, of in calls.items() if len(of) == 1 and key not in held}
+    for layer, getters in once.values():
+        if len(getters) == 1 and id(getters[0]) in once:
             yield layer, getters[0]
