@@ -7,7 +7,7 @@ import keras
 from gbn_keras._keras_internals import layers_of
 from gbn_keras.arguments import integer
 from gbn_keras.convert.fold import fold_relu, unfold
-from gbn_keras.convert.in_place import change_class, forget_traces
+from gbn_keras.convert.in_place import change_class, forget_traces, place_of
 from gbn_keras.ghost_batch_normalization import GhostBatchNormalization
 
 
@@ -108,11 +108,10 @@ def to_batch_norm(model: keras.Model) -> int:
     `gbn_keras.networks` have these, too. A model without them cannot be converted: a
     new layer would change the order of the weights in files.
 
-    Predictions stay the same bit for bit. You can load what you
-    save or export afterwards without this package. But a saved model also contains what
-    you compiled it with. If that includes a `RegimeAdaptation` or anything else from
-    this package, compile with plain Keras objects before you save, or load with
-    `compile=False`.
+    Predictions stay the same bit for bit. You can load what you save or export
+    afterwards without this package. But a saved model also contains what you compiled
+    it with. If that includes a `RegimeAdaptation` or anything else from this package,
+    compile with plain Keras objects before you save, or load with `compile=False`.
 
     Args:
         model: Any Keras 3 model. It is changed.
@@ -169,10 +168,10 @@ def _refuse_what_ghosts_cannot_replace(layers):
         for argument in ("synchronized", "renorm"):
             # Keras added `renorm` in 3.14.
             if getattr(layer, argument, False):
-                refused.append(f"{argument}=True in {_place(layer)}")
+                refused.append(f"{argument}=True in {place_of(layer)}")
         # If the layer is not built yet, its `build` checks the axis.
         if layer.built and layer.axis % layer.input_spec.ndim == 0:
-            refused.append(f"axis={layer.axis}, the batch axis, in {_place(layer)}")
+            refused.append(f"axis={layer.axis}, the batch axis, in {place_of(layer)}")
     if refused:
         raise ValueError(
             "model must have only batch normalization that uses the batch's own "
@@ -184,13 +183,9 @@ def _refuse_what_ghosts_cannot_replace(layers):
 
 def _warn_of(derived, consequence):
     if derived:
-        places = ", ".join(f"{_place(x)} ({type(x).__qualname__})" for x in derived)
+        places = ", ".join(f"{place_of(x)} ({type(x).__qualname__})" for x in derived)
         warnings.warn(
             "Layers of classes derived from batch normalization are not converted: "
             f"{places}. {consequence}",
             stacklevel=3,
         )
-
-
-def _place(layer):
-    return layer.path or layer.name

@@ -15,7 +15,7 @@ from gbn_keras._keras_internals import (
     layers_of,
     take_configuration,
 )
-from gbn_keras.convert.in_place import change_class
+from gbn_keras.convert.in_place import change_class, place_of
 from gbn_keras.ghost_batch_normalization import GhostBatchNormalization
 from gbn_keras.plain_relu import is_plain_relu
 
@@ -73,7 +73,7 @@ def unfold(model: keras.layers.Layer, layers: list[GhostBatchNormalization]) -> 
         if type(following) is keras.layers.Identity
     }
     activated = [x for x in layers if x.activation is not keras.activations.linear]
-    without = [x.path or x.name for x in activated if id(x) not in after]
+    without = [place_of(x) for x in activated if id(x) not in after]
     if without:
         raise ValueError(
             "model must have a keras.layers.Identity() after each layer with an "

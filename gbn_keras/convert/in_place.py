@@ -1,4 +1,4 @@
-"""Changes a layer in place into one of another class."""
+"""Changes a layer in place into one of another class, and says where it is."""
 
 import keras
 
@@ -14,6 +14,11 @@ def change_class(layer: keras.layers.Layer, to: type[keras.layers.Layer]) -> Non
     # The layer's own `__setattr__` is for attributes that Keras should track.
     object.__setattr__(layer, "__class__", to)
     replace_build(layer, to.build.__get__(layer))
+
+
+def place_of(layer: keras.layers.Layer) -> str:
+    """How messages name a layer: with the models that hold it, once it is built."""
+    return layer.path or layer.name
 
 
 def forget_traces(model: keras.layers.Layer) -> None:

@@ -205,12 +205,10 @@ def test_ghost_layers_compute_their_relu_in_the_graph_of_plain_ones(name, withou
     """All but the last of each block and those of shortcuts, which are added first."""
     plain = SMALL[name][0](SMALL[name][1], 7, keras.layers.BatchNormalization)
     for one, other in zip(plain.layers, small(name).layers, strict=True):
-        is_relu = isinstance(other, keras.layers.Identity)
-        assert (
-            isinstance(one, keras.layers.ReLU)
-            if is_relu
-            else isinstance(other, type(one))
-        )
+        if isinstance(other, keras.layers.Identity):
+            assert isinstance(one, keras.layers.ReLU)
+        else:
+            assert isinstance(other, type(one))
         shapes = [[weight.shape for weight in layer.weights] for layer in (one, other)]
         assert shapes[0] == shapes[1]
     activations = [layer.activation for layer in normalizations(small(name))]
