@@ -88,7 +88,8 @@ class GhostBatchNormalization(keras.layers.BatchNormalization, metaclass=FiledAs
         virtual_batch_size: Number of examples per ghost, at least 1, or `None` for
             plain batch normalization. A batch smaller than two ghosts is one ghost.
         activation: What `keras.layers.Activation` takes: a name, a function, or a layer
-            such as `keras.layers.ReLU()`. `None` for no activation.
+            such as `keras.layers.ReLU()`, which with its defaults is the same as
+            `"relu"`. `None` for no activation.
         **kwargs: The arguments of `keras.layers.BatchNormalization`: `axis` (the
             channel axis, any but 0), `momentum`, `epsilon`, `center`, `scale`, the
             initializers, regularizers and constraints, `name`, `dtype`.
