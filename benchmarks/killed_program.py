@@ -61,7 +61,7 @@ def use_dropout():
     import keras
 
     from gbn_keras.networks import names
-    from gbn_keras.networks.normalized import dense, logits
+    from gbn_keras.networks.normalized import classifier, dense
 
     def with_dropout(input_shape, classes, normalization):
         inputs = keras.Input(input_shape)
@@ -69,7 +69,7 @@ def use_dropout():
         for _ in range(4):
             x = keras.layers.ReLU()(dense(x, 128, normalization))
             x = keras.layers.Dropout(0.1)(x)
-        return keras.Model(inputs, logits(x, classes))
+        return classifier(inputs, x, classes, "with_dropout")
 
     names.NETWORKS["f1_digits"] = with_dropout
 

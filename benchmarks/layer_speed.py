@@ -7,7 +7,8 @@
 Measures a training step of one layer: forward pass, backward pass and running
 statistics. All layers run in turn in one process, and the figures are medians.
 
-- `ratio`: time compared with Keras's BatchNormalization in the same round
+- `ratio`: time compared with Keras's BatchNormalization in the same round; with a ReLU,
+  with Keras's BatchNormalization and ReLU
 - `GB/s`: the bytes that must be moved at least, per second
 - `peak MB`: memory that a step needs in addition
 """
@@ -37,6 +38,11 @@ CASES = [
 ]
 # For the picture: the time should not depend on the number of ghosts.
 GHOST_CASES = [((1024, 32, 32, 16), size) for size in (512, 256, 128, 64, 32, 16)]
+
+# What a layer's time is compared with, by name.
+_KERAS, _KERAS_RELU = "Keras BatchNormalization", "Keras BN, then ReLU"
+_GHOSTS_RELU = "ghosts with ReLU"
+_PEERS = {_KERAS_RELU: _KERAS_RELU, _GHOSTS_RELU: _KERAS_RELU}
 
 # How often a tensor of the input's size is moved at least. The forward pass reads the
 # input and writes the output. The backward pass reads the input and the upstream
@@ -123,7 +129,7 @@ def measure(shape, size, arguments):
             "jit": arguments.jit,
             "layer": name,
             "milliseconds": 1000 * seconds,
-            "ratio": median_ratio(times[name], times["Keras BatchNormalization"]),
+            "ratio": median_ratio(times[name], times[_PEERS.get(name, _KERAS)]),
             "gigabytes_per_second": moved / seconds / 1e9,
             "peak_megabytes": memory[name],
         }
@@ -143,8 +149,10 @@ def steps(size, jit):
         keras.backend.backend()
     ]
     layers = {
-        "Keras BatchNormalization": keras.layers.BatchNormalization,
+        _KERAS: keras.layers.BatchNormalization,
         "GhostBatchNormalization": functools.partial(GhostBatchNormalization, size),
+        _KERAS_RELU: batch_normalization_and_relu,
+        _GHOSTS_RELU: functools.partial(GhostBatchNormalization, size, "relu"),
         "split, Keras BN, concat": functools.partial(SplitGhosts, size),
     }
     found = {
@@ -167,6 +175,11 @@ def steps(size, jit):
         found["F.batch_norm, whole batch"] = batch_norm_step
     found["memory copy, same bytes"] = copy_step
     return found
+
+
+def batch_normalization_and_relu():
+    """What `GhostBatchNormalization(activation="relu")` replaces."""
+    return keras.Sequential([keras.layers.BatchNormalization(), keras.layers.ReLU()])
 
 
 def tensorflow_step(make_layer, jit, inputs, upstream):

@@ -5,6 +5,7 @@ A new version of Keras may drop any of them. `tests/test_internals.py` shows whi
 
 import keras
 from keras.src.backend import get_keras_mask
+from keras.src.models.functional import Functional
 
 # Modules in which Keras stores a layer's weights under the name of its class.
 WRITES_WEIGHTS = ("keras.src.saving.saving_lib", "keras.src.saving.file_editor")
@@ -20,6 +21,35 @@ def layers_of(model: keras.Model) -> list:
     `model.layers` has the first level only.
     """
     return list(model._flatten_layers())
+
+
+def held_by(layer: keras.layers.Layer) -> list:
+    """The layers that a layer holds itself, as `layers_of` without what these hold."""
+    return list(layer._flatten_layers(recursive=False, include_self=False))
+
+
+def calls_of(model: keras.layers.Layer) -> list[tuple[object, list]] | None:
+    """What a functional or Sequential model calls, and what gets each call's output.
+
+    Getters are layers, or `None` for the model's own output. The answer is `None` for
+    other models, whose `call` may do anything.
+    """
+    if type(model).call is keras.Sequential.call:
+        followers = (*model.layers[1:], None)
+        return [(layer, [x]) for layer, x in zip(model.layers, followers, strict=True)]
+    if type(model).call is not Functional.call:
+        return None
+    nodes = [node for nodes in model._nodes_by_depth.values() for node in nodes]
+    getters: dict = {id(output): [] for node in nodes for output in node.outputs}
+    for node in nodes:
+        for tensor in node.input_tensors:
+            getters[id(tensor)].append(node.operation)
+    for tensor in model.outputs:
+        getters[id(tensor)].append(None)
+    return [
+        (node.operation, [x for output in node.outputs for x in getters[id(output)]])
+        for node in nodes
+    ]
 
 
 def compile_loss_of(model: keras.Model):
@@ -121,6 +151,14 @@ def replace_build(layer: keras.layers.Layer, build) -> None:
         if cell.cell_contents is wrapper.__wrapped__:
             cell.cell_contents = build
     wrapper.__wrapped__ = build
+
+
+def take_configuration(layer: keras.layers.Layer, of: keras.layers.Layer) -> None:
+    """Makes a layer tell the arguments of another one as its own.
+
+    Keras notes them for classes that do not define `get_config`.
+    """
+    layer._auto_config = of._auto_config
 
 
 def start_at_epoch(model: keras.Model, epoch: int | None) -> None:

@@ -12,6 +12,7 @@ from gbn_keras.ghost_normalize import (
     ghost_normalize,
     ghosts_with_values,
 )
+from gbn_keras.plain_relu import is_plain_relu
 from gbn_keras.replicas import joined
 
 # The class names of sparse and ragged inputs in TensorFlow and JAX. A sparse PyTorch
@@ -70,12 +71,15 @@ class GhostBatchNormalization(keras.layers.BatchNormalization, metaclass=FiledAs
     towards 0. A ghost has no values if the batch is empty or if the mask covers all of
     it. Statistics are computed in float32 or wider, whatever the layer's dtype.
 
+    **With an `activation`**, the layer applies it to `y`, in training and in inference.
+    Training with `"relu"` then takes less time than with a ReLU layer of its own,
+    because the same loops over the batch compute both. Its gradient at 0 is 0.
+
     Example:
     ```python
     model = keras.Sequential([
         keras.layers.Dense(512, use_bias=False),
-        GhostBatchNormalization(virtual_batch_size=128),
-        keras.layers.ReLU(),
+        GhostBatchNormalization(virtual_batch_size=128, activation="relu"),
         keras.layers.Dense(10),
     ])
     ```
@@ -83,6 +87,9 @@ class GhostBatchNormalization(keras.layers.BatchNormalization, metaclass=FiledAs
     Args:
         virtual_batch_size: Number of examples per ghost, at least 1, or `None` for
             plain batch normalization. A batch smaller than two ghosts is one ghost.
+        activation: What `keras.layers.Activation` takes: a name, a function, or a layer
+            such as `keras.layers.ReLU()`, which with its defaults is the same as
+            `"relu"`. `None` for no activation.
         **kwargs: The arguments of `keras.layers.BatchNormalization`: `axis` (the
             channel axis, any but 0), `momentum`, `epsilon`, `center`, `scale`, the
             initializers, regularizers and constraints, `name`, `dtype`.
@@ -93,9 +100,10 @@ class GhostBatchNormalization(keras.layers.BatchNormalization, metaclass=FiledAs
 
     Raises:
         ValueError: If `virtual_batch_size` is neither a positive integer nor `None`; if
-            you combine it with `synchronized=True` or `renorm=True`; if `axis` is the
-            batch axis; if the inputs are sparse; in training on a TPU, if replicas cut
-            ghosts in pieces that differ in size.
+            you combine it with `synchronized=True` or `renorm=True`; if Keras does not
+            know the `activation`; if `axis` is the batch axis; if the inputs are
+            sparse; in training on a TPU, if replicas cut ghosts in pieces that differ
+            in size.
 
     Reference:
         Hoffer, Hubara, Soudry, "Train longer, generalize better: closing the
@@ -105,12 +113,15 @@ class GhostBatchNormalization(keras.layers.BatchNormalization, metaclass=FiledAs
 
     filed_as = keras.layers.BatchNormalization.__name__
 
-    def __init__(self, virtual_batch_size: int | None = 128, **kwargs):
+    def __init__(self, virtual_batch_size: int | None = 128, activation=None, **kwargs):
         super().__init__(**kwargs)
         if virtual_batch_size is not None:
             virtual_batch_size = integer("virtual_batch_size", virtual_batch_size, 1)
             self._refuse_other_statistics(virtual_batch_size)
         self.virtual_batch_size = virtual_batch_size
+        activation = keras.activations.get(activation)
+        is_relu = is_plain_relu(activation)
+        self.activation = keras.activations.relu if is_relu else activation
 
     def build(self, input_shape):
         """Creates the variables of the parent class."""
@@ -128,15 +139,20 @@ class GhostBatchNormalization(keras.layers.BatchNormalization, metaclass=FiledAs
         _refuse_sparse(inputs)
         in_ghosts = training and self.trainable and self.virtual_batch_size is not None
         if not in_ghosts:
-            return super().call(inputs, training=training, mask=mask)
+            outputs = super().call(inputs, training=training, mask=mask)
+            return self.activation(outputs)
         outputs, mean, variance, valid = self._normalize(inputs, mask)
         examples = keras.ops.shape(inputs)[0]
         self._update_running_statistics(mean, variance, valid, examples)
         return keras.ops.cast(outputs, self.compute_dtype)
 
     def get_config(self):
-        """The configuration of the parent class plus `virtual_batch_size`."""
-        return {**super().get_config(), "virtual_batch_size": self.virtual_batch_size}
+        """The parent's configuration, `virtual_batch_size` and `activation`."""
+        return {
+            **super().get_config(),
+            "virtual_batch_size": self.virtual_batch_size,
+            "activation": keras.activations.serialize(self.activation),
+        }
 
     def __repr__(self):
         return (
@@ -162,7 +178,7 @@ class GhostBatchNormalization(keras.layers.BatchNormalization, metaclass=FiledAs
             examples = keras.ops.shape(inputs)[0]
             cuts = cuts_of_share(examples, self.virtual_batch_size)
             if cuts:
-                return normalize_share(
+                outputs, *results = normalize_share(
                     self._normalize_whole_ghosts,
                     inputs,
                     self.gamma,
@@ -172,9 +188,10 @@ class GhostBatchNormalization(keras.layers.BatchNormalization, metaclass=FiledAs
                     epsilon=self.epsilon,
                     mask=mask,
                 )
-        return self._normalize_whole_ghosts(inputs, mask)
+                return self.activation(outputs), *results
+        return self._normalize_whole_ghosts(inputs, mask, self.activation)
 
-    def _normalize_whole_ghosts(self, inputs, mask):
+    def _normalize_whole_ghosts(self, inputs, mask, activation=None):
         result = ghost_normalize(
             inputs,
             self.gamma,
@@ -183,6 +200,7 @@ class GhostBatchNormalization(keras.layers.BatchNormalization, metaclass=FiledAs
             axis=self.axis,
             epsilon=self.epsilon,
             mask=mask,
+            activation=activation,
         )
         valid = ghosts_with_values(
             inputs, self.virtual_batch_size, axis=self.axis, mask=mask

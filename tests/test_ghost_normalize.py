@@ -70,6 +70,42 @@ CASES = [
 def test_outputs_statistics_and_gradients_are_those_of_numpy(
     shape, axis, virtual_batch_size, way, kernel
 ):
+    check(shape, axis, virtual_batch_size, way, kernel)
+
+
+@pytest.mark.parametrize(
+    "shape, axis, virtual_batch_size, way, kernel",
+    [
+        (*shape, way, kernel)
+        for kernel in KERNELS
+        for shape in EVERYWHERE[kernel == "fused" :][:1]
+        for way in WAYS
+        if takes(kernel, way, shape[1])
+    ],
+)
+def test_relu_in_a_kernel_is_relu_after_it(
+    shape, axis, virtual_batch_size, way, kernel
+):
+    relu = keras.activations.relu
+    check(shape, axis, virtual_batch_size, way, kernel, relu)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_the_gradient_of_relu_at_zero_is_zero(kernel):
+    def loss_and_results(x, gamma, beta):
+        relu = keras.activations.relu
+        y = ghost_normalize(x, gamma, beta, 4, activation=relu, _kernel=kernel)[0]
+        return ops.sum(y), y
+
+    x = np.random.default_rng(0).normal(size=(8, 3)).astype("float32")
+    gamma, beta = np.zeros((2, 3), "float32")
+    y, gradients = with_gradients(loss_and_results, (x, gamma, beta))
+    for zero in (y, *gradients):
+        np.testing.assert_array_equal(zero, np.zeros_like(zero))
+
+
+def check(shape, axis, virtual_batch_size, way, kernel, activation=None):
+    """Compares what a kernel computes with numpy in float64."""
     random = np.random.default_rng(0)
     # A mean far from zero: a formula that cancels would show.
     inputs = random.normal(100, 1, shape).astype("float32")
@@ -78,13 +114,21 @@ def test_outputs_statistics_and_gradients_are_those_of_numpy(
 
     def loss_and_results(*tensors):
         results = ghost_normalize(
-            *tensors, virtual_batch_size, axis=axis, epsilon=1e-3, _kernel=kernel
+            *tensors,
+            virtual_batch_size,
+            axis=axis,
+            epsilon=1e-3,
+            activation=activation,
+            _kernel=kernel,
         )
         return ops.sum(results[0] * ops.array(upstream)), results
 
     arrays = (inputs, gamma, beta)
     results, gradients = with_gradients(loss_and_results, arrays, way)
     expected = ghosts.normalize(inputs, gamma, beta, virtual_batch_size, axis, 1e-3)
+    if activation:
+        upstream = upstream * (expected[0] > 0)
+        expected = np.maximum(expected[0], 0), *expected[1:]
     for result, reference in zip(results, expected, strict=True):
         np.testing.assert_allclose(result, reference, rtol=2e-4, atol=2e-4)
     expected = ghosts.gradients(inputs, gamma, upstream, virtual_batch_size, axis, 1e-3)

@@ -20,7 +20,7 @@ PRIVATE = re.compile(
     r"keras\.src|tensorflow\.python|\._(?:flatten_layers|compile_loss|compile_metrics|"
     r"loss_tracker|get_own_metrics|metrics|symbolic_build|flat_losses|"
     r"learning_rate|all_reduce_sum_gradients|clip_gradients|momentums|velocities|"
-    r"velocity_hats|get_variable_index|initial_epoch)\b"
+    r"velocity_hats|get_variable_index|initial_epoch|auto_config|nodes_by_depth)\b"
 )
 
 
@@ -36,6 +36,9 @@ def test_what_a_model_tells(model):
     internals.build_by_trace(model, (np.ones((2, 3)), np.ones((2, 3))))
     assert model.optimizer.built
     assert internals.layers_of(model)[-1] is model.layers[-1]
+    assert model.layers[-1] in internals.held_by(model)
+    assert internals.calls_of(model) == [(model.layers[-1], [None])]
+    assert internals.calls_of(model.layers[-1]) is None
     compile_loss = internals.compile_loss_of(model)
     (loss,) = internals.losses_of_outputs(compile_loss)
     assert float(loss.loss(np.ones(3), np.zeros(3))) == 1
@@ -105,6 +108,25 @@ def test_a_layer_is_built_by_what_replaces_its_build():
     internals.replace_build(layer, built.append)
     layer.build((3, 4))
     assert built == [(3, 4)] and layer.built
+
+
+def test_what_a_functional_model_calls():
+    inputs, dense, add = keras.Input((3,)), keras.layers.Dense(3), keras.layers.Add()
+    hidden = dense(inputs)
+    model = keras.Model(inputs, [add([hidden, hidden]), hidden])
+    found = dict(internals.calls_of(model))
+    assert found[model.layers[0]] == [dense]
+    assert found[dense] == [add, add, None] and found[add] == [None]
+
+
+def test_a_layer_tells_the_arguments_of_another():
+    class Scaled(keras.layers.Layer):
+        def __init__(self, factor):
+            super().__init__()
+
+    one, other = Scaled(1), Scaled(2)
+    internals.take_configuration(one, other)
+    assert one.get_config()["factor"] == 2
 
 
 def test_what_tensorflow_tells():

@@ -21,11 +21,15 @@ class ClosedForm:
     the statistics of the ghosts. Autodiff would save and read several tensors of the
     input's size.
 
+    With `relu`, the outputs are `max(y, 0)`. The gradient computes again which `y` were
+    positive, where it reads the input anyway. So no tensor is kept or read for that.
+
     Args:
         virtual_batch_size: Number of examples per ghost. The remainder of a batch joins
             the last ghost.
         axis: Channel axis, counted from the front.
         epsilon: Number added to the variance.
+        relu: Whether ReLU follows.
         in_two_stages: Whether to sum in the way that suits XLA's compiler for CPUs, see
             `_Layout`.
     """
@@ -33,6 +37,7 @@ class ClosedForm:
     virtual_batch_size: int
     axis: int
     epsilon: float
+    relu: bool = False
     in_two_stages: bool = False
 
     def statistics(self, inputs, mask=None):
@@ -65,10 +70,11 @@ class ClosedForm:
             # mean.
             centered = ops.cast(ghosts, mean.dtype) - mean
             values = centered * scale + layout.per_channel(beta)
+            values = ops.relu(values) if self.relu else values
             outputs.append(layout.by_example(ops.cast(values, inputs.dtype)))
         return _concatenate(outputs)
 
-    def gradients(self, upstream, inputs, gamma, mean, variance, mask=None):
+    def gradients(self, upstream, inputs, gamma, beta, mean, variance, mask=None):
         """Gradients by inputs, gamma and beta, from the gradient by the outputs."""
         dtype = mean.dtype
         inverse = ops.rsqrt(variance + self.epsilon)
@@ -80,11 +86,21 @@ class ClosedForm:
             mean, inverse, scale = map(layout.per_channel, piece_parameters)
             centered = ops.cast(ghosts, dtype) - mean
             dy = ops.cast(dy, dtype)
-            sum_dy = layout.sum(dy)
-            sum_scaled = inverse * layout.sum(dy * centered)
+            # `where_valid(positive, dy)` in each of three places would be right, too.
+            # But XLA writes it to memory if several loops share it, as it reads two
+            # tensors. So each loop has its own form.
+            positive = None
+            if self.relu:
+                positive = centered * scale + layout.per_channel(beta) > 0
+            sum_dy = layout.sum(where_valid(positive, dy))
+            sum_scaled = inverse * layout.sum(where_valid(positive, dy * centered))
             by_statistics = sum_dy + centered * (inverse * sum_scaled)
             by_statistics = by_statistics / layout.count(valid, dtype)
-            dx = scale * (dy - where_valid(valid, by_statistics))
+            by_statistics = where_valid(valid, by_statistics)
+            dx = dy - by_statistics
+            if self.relu:
+                dx = ops.where(positive, dx, -by_statistics)
+            dx = scale * dx
             by_inputs.append(layout.by_example(ops.cast(dx, inputs.dtype)))
             by_gamma.append(layout.by_ghost(sum_scaled))
             by_beta.append(layout.by_ghost(sum_dy))

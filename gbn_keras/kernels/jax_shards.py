@@ -57,11 +57,13 @@ class ByExample:
             the last ghost.
         axis: Channel axis, counted from the front.
         epsilon: Number added to the variance.
+        relu: Whether ReLU follows.
     """
 
     virtual_batch_size: int
     axis: int
     epsilon: float
+    relu: bool = False
 
     def statistics(self, inputs, mask=None):
         """Each ghost's mean and biased variance, `(ghosts, channels)`.
@@ -80,22 +82,26 @@ class ByExample:
         scale = gamma * ops.rsqrt(variance + self.epsilon)
         centered = ops.cast(inputs, mean.dtype) - self._by_example(mean, inputs)
         outputs = centered * self._by_example(scale, inputs)
-        return ops.cast(outputs + self._by_channel(beta, inputs), inputs.dtype)
+        outputs = outputs + self._by_channel(beta, inputs)
+        return ops.cast(ops.relu(outputs) if self.relu else outputs, inputs.dtype)
 
-    def gradients(self, upstream, inputs, gamma, mean, variance, mask=None):
+    def gradients(self, upstream, inputs, gamma, beta, mean, variance, mask=None):
         """Gradients by inputs, gamma and beta, from the gradient by the outputs."""
         dtype = mean.dtype
         inverse = ops.rsqrt(variance + self.epsilon)
         centered = ops.cast(inputs, dtype) - self._by_example(mean, inputs)
+        scale = self._by_example(gamma * inverse, inputs)
         dy = ops.cast(upstream, dtype)
+        if self.relu:
+            positive = centered * scale + self._by_channel(beta, inputs) > 0
+            dy = where_valid(positive, dy)
         sum_dy = self._sums(dy)
         sum_scaled = inverse * self._sums(dy * centered)
         count = self._counts(inputs, mask, dtype)
         constant, slope = sum_dy / count, inverse * sum_scaled / count
         by_statistics = self._by_example(constant, inputs)
         by_statistics = by_statistics + centered * self._by_example(slope, inputs)
-        dx = dy - where_valid(mask, by_statistics)
-        dx = dx * self._by_example(gamma * inverse, inputs)
+        dx = scale * (dy - where_valid(mask, by_statistics))
         by_gamma, by_beta = (ops.sum(x, axis=0) for x in (sum_scaled, sum_dy))
         return ops.cast(dx, inputs.dtype), by_gamma, by_beta
 

@@ -82,18 +82,17 @@ class ClosedFormGradient:
 
     def __call__(self, upstream, inputs, gamma, beta, mean, variance, mask=None):
         """Gradients by inputs, gamma and beta."""
-        return self.form.gradients(upstream, inputs, gamma, mean, variance, mask)
+        return self.form.gradients(upstream, inputs, gamma, beta, mean, variance, mask)
 
 
-def fused(inputs, gamma, beta, virtual_batch_size: int, epsilon: float):
-    """`(outputs, mean, variance)` from the fused kernel, with channels last."""
-    forward, _ = _fused(tuple(inputs.shape), virtual_batch_size, epsilon)
+def fused(form: ClosedForm, inputs, gamma, beta):
+    """`(outputs, mean, variance)` of the form by fused kernels, with channels last."""
+    forward, _ = _fused(tuple(inputs.shape), form)
     outputs, mean, variance, reserved = forward(inputs, gamma, beta)
+    if form.relu:  # The next layer keeps the outputs, too.
+        reserved = [outputs, *reserved]
     outputs = with_gradient(
-        _FusedGradient(virtual_batch_size, epsilon),
-        outputs,
-        (inputs, gamma, beta),
-        reserved,
+        _FusedGradient(form), outputs, (inputs, gamma, beta), reserved
     )
     return outputs, tf.stop_gradient(mean), tf.stop_gradient(variance)
 
@@ -102,12 +101,13 @@ def fused(inputs, gamma, beta, virtual_batch_size: int, epsilon: float):
 class _FusedGradient:
     """The gradient of `fused`."""
 
-    virtual_batch_size: int
-    epsilon: float
+    form: ClosedForm
 
     def __call__(self, upstream, inputs, gamma, beta, *reserved):
-        shape = tuple(inputs.shape)
-        _, backward = _fused(shape, self.virtual_batch_size, self.epsilon)
+        _, backward = _fused(tuple(inputs.shape), self.form)
+        if self.form.relu:
+            outputs, *reserved = reserved
+            upstream = tf.raw_ops.ReluGrad(gradients=upstream, features=outputs)
         return backward(upstream, inputs, gamma, reserved)
 
 
@@ -116,11 +116,11 @@ def _only_cpus():
 
 
 @functools.lru_cache(_KEPT)
-def _fused(shape, virtual_batch_size, epsilon):
+def _fused(shape, form):
     """The forward and the backward function for inputs of one shape."""
     batch, *_, channels = shape
-    ghosts = max(1, batch // virtual_batch_size)
-    sizes = [virtual_batch_size] * (ghosts - 1)
+    ghosts = max(1, batch // form.virtual_batch_size)
+    sizes = [form.virtual_batch_size] * (ghosts - 1)
     sizes.append(batch - sum(sizes))
 
     def split(values):
@@ -140,10 +140,10 @@ def _fused(shape, virtual_batch_size, epsilon):
                 offset=beta,
                 mean=[],
                 variance=[],
-                epsilon=epsilon,
+                epsilon=form.epsilon,
                 is_training=True,
             )
-            outputs.append(result.y)
+            outputs.append(tf.nn.relu(result.y) if form.relu else result.y)
             means.append(result.batch_mean)
             # The kernel applies Bessel's correction; Keras does not.
             count = ghost.shape.num_elements() // channels
@@ -165,7 +165,7 @@ def _fused(shape, virtual_batch_size, epsilon):
                 reserve_space_1=spaces[0],
                 reserve_space_2=spaces[1],
                 reserve_space_3=spaces[2],
-                epsilon=epsilon,
+                epsilon=form.epsilon,
                 is_training=True,
             )
             by_inputs.append(result.x_backprop)

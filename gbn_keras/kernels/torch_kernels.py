@@ -36,7 +36,10 @@ def native(form: ClosedForm, inputs, gamma, beta):
 
 
 class _Native(torch.autograd.Function):
-    """Forward and backward pass. Keeps the inputs, gamma and the statistics only.
+    """Forward and backward pass. Keeps the inputs and tensors per channel only.
+
+    With ReLU it keeps the outputs, too, which takes no memory: the next layer keeps
+    them as well.
 
     A call takes one ghost, which lies in one piece in memory and needs no copy. It goes
     over the ghost several times, and a ghost is small enough for the processor's cache,
@@ -73,36 +76,41 @@ class _Native(torch.autograd.Function):
                     form.epsilon,
                     out=(y_i, mean_i, inverse_i),
                 )
+                if form.relu:
+                    y_i.relu_()
             calls.keep(results, y)
             calls.biased(statistics[-1])
+        outputs, variance = outputs.movedim(axis, form.axis), running[1]
         ctx.form = form
-        ctx.save_for_backward(inputs, gamma, mean, inverse)
-        variance = running[1]
+        kept = [outputs] if form.relu else []
+        ctx.save_for_backward(inputs, gamma, beta, mean, inverse, *kept)
         ctx.mark_non_differentiable(mean, variance)
-        return outputs.movedim(axis, form.axis), mean, variance
+        return outputs, mean, variance
 
     @staticmethod
     def backward(ctx, upstream, *_):
-        inputs, gamma, mean, inverse = ctx.saved_tensors
+        inputs, gamma, beta, mean, inverse, *kept = ctx.saved_tensors
         form = ctx.form
         if torch.is_grad_enabled():  # For a second derivative.
             statistics = form.statistics(inputs)
-            return *form.gradients(upstream, inputs, gamma, *statistics), None
+            return *form.gradients(upstream, inputs, gamma, beta, *statistics), None
         values, axis = _in_memory_order(inputs, form.axis)
-        upstream = upstream.movedim(form.axis, axis).contiguous()
+        upstream, *kept = (
+            tensor.movedim(form.axis, axis).contiguous() for tensor in (upstream, *kept)
+        )
         by_inputs = torch.empty_like(values)
         by_gamma, by_beta = gamma.new_empty((2, *mean.shape))
-        for calls, (x, dy, dx), statistics in _pieces(
+        for calls, (x, dx, *dy_and_y), statistics in _pieces(
             form,
             axis,
-            (values, upstream, by_inputs),
+            (values, by_inputs, upstream, *kept),
             (mean, inverse, by_gamma, by_beta),
         ):
             scale = calls.per_channel(gamma)
             results = calls.results(dx)
             for x_i, dy_i, dx_i, mean_i, inverse_i, by_gamma_i, by_beta_i in zip(
                 calls.operands(x),
-                calls.operands(dy),
+                _through_relu(*map(calls.operands, dy_and_y)),
                 results,
                 *map(calls.statistics, statistics),
                 strict=True,
@@ -125,6 +133,22 @@ class _Native(torch.autograd.Function):
             calls.keep(results, dx)
         by_inputs = by_inputs.movedim(axis, form.axis)
         return by_inputs, by_gamma.sum(0), by_beta.sum(0), None
+
+
+def _through_relu(upstreams, outputs=None):
+    """Each call's upstream gradient, zero where ReLU's outputs are.
+
+    Without outputs, there is no ReLU. One tensor serves all calls, so it stays in the
+    processor's cache.
+    """
+    if outputs is None:
+        yield from upstreams
+        return
+    passed = torch.empty_like(upstreams[0])
+    for upstream, output in zip(upstreams, outputs, strict=True):
+        yield torch.ops.aten.threshold_backward.grad_input(
+            upstream, output, 0, grad_input=passed
+        )
 
 
 def _in_memory_order(values, axis):

@@ -10,6 +10,9 @@ f1((28, 28, 1), 10, functools.partial(GhostBatchNormalization, 128))
 f1((28, 28, 1), 10, keras.layers.BatchNormalization)
 ```
 
+Where ReLU follows directly, a `GhostBatchNormalization` computes it. The ReLU layer is
+then a `keras.layers.Identity`.
+
 Images are `(height, width, channels)`. All networks return logits in float32, whatever
 the precision of the layers before.
 """

@@ -7,8 +7,8 @@ from gbn_keras.arguments import integer
 from gbn_keras.networks.normalized import (
     Normalization,
     check_image_shape,
+    classifier,
     convolution,
-    logits,
 )
 from gbn_keras.networks.residual import basic_block, stage
 
@@ -110,4 +110,4 @@ def _residual(input_shape, classes, normalization, blocks, width, name):
     for filters, strides in ((16, 1), (32, 2), (64, 2)):
         x = stage(x, basic_block, filters * width, blocks, strides, normalization)
     x = layers.GlobalAveragePooling2D()(x)
-    return keras.Model(inputs, logits(x, classes), name=name)
+    return classifier(inputs, x, classes, name)

@@ -6,9 +6,9 @@ from keras import layers
 from gbn_keras.networks.normalized import (
     Normalization,
     check_image_shape,
+    classifier,
     convolution,
     dense,
-    logits,
 )
 from gbn_keras.sharding_invariant_dropout import ShardingInvariantDropout
 
@@ -55,4 +55,4 @@ def _shallow(input_shape, classes, normalization, name):
     for units in (384, 192):
         x = layers.ReLU()(dense(x, units, normalization))
         x = ShardingInvariantDropout(0.5)(x)
-    return keras.Model(inputs, logits(x, classes), name=name)
+    return classifier(inputs, x, classes, name)

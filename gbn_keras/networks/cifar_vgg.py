@@ -6,8 +6,8 @@ from keras import layers
 from gbn_keras.networks.normalized import (
     Normalization,
     check_image_shape,
+    classifier,
     convolution,
-    logits,
 )
 
 # Channels of the five stages, and the number of convolutions in each, by depth: columns
@@ -64,4 +64,4 @@ def vgg(
             x = layers.ReLU()(convolution(x, filters, 3, normalization))
         x = layers.MaxPooling2D(2, padding="same")(x)
     x = layers.Flatten()(x)
-    return keras.Model(inputs, logits(x, classes), name=f"vgg{depth}")
+    return classifier(inputs, x, classes, f"vgg{depth}")

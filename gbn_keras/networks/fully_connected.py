@@ -3,7 +3,7 @@
 import keras
 from keras import layers
 
-from gbn_keras.networks.normalized import Normalization, dense, logits
+from gbn_keras.networks.normalized import Normalization, classifier, dense
 
 
 def f1(
@@ -44,4 +44,4 @@ def _fully_connected(input_shape, classes, normalization, width, depth, name):
     x = layers.Flatten()(inputs)
     for _ in range(depth):
         x = layers.ReLU()(dense(x, width, normalization))
-    return keras.Model(inputs, logits(x, classes), name=name)
+    return classifier(inputs, x, classes, name)

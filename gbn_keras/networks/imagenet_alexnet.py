@@ -6,9 +6,9 @@ from keras import layers
 from gbn_keras.networks.normalized import (
     Normalization,
     check_image_shape,
+    classifier,
     convolution,
     dense,
-    logits,
 )
 from gbn_keras.sharding_invariant_dropout import ShardingInvariantDropout
 
@@ -57,7 +57,7 @@ def alexnet(
     for _ in range(2):
         x = layers.ReLU()(dense(x, 4096, normalization))
         x = ShardingInvariantDropout(0.5)(x)
-    return keras.Model(inputs, logits(x, classes), name="alexnet")
+    return classifier(inputs, x, classes, "alexnet")
 
 
 def _pooling():

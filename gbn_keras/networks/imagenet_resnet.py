@@ -6,8 +6,8 @@ from keras import layers
 from gbn_keras.networks.normalized import (
     Normalization,
     check_image_shape,
+    classifier,
     convolution,
-    logits,
 )
 from gbn_keras.networks.residual import basic_block, bottleneck_block, stage
 
@@ -78,4 +78,4 @@ def _residual(input_shape, classes, normalization, block, blocks, name):
         strides = 1 if index == 0 else 2
         x = stage(x, block, 64 * 2**index, count, strides, normalization)
     x = layers.GlobalAveragePooling2D()(x)
-    return keras.Model(inputs, logits(x, classes), name=name)
+    return classifier(inputs, x, classes, name)

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import keras
 from keras import layers
 
+from gbn_keras.convert.fold import fold_relu
+
 # Makes one normalization layer. None is for a network without normalization.
 Normalization = Callable[[], keras.layers.Layer] | None
 
@@ -39,9 +41,19 @@ def dense(
     return _normalize(x, normalization)
 
 
-def logits(x: keras.KerasTensor, classes: int) -> keras.KerasTensor:
-    """A dense layer with one output per class, in float32 whatever comes before."""
-    return layers.Dense(classes, dtype="float32")(x)
+def classifier(
+    inputs: keras.KerasTensor, x: keras.KerasTensor, classes: int, name: str
+) -> keras.Model:
+    """The network that ends with a dense layer after `x`, with an output per class.
+
+    The outputs are float32 whatever comes before. Ghost layers compute the ReLU that
+    follows them, as they do after `to_ghost_batch_norm(with_relu=True)`. So networks
+    with any normalization have the same graph, and the same weights in the same order.
+    """
+    outputs = layers.Dense(classes, dtype="float32")(x)
+    model = keras.Model(inputs, outputs, name=name)
+    fold_relu(model)
+    return model
 
 
 def he_normal_fan_out() -> keras.initializers.Initializer:

@@ -20,13 +20,13 @@ MASK = np.random.default_rng(1).random(SHAPE[:2]) > 0.3
 MASK[24:40] = False  # A whole ghost of 12, and parts of larger ones.
 
 
-def update_on(replicas, ghost, dtype, dynamic, masked):
+def update_on(replicas, ghost, dtype, dynamic, masked, activation):
     """Outputs, gradients and running statistics of an update of a bare layer."""
     strategy = replicas_of(replicas) or tf.distribute.get_strategy()
     with strategy.scope():
-        layer = GhostBatchNormalization(ghost, momentum=0.7, dtype=dtype)
+        layer = GhostBatchNormalization(ghost, activation, momentum=0.7, dtype=dtype)
         layer.build(SHAPE)
-        gamma, beta = np.linspace(0.5, 2, 4), np.arange(4.0)
+        gamma, beta = np.linspace(0.5, 2, 4), np.arange(-1.0, 3)
         layer.set_weights([gamma, beta, np.zeros(4), np.ones(4)])
 
     def update(*arrays):
@@ -71,17 +71,17 @@ def update_on(replicas, ghost, dtype, dynamic, masked):
 
 CASES = [
     # Two ghosts, one of them on both replicas; the remainder joins the second.
-    (2, 24, "float64", False, False),
+    (2, 24, "float64", False, False, "relu"),
     # A ghost for each two replicas, in masks of any form.
-    pytest.param(4, 32, "float64", False, True, marks=pytest.mark.cluster),
+    pytest.param(4, 32, "float64", False, True, None, marks=pytest.mark.cluster),
     # All kinds of pieces, of a size that is known when it runs.
-    pytest.param(2, 12, "float64", True, True, marks=pytest.mark.cluster),
+    pytest.param(2, 12, "float64", True, True, None, marks=pytest.mark.cluster),
     # The whole batch on all.
-    pytest.param(4, 100, "float32", False, False, marks=pytest.mark.cluster),
+    pytest.param(4, 100, "float32", False, False, None, marks=pytest.mark.cluster),
     # Nothing is cut, but only the replicas know.
-    pytest.param(2, 16, "float64", True, True, marks=pytest.mark.slow),
+    pytest.param(2, 16, "float64", True, True, None, marks=pytest.mark.slow),
     *(
-        pytest.param(8, ghost, dtype, dynamic, masked, marks=pytest.mark.slow)
+        pytest.param(8, ghost, dtype, dynamic, masked, None, marks=pytest.mark.slow)
         for ghost in (3, 8, 9, 16, 48)
         for dtype, dynamic, masked in (
             ("float64", False, True),
@@ -92,12 +92,12 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("replicas, ghost, dtype, dynamic, masked", CASES)
+@pytest.mark.parametrize("replicas, ghost, dtype, dynamic, masked, activation", CASES)
 def test_a_bare_layer_gives_what_one_device_gives(
-    replicas, ghost, dtype, dynamic, masked
+    replicas, ghost, dtype, dynamic, masked, activation
 ):
-    found = update_on(replicas, ghost, dtype, dynamic, masked)
-    expected = update_on(1, ghost, "float64", False, masked)
+    found = update_on(replicas, ghost, dtype, dynamic, masked, activation)
+    expected = update_on(1, ghost, "float64", False, masked, activation)
     tolerance = {"float64": 1e-12, "float32": 1e-5}[dtype]
     for value, reference in zip(found, expected, strict=True):
         scale = np.abs(reference).max()
@@ -110,7 +110,7 @@ def all_reduces(ghost):
     with mock.patch.object(
         context, "all_reduce", autospec=True, side_effect=context.all_reduce
     ) as counted:
-        update_on(2, ghost, "float32", False, False)
+        update_on(2, ghost, "float32", False, False, None)
     return counted.call_count / 2
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from gbn_keras import GhostBatchNormalization
 from gbn_keras.ghost_normalize import ghost_normalize
 from gbn_keras.kernels import tensorflow_compiled, tensorflow_kernels
+from gbn_keras.kernels.closed_form import ClosedForm
 
 
 def graph_of_an_update(shape, virtual_batch_size, masked, kernel, jit):
@@ -90,8 +91,9 @@ def test_no_model_outlives_its_training(jit_compile):
 
 
 def test_as_many_kernels_are_kept_as_a_network_has_and_no_more():
+    form = ClosedForm(4, 1, 1e-3)
     for number in range(tensorflow_kernels._KEPT + 8):
-        tensorflow_kernels._fused((8, number + 1), 4, 1e-3)
+        tensorflow_kernels._fused((8, number + 1), form)
     info = tensorflow_kernels._fused.cache_info()
     assert info.currsize == info.maxsize == tensorflow_kernels._KEPT
 

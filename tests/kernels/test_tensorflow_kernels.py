@@ -1,6 +1,7 @@
 """TensorFlow takes the fastest kernel that is right, and builds no more than needed."""
 
 import ghosts
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -136,17 +137,19 @@ def test_what_is_compiled_can_be_differentiated_twice(way, masked):
     np.testing.assert_allclose(result, expected, rtol=1e-3, atol=1e-3)
 
 
-def test_a_graph_launches_what_is_compiled_itself():
+@pytest.mark.parametrize("activation", [None, keras.activations.relu])
+def test_a_graph_launches_what_is_compiled_itself(activation):
     """Of functions that it calls, TensorFlow would keep a copy for each graph."""
 
     @tf.function
     def update(x):
         with tf.GradientTape() as tape:
             tape.watch(x)
-            loss = tf.reduce_sum(ghost_normalize(x, None, None, 4)[0] ** 2)
+            outputs = ghost_normalize(x, None, None, 4, activation=activation)[0]
+            loss = tf.reduce_sum(outputs**2)
         return tape.gradient(loss, x)
 
     graph = update.get_concrete_function(tf.TensorSpec([8, 3])).graph
     types = [operation.type for operation in graph.get_operations()]
     assert types.count("XlaLaunch") == 2
-    assert not [name for name in types if "Call" in name]
+    assert not [name for name in types if "Call" in name or "Relu" in name]

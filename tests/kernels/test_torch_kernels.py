@@ -39,18 +39,21 @@ def tensors(shape, axis, mean=100):
     return inputs, gamma, beta
 
 
-def check(inputs, arrays, upstream, axis, virtual_batch_size):
+def check(inputs, arrays, upstream, axis, virtual_batch_size, relu=False):
     """Compares results and gradients for a tensor with those of numpy."""
-    form = ClosedForm(virtual_batch_size, axis, 1e-3)
+    form = ClosedForm(virtual_batch_size, axis, 1e-3, relu)
     gamma, beta = (torch.tensor(a, requires_grad=True) for a in arrays[1:])
     results = torch_kernels.native(form, inputs, gamma, beta)
     arrays = (*arrays, virtual_batch_size, axis, 1e-3)
-    for result, expected in zip(results, ghosts.normalize(*arrays), strict=True):
+    outputs, *statistics = ghosts.normalize(*arrays)
+    passed = upstream.numpy() * ((outputs > 0) | (not relu))
+    outputs = np.maximum(outputs, 0) if relu else outputs
+    for result, expected in zip(results, (outputs, *statistics), strict=True):
         np.testing.assert_allclose(
             result.detach().numpy(), expected, rtol=2e-4, atol=2e-4
         )
     gradients = torch.autograd.grad(results[0], (inputs, gamma, beta), upstream)
-    arrays = (*arrays[:2], upstream.numpy(), *arrays[3:])
+    arrays = (*arrays[:2], passed, *arrays[3:])
     for gradient, expected in zip(gradients, ghosts.gradients(*arrays), strict=True):
         error = np.linalg.norm(gradient.numpy() - expected)
         assert error < 2e-4 * np.linalg.norm(expected)
@@ -76,25 +79,29 @@ def test_ghosts_are_those_of_numpy(shape, axis, virtual_batch_size, calls):
         check(inputs, arrays, upstream, axis, virtual_batch_size)
 
 
+@pytest.mark.parametrize("relu", [False, True])
 @pytest.mark.parametrize("axis, order", [(3, (0, 3, 1, 2)), (1, (0, 2, 3, 1))])
-def test_a_transposed_view_stays_one(axis, order, calls):
+def test_a_transposed_view_stays_one(axis, order, relu, calls):
     """As between a convolution with channels first and a layer with channels last."""
     arrays = tensors((6, 4, 5, 3), axis)
     upstream = torch.randn(6, 4, 5, 3, generator=torch.Generator().manual_seed(0))
     back = np.argsort(order).tolist()
     inputs = torch.tensor(arrays[0]).permute(order).contiguous().permute(back)
-    outputs = check(inputs.requires_grad_(), arrays, upstream, axis, 2)
+    outputs = check(inputs.requires_grad_(), arrays, upstream, axis, 2, relu)
     assert outputs.stride() == inputs.stride()
 
 
-def test_other_strides_and_upstream_gradients_are_taken_too(calls):
+@pytest.mark.parametrize("relu", [False, True])
+def test_other_strides_and_upstream_gradients_are_taken_too(relu, calls):
     wide = np.random.default_rng(1).normal(100, 1, (6, 8)).astype("float32")
     inputs = torch.tensor(wide)[:, ::2].requires_grad_()
     arrays = (wide[:, ::2], np.full(4, 2, "float32"), np.zeros(4, "float32"))
-    check(inputs, arrays, torch.tensor([[1.0], [2.0]] * 3).expand(6, 4), 1, 2)
+    check(inputs, arrays, torch.tensor([[1.0], [2.0]] * 3).expand(6, 4), 1, 2, relu)
 
 
-def test_nothing_is_kept_but_the_inputs_and_small_tensors():
+@pytest.mark.parametrize("relu", [False, True])
+def test_nothing_is_kept_but_the_inputs_and_small_tensors(relu):
+    """Of ReLU the outputs, which the next layer keeps as well."""
     kept = []
 
     def keep(tensor):
@@ -104,9 +111,11 @@ def test_nothing_is_kept_but_the_inputs_and_small_tensors():
     inputs = torch.randn(12, 4, 4, 3, requires_grad=True)
     gamma, beta = torch.ones(3), torch.zeros(3)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        torch_kernels.native(ClosedForm(4, 3, 1e-3), inputs, gamma, beta)
+        form = ClosedForm(4, 3, 1e-3, relu)
+        outputs, _, _ = torch_kernels.native(form, inputs, gamma, beta)
     large = [x for x in kept if x.numel() >= inputs.numel()]
-    assert [x.data_ptr() for x in large] == [inputs.data_ptr()]
+    expected = [inputs, outputs] if relu else [inputs]
+    assert [x.data_ptr() for x in large] == [x.data_ptr() for x in expected]
 
 
 def test_the_fastest_kernel_is_pytorchs_unless_it_cannot_take_the_inputs():

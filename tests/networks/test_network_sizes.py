@@ -29,8 +29,12 @@ def nothing_is_drawn_and_nothing_is_left():
 
 
 def resolutions(model):
-    """The sizes of the feature maps at the ReLUs, repetitions left out."""
-    sizes = [r.output.shape[1:] for r in layers_of(model, keras.layers.ReLU)]
+    """The sizes of the feature maps at the ReLUs, repetitions left out.
+
+    A ghost layer that computes its ReLU leaves an `Identity` in its place.
+    """
+    kinds = keras.layers.ReLU, keras.layers.Identity
+    sizes = [relu.output.shape[1:] for relu in layers_of(model, *kinds)]
     return [size for i, size in enumerate(sizes) if i == 0 or size != sizes[i - 1]]
 
 

@@ -56,7 +56,8 @@ def nothing_is_drawn_and_nothing_is_left():
 
 
 def test_layers_in_order():
-    conv, dense, relu = keras.layers.Conv2D, keras.layers.Dense, keras.layers.ReLU
+    conv, dense = keras.layers.Conv2D, keras.layers.Dense
+    relu = keras.layers.Identity  # The ghost layer before it computes it.
     pool, flatten = keras.layers.MaxPooling2D, keras.layers.Flatten
     ghost, dropout = GhostBatchNormalization, ShardingInvariantDropout
     start = keras.layers.InputLayer
@@ -197,3 +198,19 @@ def test_an_unknown_name_is_refused_with_those_that_are_known(name):
     assert message.startswith("model must be one of f1, f1_digits, c1, c3, resnet20 (")
     assert message.endswith(f"Received: model={name!r}.")
     assert all(known in message for known in NETWORKS if known != "resnet44")
+
+
+@pytest.mark.parametrize("name, without", [("c1", 0), ("resnet18", 8 + 3)])
+def test_ghost_layers_compute_their_relu_in_the_graph_of_plain_ones(name, without):
+    """All but the last of each block and those of shortcuts, which are added first."""
+    plain = SMALL[name][0](SMALL[name][1], 7, keras.layers.BatchNormalization)
+    for one, other in zip(plain.layers, small(name).layers, strict=True):
+        if isinstance(other, keras.layers.Identity):
+            assert isinstance(one, keras.layers.ReLU)
+        else:
+            assert isinstance(other, type(one))
+        shapes = [[weight.shape for weight in layer.weights] for layer in (one, other)]
+        assert shapes[0] == shapes[1]
+    activations = [layer.activation for layer in normalizations(small(name))]
+    assert activations.count(keras.activations.linear) == without
+    assert activations.count(keras.activations.relu) == len(activations) - without

@@ -32,8 +32,7 @@ def network(virtual_batch_size):
         [
             keras.Input((4, 4, 3)),
             keras.layers.Conv2D(6, 3, use_bias=False),
-            GhostBatchNormalization(virtual_batch_size),
-            keras.layers.ReLU(),
+            GhostBatchNormalization(virtual_batch_size, activation="relu"),
             keras.layers.Flatten(),
             keras.layers.Dense(5),
         ]
@@ -71,7 +70,7 @@ def difference(one, other):
 def collectives(virtual_batch_size, distribution):
     """What the devices send for the outputs and the gradient by the inputs."""
     keras.distribution.set_distribution(distribution)
-    layer = GhostBatchNormalization(virtual_batch_size)
+    layer = GhostBatchNormalization(virtual_batch_size, activation="relu")
     layer.build((None, 4, 4, 6))
     state = [[v.value for v in x] for x in (layer.weights[:2], layer.weights[2:])]
 

@@ -58,7 +58,10 @@ def in_dtype(model, dtype):
     def clone(layer):
         if isinstance(layer, keras.layers.ReLU) and dtype == "float32":
             return keras.layers.Activation("gelu", name=layer.name)
-        return type(layer).from_config({**layer.get_config(), "dtype": dtype})
+        config = {**layer.get_config(), "dtype": dtype}
+        if config.get("activation") == "relu" and dtype == "float32":
+            config["activation"] = "gelu"
+        return type(layer).from_config(config)
 
     return keras.models.clone_model(model, clone_function=clone)
 

@@ -4,12 +4,16 @@ import warnings
 
 import keras
 
-from gbn_keras._keras_internals import layers_of, replace_build
+from gbn_keras._keras_internals import layers_of
 from gbn_keras.arguments import integer
+from gbn_keras.convert.fold import fold_relu, unfold
+from gbn_keras.convert.in_place import change_class, forget_traces, place_of
 from gbn_keras.ghost_batch_normalization import GhostBatchNormalization
 
 
-def to_ghost_batch_norm(model: keras.Model, virtual_batch_size: int = 128) -> int:
+def to_ghost_batch_norm(
+    model: keras.Model, virtual_batch_size: int = 128, *, with_relu: bool = False
+) -> int:
     """Makes all batch normalization of a model use ghosts, from now on.
 
     It changes the model in place. Every `keras.layers.BatchNormalization`, at any
@@ -19,6 +23,12 @@ def to_ghost_batch_norm(model: keras.Model, virtual_batch_size: int = 128) -> in
     that are shared, wrapped or not built yet. A compiled model keeps its optimizer and
     the optimizer's state. Predictions stay the same bit for bit, because only training
     uses ghosts. Layers that use ghosts already take the new `virtual_batch_size`.
+
+    With `with_relu`, the layers also compute the ReLU that follows them, which makes
+    training faster. A ReLU layer, or an `Activation("relu")`, becomes a
+    `keras.layers.Identity` of the same name if it alone gets the output of the
+    normalization, and both are called once, in a functional or Sequential model. It
+    must not be used by a model outside of this one.
 
     Three things outside the model do not change with it:
 
@@ -42,10 +52,11 @@ def to_ghost_batch_norm(model: keras.Model, virtual_batch_size: int = 128) -> in
     Args:
         model: Any Keras 3 model. It is changed.
         virtual_batch_size: Number of examples per ghost, at least 1.
+        with_relu: Whether the layers compute the ReLU that follows them, too.
 
     Returns:
-        The number of layers that changed. A shared layer counts once. It is 0 if all
-        layers use ghosts of that size already.
+        The number of normalization layers that changed. A shared layer counts once. It
+        is 0 if all are as asked already.
 
     Raises:
         ValueError: If the model has no batch normalization; if one of its layers has
@@ -72,9 +83,14 @@ def to_ghost_batch_norm(model: keras.Model, virtual_batch_size: int = 128) -> in
         if getattr(layer, "virtual_batch_size", None) != virtual_batch_size
     ]
     for layer in changed:
-        _change_class(layer, GhostBatchNormalization)
+        if type(layer) is not GhostBatchNormalization:
+            change_class(layer, GhostBatchNormalization)
+            layer.activation = keras.activations.linear
         layer.virtual_batch_size = virtual_batch_size
-    _forget_traces(model, changed)
+    if with_relu:
+        changed += [x for x in fold_relu(model) if x not in changed]
+    if changed:
+        forget_traces(model)
     _warn_of(
         derived,
         "To use ghosts, derive their classes from GhostBatchNormalization.",
@@ -87,11 +103,15 @@ def to_batch_norm(model: keras.Model) -> int:
 
     It changes the model in place. Every `GhostBatchNormalization` becomes a
     `keras.layers.BatchNormalization` and otherwise stays the same, as in
-    `to_ghost_batch_norm`. Predictions stay the same bit for bit. You can load what you
-    save or export afterwards without this package. But a saved model also contains what
-    you compiled it with. If that includes a `RegimeAdaptation` or anything else from
-    this package, compile with plain Keras objects before you save, or load with
-    `compile=False`.
+    `to_ghost_batch_norm`. If it has an activation, the `keras.layers.Identity` that
+    follows becomes a `keras.layers.Activation` with it. The networks of
+    `gbn_keras.networks` have these, too. A model without them cannot be converted: a
+    new layer would change the order of the weights in files.
+
+    Predictions stay the same bit for bit. You can load what you save or export
+    afterwards without this package. But a saved model also contains what you compiled
+    it with. If that includes a `RegimeAdaptation` or anything else from this package,
+    compile with plain Keras objects before you save, or load with `compile=False`.
 
     Args:
         model: Any Keras 3 model. It is changed.
@@ -101,7 +121,9 @@ def to_batch_norm(model: keras.Model) -> int:
         layers are plain already.
 
     Raises:
-        ValueError: If the model has no batch normalization.
+        ValueError: If the model has no batch normalization, or a layer with an
+            activation that not just one `keras.layers.Identity` follows. The model then
+            stays unchanged.
 
     Warns:
         UserWarning: If the model has layers of classes derived from
@@ -109,10 +131,12 @@ def to_batch_norm(model: keras.Model) -> int:
     """
     layers, derived = _batch_normalizations(model)
     changed = [layer for layer in layers if isinstance(layer, GhostBatchNormalization)]
+    unfold(model, changed)
     for layer in changed:
-        _change_class(layer, keras.layers.BatchNormalization)
-        del layer.virtual_batch_size
-    _forget_traces(model, changed)
+        change_class(layer, keras.layers.BatchNormalization)
+        del layer.virtual_batch_size, layer.activation
+    if changed:
+        forget_traces(model)
     ghosts = [layer for layer in derived if isinstance(layer, GhostBatchNormalization)]
     _warn_of(ghosts, "They keep their ghosts, and files of the model need gbn_keras.")
     return len(changed)
@@ -144,10 +168,10 @@ def _refuse_what_ghosts_cannot_replace(layers):
         for argument in ("synchronized", "renorm"):
             # Keras added `renorm` in 3.14.
             if getattr(layer, argument, False):
-                refused.append(f"{argument}=True in {_place(layer)}")
+                refused.append(f"{argument}=True in {place_of(layer)}")
         # If the layer is not built yet, its `build` checks the axis.
         if layer.built and layer.axis % layer.input_spec.ndim == 0:
-            refused.append(f"axis={layer.axis}, the batch axis, in {_place(layer)}")
+            refused.append(f"axis={layer.axis}, the batch axis, in {place_of(layer)}")
     if refused:
         raise ValueError(
             "model must have only batch normalization that uses the batch's own "
@@ -157,37 +181,11 @@ def _refuse_what_ghosts_cannot_replace(layers):
         )
 
 
-def _change_class(layer, to):
-    """Makes the layer an instance of the other class, which has the same variables.
-
-    In general, a layer cannot be replaced by a new one: models refer to it in graphs,
-    lists and attributes, and other layers and optimizers refer to it or its variables.
-    """
-    # The layer's own `__setattr__` is for attributes that Keras should track.
-    object.__setattr__(layer, "__class__", to)
-    replace_build(layer, to.build.__get__(layer))
-
-
-def _forget_traces(model, changed):
-    """Drops compiled functions, because they contain the layers as they were."""
-    if not changed:
-        return
-    for layer in layers_of(model):
-        if isinstance(layer, keras.Model):
-            layer.train_function = None
-            layer.test_function = None
-            layer.predict_function = None
-
-
 def _warn_of(derived, consequence):
     if derived:
-        places = ", ".join(f"{_place(x)} ({type(x).__qualname__})" for x in derived)
+        places = ", ".join(f"{place_of(x)} ({type(x).__qualname__})" for x in derived)
         warnings.warn(
             "Layers of classes derived from batch normalization are not converted: "
             f"{places}. {consequence}",
             stacklevel=3,
         )
-
-
-def _place(layer):
-    return layer.path or layer.name
