@@ -22,6 +22,7 @@ SPEED = {
     "speed_update": "train_speed.py",
     "speed_pytorch": "train_speed.py --part=pytorch",
     "speed_f1": "train_speed.py --part=f1 --data_dir=DIR",
+    "speed_cut_ghosts": "cut_ghosts.py",
     "speed_data": "data_speed.py --data_dir=DIR",
     "speed_micro_batches": "micro_batches.py",
     "speed_checkpoints": "checkpoint_cost.py --data_dir=DIR",

@@ -179,6 +179,7 @@ def _split(values, pieces):
     """What belongs to each piece of values that are joined along the first axis."""
     if len(pieces) == 1:
         return [values]
-    first = pieces[0].shape[0]
-    first = tf.shape(pieces[0])[0] if first is None else first
-    return [values[:first], values[first:]]
+    sizes = [piece.shape[0] for piece in pieces]
+    if None in sizes:
+        sizes = [tf.shape(piece)[0] for piece in pieces]
+    return tf.split(values, sizes)

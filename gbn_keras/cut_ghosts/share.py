@@ -57,23 +57,24 @@ def normalize_share(
     is_known = isinstance(front, int) and isinstance(behind, int)
     if not is_known and is_compiled_by_xla():
         raise ValueError(_uneven_pieces(inputs))
-    pieces = [slice(None, front), slice(behind, None)][: cuts.pieces]
+    # The gradient of a split joins the parts. Those of slices would all be as large as
+    # the inputs.
+    sizes = [front, behind - front, back][: 1 + cuts.pieces]
+    first, whole, *last = tf.split(inputs, sizes)
+    masks = None
+    if mask is not None:
+        masks = tf.split(mask, sizes)
+        del masks[1]
     outputs, mean, variance, has_values = normalize_pieces(
-        Pieces(axis, epsilon),
-        [inputs[piece] for piece in pieces],
-        None if mask is None else [mask[piece] for piece in pieces],
-        gamma,
-        beta,
-        cuts,
+        Pieces(axis, epsilon), [first, *last], masks, gamma, beta, cuts
     )
     # Not the ghost at the back: it ends on another replica.
     mean, variance = mean[:1], variance[:1]
     valid = ops.broadcast_to(has_values[:1] & ends, ops.shape(mean))
     if is_known and front == behind:
         return ops.concatenate(outputs), mean, variance, valid
-    whole = slice(front, behind)
     results = of_whole_ghosts(
-        inputs[whole], None if of_examples is None else of_examples[whole]
+        whole, None if of_examples is None else of_examples[front:behind]
     )
     outputs.insert(1, results[0])
     steps = True if results[3] is None else results[3]
