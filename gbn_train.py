@@ -267,7 +267,8 @@ flags.DEFINE_enum(
     "jit",
     "auto",
     ["auto", "on", "off"],
-    "Compile with XLA. auto: on GPU and TPU, not on CPU.",
+    "Compile with XLA. auto: on GPU and TPU; on one CPU, networks without convolutions "
+    "that make 1,000 updates or more.",
 )
 
 # Run.

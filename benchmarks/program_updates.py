@@ -32,4 +32,8 @@ def update_of(data: ImageData, *flags: str) -> Callable[[], dict]:
     plan = Planner(data.examples).plan(settings)
     model = build_model(plan, data)
     batch = next(iter(data.training_batches(plan.settings.batch_size, seed=1)))
-    return tf.function(functools.partial(model.train_step, batch), autograph=False)
+    return tf.function(
+        functools.partial(model.train_step, batch),
+        autograph=False,
+        jit_compile=model.jit_compile,
+    )

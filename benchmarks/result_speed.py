@@ -21,6 +21,7 @@ SPEED = {
     "speed_layer_bfloat16": "layer_speed.py --dtype=bfloat16",
     "speed_update": "train_speed.py",
     "speed_pytorch": "train_speed.py --part=pytorch",
+    "speed_xla": "xla_speed.py",
     "speed_f1": "train_speed.py --part=f1 --data_dir=DIR",
     "speed_cut_ghosts": "cut_ghosts.py",
     "speed_data": "data_speed.py --data_dir=DIR",

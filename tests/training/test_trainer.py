@@ -243,15 +243,19 @@ def test_machine_flags_may_change_for_a_run(finished, digits):
     assert result == finished.result
 
 
-def test_xla_is_off_on_a_cpu_unless_asked(make_settings, digits):
+def test_xla_is_used_where_it_is_faster_unless_the_user_says(make_settings, digits):
     def compiled(*flags):
         plan = Planner(1536).plan(make_settings(*SHORT, *flags))
         return build_model(plan, digits).jit_compile
 
-    on_cpu = not tf.config.list_logical_devices("GPU")
-    assert compiled() is not on_cpu
+    on_gpu = bool(tf.config.list_logical_devices("GPU"))
+    assert compiled() is on_gpu
     assert compiled("--jit=on") is True
-    assert compiled("--jit=off") is False
+    long = "--epochs=1000"
+    assert compiled(long) is True
+    assert compiled(long, "--model=resnet8") is on_gpu
+    assert compiled(long, "--max_updates=10") is on_gpu
+    assert compiled(long, "--jit=off") is False
 
 
 def test_an_update_is_the_papers(make_settings, digits):

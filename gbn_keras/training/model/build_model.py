@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from gbn_keras._keras_internals import build_by_trace
+from gbn_keras._keras_internals import build_by_trace, layers_of
 from gbn_keras.accuracy_of_examples import AccuracyOfExamples
 from gbn_keras.ghost_batch_normalization import GhostBatchNormalization
 from gbn_keras.large_batch.backends import tensorflow_memory as memory
@@ -22,6 +22,9 @@ from gbn_keras.training.plan import Plan
 # so with Keras's momentum of 0.99 the running statistics would hardly leave their
 # initial values.
 _NORMALIZATION = {"momentum": 0.9, "epsilon": 1e-5}
+
+# A process compiles for some seconds. F1 on MNIST saves them in some hundred updates.
+_FEWEST_UPDATES_FOR_XLA = 1000
 
 
 def build_model(plan: Plan, data: LabelledImages) -> LargeBatchModel:
@@ -86,7 +89,7 @@ def compile_model(model: keras.Model, plan: Plan, optimizer=None) -> None:
     model.compile(
         optimizer=optimizer or make_optimizer(plan),
         **loss_and_metrics(),
-        jit_compile=_use_xla(plan),
+        jit_compile=_use_xla(model, plan),
     )
     # Otherwise the first update would create the variables, and so be traced twice.
     if not model.optimizer.built:
@@ -115,15 +118,20 @@ def _fitting_micro_batch(model, plan):
     return memory.largest_micro_batch(model, plan.share, budget)
 
 
-def _use_xla(plan):
-    """Whether to compile with XLA. Not on CPU, where its convolutions are slow."""
-    jit = plan.settings.jit
-    accelerators = tf.config.list_logical_devices("GPU") + (
-        tf.config.list_logical_devices("TPU")
-    )
-    # Replicas cannot communicate inside a compiled function.
-    auto = bool(accelerators) and not plan.replicas_communicate
-    return {"on": True, "off": False, "auto": auto}[jit]
+def _use_xla(model, plan):
+    """Whether to compile with XLA; where it is faster, unless the user says.
+
+    On a CPU, that is without convolutions, which are slow there, and if there are
+    enough updates to pay for the compilation: see `benchmarks/xla_speed.py`.
+    """
+    if plan.settings.jit != "auto":
+        return plan.settings.jit == "on"
+    if tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("TPU"):
+        # Replicas cannot communicate inside a compiled function.
+        return not plan.replicas_communicate
+    has_convolutions = any(isinstance(x, keras.layers.Conv2D) for x in layers_of(model))
+    is_long = plan.updates >= _FEWEST_UPDATES_FOR_XLA
+    return is_long and plan.replicas == 1 and not has_convolutions
 
 
 @contextlib.contextmanager

@@ -120,6 +120,7 @@ ON_REPLICAS = (
             pytest.param(flags, EARLY_KILLS, LATE_KILLS, marks=pytest.mark.slow)
             for flags in (
                 ("--gradient_noise=full", "--weight_distance"),
+                ("--jit=on", "--gradient_noise=full", "--noise_scale"),
                 (
                     "--precision=mixed_bfloat16",
                     "--micro_batch_size=64",
