@@ -66,23 +66,21 @@ def schedule():
     return build(rate=keras.optimizers.schedules.CosineDecay(0.1, 2 * UPDATES))
 
 
-def compiled():
-    """In a graph, several updates at once where the backend can."""
-    more = {} if NAME == "torch" else {"steps_per_execution": 2}
-    return build(run_eagerly=False, **more)
-
-
 def scaled():
-    """With a loss scale, which grows after three updates."""
+    """With a loss scale, which grows after three updates.
+
+    In a graph, several updates at once where the backend can.
+    """
+    more = {} if NAME == "torch" else {"steps_per_execution": 2}
     with_policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_float16")
-    model = build(run_eagerly=False)
+    model = build(run_eagerly=False, **more)
     keras.config.set_dtype_policy(with_policy)
     model.optimizer.dynamic_growth_steps = 3
     return model
 
 
-@pytest.mark.parametrize("make", [schedule, compiled, scaled])
+@pytest.mark.parametrize("make", [schedule, scaled])
 def test_every_kind_of_update_goes_on_bit_for_bit(tmp_path, make):
     keras.utils.set_random_seed(7)
     one = train(tmp_path / "one", model=make(), every=2)

@@ -39,7 +39,8 @@ def train(tmp_path, make_settings, digits, shallow):
 @pytest.mark.parametrize(
     "name",
     [
-        *("auto", "float16"),
+        "auto",
+        pytest.param("float16", marks=pytest.mark.slow),
         pytest.param("replicas", marks=pytest.mark.cluster),
     ],
 )
