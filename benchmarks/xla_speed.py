@@ -2,7 +2,7 @@
 
     python benchmarks/xla_speed.py [--rounds=11] [--json=FILE]
 
-`--jit=auto` chooses by these figures. A cell shows milliseconds of an update in graph
+`--jit=auto` chooses by these figures. A row shows milliseconds of an update in graph
 mode and with XLA, their ratio, the seconds of the first update of each, and after how
 many updates XLA has paid for its compilation.
 """
@@ -62,7 +62,9 @@ def measure(network, shape, batch, micro_batch, rounds):
     graph, compiled = (1e3 * statistics.median(times[jit]) for jit in updates)
     ratio = median_ratio(times["on"], times["off"])
     saved = graph * (1 - ratio) / 1e3
-    pays_after = (first["on"] - first["off"]) / saved if saved > 0 else math.inf
+    pays_after = None
+    if saved > 0:
+        pays_after = max(0, math.ceil((first["on"] - first["off"]) / saved))
     row = {
         "network": network,
         "batch_size": batch,
@@ -72,12 +74,12 @@ def measure(network, shape, batch, micro_batch, rounds):
         "ratio": ratio,
         "first_seconds": first["off"],
         "first_seconds_with_xla": first["on"],
-        "pays_after_updates": max(0, math.ceil(pays_after)) if saved > 0 else None,
+        "pays_after_updates": pays_after,
     }
     print(
         f"{network:10}{batch:6}{micro_batch or batch:6}{graph:9.2f}{compiled:9.2f}"
         f"{ratio:7.2f}{first['off']:7.1f}{first['on']:6.1f}"
-        f"{row['pays_after_updates'] or 'never':>12}",
+        f"{'never' if pays_after is None else pays_after:>12}",
         flush=True,
     )
     return row

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from backend import jax_keeps_programs_in
 from data_sets import store
 from jpegs import picture
 
@@ -48,8 +49,7 @@ def run(tmp_path, compiled):
         path = [tmp_path, BENCHMARKS.parent]
         environment["PYTHONPATH"] = os.pathsep.join(map(str, path))
         environment.pop("XLA_FLAGS", None)
-        environment["JAX_COMPILATION_CACHE_DIR"] = str(compiled)
-        environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+        environment.update(jax_keeps_programs_in(compiled))
         process = subprocess.run(
             [sys.executable, BENCHMARKS / "accelerator.py", *words],
             env=environment,

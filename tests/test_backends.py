@@ -11,7 +11,7 @@ import xml.etree.ElementTree as ElementTree
 
 import numpy as np
 import pytest
-from backend import TENSORFLOW_ONLY
+from backend import TENSORFLOW_ONLY, jax_keeps_programs_in
 
 pytestmark = pytest.mark.backends
 
@@ -70,9 +70,7 @@ def start(backend, folder, *command):
         PYTHONPATH=str(TESTS.parent),
         # Others work beside it: PyTorch's threads would wait for one another.
         OMP_NUM_THREADS="1",
-        # What one process compiled, the others need not.
-        JAX_COMPILATION_CACHE_DIR=str(folder.parent / "compiled"),
-        JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",
+        **jax_keeps_programs_in(folder.parent / "compiled"),
     )
     output = folder / f"{backend}.txt"
     with output.open("w") as file:

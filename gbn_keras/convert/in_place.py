@@ -1,4 +1,4 @@
-"""Changes a layer in place into one of another class, and says where it is."""
+"""Changes layers of a model in place, and drops what was compiled with them."""
 
 import keras
 

@@ -32,6 +32,14 @@ else:
     WAYS = ("eager",)
 
 
+def jax_keeps_programs_in(folder):
+    """Environment of processes whose JAX compiles no program that another one did."""
+    return {
+        "JAX_COMPILATION_CACHE_DIR": str(folder),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+
+
 def compiled(function, way=WAYS[-1], arguments=()):
     """A function of tensors that runs in one of the `WAYS`.
 
