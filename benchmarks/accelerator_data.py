@@ -1,12 +1,12 @@
-"""CIFAR-10 as one small file, which a machine without TensorFlow can read.
+"""CIFAR-10 or MNIST as one small file, which a machine without TensorFlow can read.
 
 `pack` writes the file from what tensorflow-datasets has prepared, and `load` reads it
 with numpy alone. The pixels are those that the program trains with, bit for bit. There
 are two forms:
 
 - `jpeg`: the JPEG files as they are. Only if all decode to the same bits.
-- `differences`: each pixel's difference from what its neighbours and its green channel
-  foretell. That is for images that were never JPEGs.
+- `differences`: each pixel's difference from what its neighbours and, in a photo, its
+  green channel foretell. That is for images that were never JPEGs.
 """
 
 import dataclasses
@@ -19,6 +19,7 @@ from accelerator_jpeg import decode
 from gbn_keras.whole_file import whole_file
 
 SPLITS = ("train", "test")
+_PHOTO = 3  # Channels.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Images:
     """Labelled images.
 
     Attributes:
-        train_images: uint8, `(examples, height, width, 3)`.
+        train_images: uint8, `(examples, height, width, channels)`.
         train_labels: int32, `(examples,)`.
         test_images: As `train_images`.
         test_labels: As `train_labels`.
@@ -39,9 +40,19 @@ class Images:
     test_labels: np.ndarray
     name: str
 
+    def first(self, examples: int) -> "Images":
+        """The same with only the first training examples; 0: with all."""
+        if not examples:
+            return self
+        return dataclasses.replace(
+            self,
+            train_images=self.train_images[:examples],
+            train_labels=self.train_labels[:examples],
+        )
+
     def mean_and_deviation(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and deviation of each channel of the training images, float32."""
-        sums = np.zeros((2, 3))
+        sums = np.zeros((2, self.train_images.shape[-1]))
         for part in np.array_split(self.train_images, 50):
             pixels = part.astype(np.float64)
             sums += [(pixels**power).sum(axis=(0, 1, 2)) for power in (1, 2)]
@@ -151,13 +162,15 @@ def _differences(images):
     values = np.moveaxis(images, -1, 0).copy()
     for axis in (2, 3):
         values = np.diff(values, axis=axis, prepend=np.uint8(0))
-    values[[0, 2]] -= values[1]
+    if len(values) == _PHOTO:
+        values[[0, 2]] -= values[1]
     return values
 
 
 def _sums(differences):
     values = differences.copy()
-    values[[0, 2]] += values[1]
+    if len(values) == _PHOTO:
+        values[[0, 2]] += values[1]
     for axis in (2, 3):
         values = np.cumsum(values, axis=axis, dtype=np.uint8)
     return np.ascontiguousarray(np.moveaxis(values, 0, -1))

@@ -6,7 +6,6 @@ import math
 import os
 import pathlib
 import platform
-import subprocess
 import time
 from collections.abc import Callable
 
@@ -14,6 +13,7 @@ import jax
 import keras
 
 import gbn_keras
+from gbn_keras.training.run import source
 from gbn_keras.whole_file import whole_file
 
 
@@ -92,7 +92,7 @@ def environment() -> dict:
         "keras": keras.__version__,
         "gbn_keras": gbn_keras.__version__,
         "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "commit": _commit(),
+        "commit": commit(),
     }
 
 
@@ -101,16 +101,9 @@ def memory_limit() -> int | None:
     return (jax.devices()[0].memory_stats() or {}).get("bytes_limit")
 
 
-def _commit():
+def commit() -> str:
     """The commit of this checkout. A copy without it can be told by `GBN_COMMIT`."""
-    if "GBN_COMMIT" in os.environ:
-        return os.environ["GBN_COMMIT"]
-    command = ["git", "-C", os.fspath(pathlib.Path(__file__).parent), "rev-parse"]
-    try:
-        found = subprocess.run([*command, "HEAD"], capture_output=True, text=True)
-    except OSError:
-        return "unknown"
-    return found.stdout.strip() or "unknown"
+    return os.environ.get("GBN_COMMIT") or source.commit()
 
 
 def _plain(row):

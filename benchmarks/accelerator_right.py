@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
-from accelerator_speed import GHOSTS, PRECISIONS, SPLIT
+from accelerator_report import GHOSTS, SPLIT
+from accelerator_speed import PRECISIONS
 from layer_speed import SplitGhosts
 
 from gbn_keras import GhostBatchNormalization
@@ -141,7 +142,7 @@ def reference(x, upstream, gamma, beta, ghost):
 def compare_runs(flags, tiny, folder):
     """The row of two processes that make the same updates."""
     updates = 4 if tiny else 20
-    network = "c1" if tiny else "resnet44"
+    task = "c1_200" if tiny else "resnet44"
     script = pathlib.Path(__file__).with_name("accelerator.py")
     environment = {
         **os.environ,
@@ -153,10 +154,11 @@ def compare_runs(flags, tiny, folder):
         own = folder / place
         shutil.rmtree(own, ignore_errors=True)
         command = [sys.executable, os.fspath(script), "train", f"--folder={own}"]
-        command += ["--data=noise", f"--networks={network}", "--arms=+GBN"]
-        command += [f"--max_updates={updates}", "--any_kernels"] + ["--tiny"] * tiny
+        command += ["--data=noise", f"table1:{task}", r"--only=^\+GBN$", "--seeds=1"]
+        command += [f"--flags=--max_updates={updates}", "--any_kernels"]
+        command += ["--tiny"] * tiny
         process = subprocess.run(command, env=environment, capture_output=True)
-        checkpoint = next(own.glob("train/*/checkpoint.npz"), None)
+        checkpoint = next(own.glob("table1/*/*/*/checkpoint.npz"), None)
         if checkpoint is None:
             raise RuntimeError(process.stderr.decode()[-2000:])
         with np.load(checkpoint) as content:
@@ -169,7 +171,7 @@ def compare_runs(flags, tiny, folder):
     ]
     row = {
         "flags": flags,
-        "network": network,
+        "network": task,
         "updates": updates,
         "variables": len(same),
         "same_bits": sum(same),

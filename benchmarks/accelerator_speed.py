@@ -22,14 +22,13 @@ import jax
 import jax.numpy as jnp
 import keras
 import numpy as np
+from accelerator_report import COPY, GHOSTS, KERAS, SPLIT
 from layer_speed import SplitGhosts
 from side_by_side import median_ratio
 
 from gbn_keras import L2SGD, GhostBatchNormalization
 from gbn_keras.networks import find_network
 
-KERAS, GHOSTS = "Keras BatchNormalization", "GhostBatchNormalization"
-SPLIT, COPY = "split, Keras BN, concat", "memory copy, same bytes"
 # How often a layer moves a tensor of its input's size at least: it reads the input and
 # writes the output; then it reads the input and the outputs' gradient, and writes the
 # input's.

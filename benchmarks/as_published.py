@@ -3,6 +3,7 @@
     python benchmarks/as_published.py mnist --data_dir=...     # 10 epochs
     python benchmarks/as_published.py mnist_50 --data_dir=...  # the paper's 50
     python benchmarks/as_published.py c1 --data_dir=...        # a fifth of CIFAR-10
+    python benchmarks/as_published.py c1_200 --data_dir=...    # the paper's 200 epochs
     python benchmarks/as_published.py mnist --data_dir=... --only=   # with +RA, too
 
 Trains the paper's arms as the program does, and once more with each defect. Each
@@ -26,7 +27,6 @@ the same, as `tests/test_as_published.py` shows. Left out, too: the partial last
 of an epoch, which it cuts into smaller ghosts, and which the program does not train on.
 """
 
-import contextlib
 import dataclasses
 import pathlib
 import statistics
@@ -34,11 +34,8 @@ import sys
 
 import experiment
 import keras
-from experiment import Experiment
+from experiment import PADDING, Experiment, Variant, regime_of
 
-from gbn_keras.regime import REGIMES
-from gbn_keras.training import trainer
-from gbn_keras.training.data.augmentation import ShiftAndFlip
 from gbn_keras.training.report import paper
 from gbn_keras.training.report.comparison import accuracy_shown, study_table
 from gbn_keras.training.run.tables import ARMS
@@ -49,25 +46,9 @@ TASKS = {
     "mnist": [f"--flagfile={_CONFIGS / 'scaled/table1_f1_mnist.cfg'}", *_ALONE],
     "mnist_50": [f"--flagfile={_CONFIGS / 'paper/table1_f1_mnist.cfg'}", *_ALONE],
     "c1": [f"--flagfile={_CONFIGS / 'scaled/table1_c1_cifar10.cfg'}", *_ALONE],
+    "c1_200": [f"--flagfile={_CONFIGS / 'paper/table1_c1_cifar10.cfg'}", *_ALONE],
 }
-_BATCH_SIZES = {"mnist": (4096, 128), "mnist_50": (4096, 128), "c1": (1024, 128)}
-
-
-@dataclasses.dataclass(frozen=True)
-class Variant:
-    """How to train.
-
-    Attributes:
-        flags: More flags of the program.
-        momentum: Momentum instead of the regime's; `None` for the regime's.
-        loses_momentum: Whether it starts from zero at every epoch.
-        flips_and_crops: Whether to augment the images as if they were photos.
-    """
-
-    flags: tuple[str, ...] = ()
-    momentum: float | None = None
-    loses_momentum: bool = False
-    flips_and_crops: bool = False
+_LARGE = {"mnist": 4096, "mnist_50": 4096, "c1": 1024, "c1_200": 4096}
 
 
 _MNIST = {
@@ -77,18 +58,17 @@ _MNIST = {
     "both": Variant(loses_momentum=True, flips_and_crops=True),
 }
 _PUBLISHED_RATE = ("--learning_rate=0.001",)
+_C1 = {
+    "momentum 0": Variant(_PUBLISHED_RATE),
+    "momentum 0.9": Variant(_PUBLISHED_RATE, momentum=0.9),
+    "momentum 0.9, lost": Variant(_PUBLISHED_RATE, momentum=0.9, loses_momentum=True),
+}
 # The first one of each task is what the others are compared with.
 VARIANTS = {
     "mnist": _MNIST,
     "mnist_50": _MNIST,
-    "c1": {
-        "momentum 0": Variant(_PUBLISHED_RATE),
-        "momentum 0.9": Variant(_PUBLISHED_RATE, momentum=0.9),
-        "momentum 0.9, lost": Variant(
-            _PUBLISHED_RATE, momentum=0.9, loses_momentum=True
-        ),
-        "ten times the rate": Variant(),
-    },
+    "c1": {**_C1, "ten times the rate": Variant()},
+    "c1_200": _C1,
 }
 _ALL = {name: variant for task in VARIANTS.values() for name, variant in task.items()}
 
@@ -103,7 +83,7 @@ _DIFFERENCES = {
 
 def arms(task):
     """The flags of each arm: its name is that of the variant and of the paper's arm."""
-    study = experiment.study_flags(*_BATCH_SIZES[task])
+    study = experiment.study_flags(_LARGE[task], 128)
     return {
         f"{name}: {arm}": [*variant.flags, *flags]
         for name, variant in VARIANTS[task].items()
@@ -111,13 +91,21 @@ def arms(task):
     }
 
 
+def variant_of(arm):
+    """The variant of an arm."""
+    return _ALL[arm.partition(": ")[0]]
+
+
 def train(arm, settings, data):
     """Trains one arm of a variant."""
-    variant = _ALL[arm.partition(": ")[0]]
+    from gbn_keras.training import trainer
+    from gbn_keras.training.data.augmentation import ShiftAndFlip
+
+    variant = variant_of(arm)
     if variant.flips_and_crops:
-        data = dataclasses.replace(data, augmentation=ShiftAndFlip(padding=2))
+        data = dataclasses.replace(data, augmentation=ShiftAndFlip(PADDING))
     callbacks = (LosesMomentum(),) if variant.loses_momentum else ()
-    with _momentum(settings.model, variant.momentum):
+    with regime_of(settings.model, variant):
         trainer.train(settings, data, callbacks, verbose=0)
 
 
@@ -130,20 +118,6 @@ class LosesMomentum(keras.callbacks.Callback):
         if int(optimizer.iterations.numpy()) % self.params["steps"] == 0:
             for momentum in optimizer.momentums:
                 momentum.assign(keras.ops.zeros_like(momentum))
-
-
-@contextlib.contextmanager
-def _momentum(network, momentum):
-    """Trains the network with another momentum, for which the program has no flag."""
-    before = REGIMES.get(network)
-    if momentum is None:
-        yield
-        return
-    REGIMES[network] = dataclasses.replace(before, momentum=momentum)
-    try:
-        yield
-    finally:
-        REGIMES[network] = before
 
 
 def table(results):
@@ -227,6 +201,7 @@ EXPERIMENT = Experiment(
     arms,
     table,
     train=train,
+    variant=variant_of,
     usual=r": (SB|LB|\+LR|\+GBN)$",
 )
 

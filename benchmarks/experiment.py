@@ -3,6 +3,9 @@
 Each training has its own run directory, as the program writes it, in
 `FOLDER/TASK/ARM/seed_N`. So the same command goes on after an interruption, and
 `results.py collect FOLDER/TASK` keeps what is finished.
+
+`accelerator.py train` trains the same on JAX, where TensorFlow need not be. So nothing
+here imports it before the first training.
 """
 
 import argparse
@@ -14,6 +17,7 @@ import pathlib
 import re
 import sys
 from collections.abc import Callable
+from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # As train.py does.
@@ -23,8 +27,8 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 import gbn_train
-from gbn_keras.training import trainer
-from gbn_keras.training.data.labelled_images import LabelledImages
+from gbn_keras.networks import find_network
+from gbn_keras.regime import REGIMES
 from gbn_keras.training.errors import NotFinite, Stopped, UsageError
 from gbn_keras.training.run.run_directory import read_outcome, write_whole
 from gbn_keras.training.settings import Settings
@@ -36,8 +40,34 @@ COMMAND = "command.txt"
 Results = dict[str, list[dict]]
 
 
-def train_plainly(arm: str, settings: Settings, data: LabelledImages) -> None:
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """What to change in a training, for which the program has no flag.
+
+    Attributes:
+        flags: Flags of the program, besides.
+        momentum: Momentum instead of the regime's; `None` for the regime's.
+        loses_momentum: Whether it starts from zero at every epoch.
+        flips_and_crops: Whether to pad by 2 pixels, crop at random and flip images that
+            the program does not augment.
+    """
+
+    flags: tuple[str, ...] = ()
+    momentum: float | None = None
+    loses_momentum: bool = False
+    flips_and_crops: bool = False
+
+
+UNCHANGED = Variant()
+
+# Pixels of padding for `Variant.flips_and_crops`, as published.
+PADDING = 2
+
+
+def train_plainly(arm: str, settings: Settings, data) -> None:
     """Trains as the program does."""
+    from gbn_keras.training import trainer
+
     trainer.train(settings, data, verbose=0)
 
 
@@ -53,6 +83,7 @@ class Experiment:
         table: A function that makes the task's tables, as Markdown.
         picture: A function of results and task that draws them, if there is one.
         train: A function that trains an arm with these settings on these data.
+        variant: A function that gives an arm's `Variant`, which `train` must follow.
         usual: A regular expression for the names of the arms to train by default.
     """
 
@@ -62,12 +93,26 @@ class Experiment:
     arms: Callable[[str], dict[str, list[str]]]
     table: Callable[[Results], str]
     picture: Callable[[Results, str], Figure] | None = None
-    train: Callable[[str, Settings, LabelledImages], None] = train_plainly
+    train: Callable[[str, Settings, Any], None] = train_plainly
+    variant: Callable[[str], Variant] = lambda arm: UNCHANGED
     usual: str = ""
 
     def command(self, task: str) -> str:
         """The command that trains a task."""
         return f"python benchmarks/{self.script} {task}"
+
+    def command_on_jax(self, task: str) -> str:
+        """The command that trains a task on JAX."""
+        name = self.script.removesuffix(".py")
+        return f"python benchmarks/accelerator.py train {name}:{task}"
+
+    def commands(self, task: str) -> tuple[str, str]:
+        """The commands that train a task, on TensorFlow and on JAX."""
+        return self.command(task), self.command_on_jax(task)
+
+    def chosen(self, task: str, only: str) -> list[str]:
+        """The names of a task's arms that match a regular expression."""
+        return [arm for arm in self.arms(task) if re.search(only, arm)]
 
     def flags(self, task: str, arm: str, seed: int) -> list[str]:
         """The program's flags for one training, but for its folders."""
@@ -91,14 +136,14 @@ class Experiment:
         return 0
 
     def _train_all(self, arguments):
+        from gbn_keras.training import trainer
+
         task = arguments.task
         folder = arguments.folder / task
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / COMMAND, self.command(task) + "\n")
         results, data = {}, None
-        for arm in self.arms(task):
-            if not re.search(arguments.only, arm):
-                continue
+        for arm in self.chosen(task, arguments.only):
             for seed in range(1, arguments.seeds + 1):
                 run_dir = arm_directory(folder, arm) / f"seed_{seed}"
                 own = [*self.flags(task, arm, seed), f"--run_dir={run_dir}"]
@@ -132,6 +177,34 @@ class Experiment:
         else:
             parser.set_defaults(picture=None)
         return parser.parse_args()
+
+
+def settings_without_data(words: list[str]) -> Settings:
+    """The settings of these flags of the program. The data need not be here.
+
+    Raises:
+        absl.flags.Error: If a flag is unknown or invalid.
+    """
+    # They may be downloaded, for all we know.
+    return Settings(**gbn_train.parse(["train.py", *words, "--download"]))
+
+
+@contextlib.contextmanager
+def regime_of(network: str, variant: Variant):
+    """A context in which the network's regime has the variant's momentum.
+
+    Args:
+        network: Name of the network.
+        variant: The variant.
+    """
+    name = find_network(network)[1]
+    before = REGIMES[name]
+    if variant.momentum is not None:
+        REGIMES[name] = dataclasses.replace(before, momentum=variant.momentum)
+    try:
+        yield
+    finally:
+        REGIMES[name] = before
 
 
 def arm_directory(folder: pathlib.Path, arm: str) -> pathlib.Path:

@@ -7,10 +7,10 @@ import as_published
 import ghost_size
 import result_files
 import stretch_curve
+import table1
 import where_it_turns
-from experiment import COMMAND, Experiment, arm_directory
+from experiment import COMMAND, Experiment, arm_directory, settings_without_data
 
-import gbn_train
 from gbn_keras.training import study
 from gbn_keras.training.errors import UsageError
 from gbn_keras.training.planner import Planner
@@ -31,7 +31,7 @@ _MODES = ("train", "study", "sweep")
 
 EXPERIMENTS = tuple(
     script.EXPERIMENT
-    for script in (stretch_curve, as_published, ghost_size, where_it_turns)
+    for script in (table1, stretch_curve, as_published, ghost_size, where_it_turns)
 )
 
 
@@ -87,7 +87,7 @@ def _read(folder):
 
 
 def _read_experiment(folder):
-    experiment, task = _experiment_of(folder)
+    command, experiment, task = _experiment_of(folder)
     arms = {}
     for arm in experiment.arms(task):
         found = [
@@ -99,19 +99,19 @@ def _read_experiment(folder):
         outcomes = [one for x in found if (one := read_outcome(x))]
         if outcomes:
             arms[arm] = sorted(outcomes, key=lambda one: one["seed"])
-    return experiment.command(task), arms
+    return command, arms
 
 
-def _experiment_of(folder) -> tuple[Experiment, str]:
-    """The experiment, and its task, that a folder is of."""
+def _experiment_of(folder) -> tuple[str, Experiment, str]:
+    """The command that a folder is of, its experiment and its task."""
     file = folder / COMMAND
     # Earlier versions of stretch_curve.py left no file.
     default = stretch_curve.EXPERIMENT.command(folder.resolve().name)
     command = file.read_text(encoding="utf-8").strip() if file.is_file() else default
     for experiment in EXPERIMENTS:
         for task in experiment.tasks:
-            if experiment.command(task) == command and folder.is_dir():
-                return experiment, task
+            if command in experiment.commands(task) and folder.is_dir():
+                return command, experiment, task
     raise UsageError(
         f"{folder}: got neither a run directory nor a folder with the {COMMAND} of an "
         f"experiment ({', '.join(one.script for one in EXPERIMENTS)}). Name one of "
@@ -122,8 +122,9 @@ def _experiment_of(folder) -> tuple[Experiment, str]:
 def experiment_of_rows(rows: list[dict]) -> Experiment | None:
     """The experiment that a group's rows come from, if it is one."""
     for experiment in EXPERIMENTS:
-        if rows[0]["command"] in map(experiment.command, experiment.tasks):
-            return experiment
+        for task in experiment.tasks:
+            if rows[0]["command"] in experiment.commands(task):
+                return experiment
     return None
 
 
@@ -190,6 +191,5 @@ def resolved(flags: list[str]) -> Settings:
 
 
 def _parsed(flags):
-    # The data need not be here: they may be downloaded, for all we know.
-    settings = Settings(**gbn_train.parse(["train.py", *flags, "--download"]))
+    settings = settings_without_data(flags)
     return dataclasses.replace(settings, run_dir=settings.run_dir or "runs/any")

@@ -5,9 +5,10 @@
     python benchmarks/results.py write
 
 `collect` reads run directories of trainings, studies or sweeps, or the folder of an
-experiment's task (`stretch_curve.py`, `as_published.py`, `ghost_size.py`,
-`where_it_turns.py`), and writes `docs/results/NAME.csv` with a row for each training
-that has ended. It may be called again when there are more.
+experiment's task, and writes `docs/results/NAME.csv` with a row for each training that
+has ended. It may be called again when there are more. Experiments are `table1.py`,
+`stretch_curve.py`, `as_published.py`, `ghost_size.py` and `where_it_turns.py`, by their
+own commands or by `accelerator.py train`.
 
 `keep` takes the file that a benchmark of speed, memory or kills wrote with `--json`.
 The names are those of `result_speed.SPEED`.
@@ -129,9 +130,9 @@ def all_results(groups: dict[str, list[dict]], speeds: dict[str, dict]) -> str:
         own = of_kind.get(experiment.script, {})
         parts += [f"## {experiment.heading}\n", *_groups(own)]
         measured = {rows[0]["command"] for rows in own.values()}
-        for command in map(experiment.command, experiment.tasks):
-            if command not in measured:
-                parts.append(f"Not run: `{command}`\n")
+        for task in experiment.tasks:
+            if not measured & set(experiment.commands(task)):
+                parts.append(f"Not run: `{experiment.command(task)}`\n")
     parts.append("## Speed, memory and kills\n")
     # What is not run comes last, in few lines.
     for name in sorted(result_speed.SPEED, key=lambda name: name not in speeds):

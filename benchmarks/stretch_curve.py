@@ -1,7 +1,8 @@
 """Validation accuracy against stretch, and what `--stretch=auto` makes of it.
 
     python benchmarks/stretch_curve.py digits [--seeds=3] [--folder=runs/stretch_curve]
-    python benchmarks/stretch_curve.py mnist --data_dir=...
+    python benchmarks/stretch_curve.py mnist --data_dir=...     # 10 epochs
+    python benchmarks/stretch_curve.py mnist_50 --data_dir=...  # the paper's 50
     python benchmarks/stretch_curve.py c1 --data_dir=... [--only=...]
 
 Trains the small batch (SB) and the large batch with all remedies, with stretches of 1,
@@ -26,14 +27,15 @@ from matplotlib.figure import Figure
 TASKS = {
     "digits": ["--batch_size=768"],
     "mnist": ["--dataset=mnist", "--batch_size=4096", "--epochs=10"],
+    "mnist_50": ["--dataset=mnist", "--batch_size=4096"],
     "c1": [
         *("--dataset=cifar10", "--model=c1", "--batch_size=1024"),
         *("--train_examples=10000", "--epochs=10", "--learning_rate=0.01"),
     ],
 }
-BATCH_RATIO = {"digits": 24, "mnist": 32, "c1": 8}
-SMALL_BATCH = {"digits": 32, "mnist": 128, "c1": 128}
-EPOCHS = {"digits": 6, "mnist": 10, "c1": 10}
+BATCH_RATIO = {"digits": 24, "mnist": 32, "mnist_50": 32, "c1": 8}
+SMALL_BATCH = {"digits": 32, "mnist": 128, "mnist_50": 128, "c1": 128}
+EPOCHS = {"digits": 6, "mnist": 10, "mnist_50": 50, "c1": 10}
 
 
 def arms(task):

@@ -1,27 +1,20 @@
 """`build_model`: the plan's network, compiled, with micro-batches that fit."""
 
 import contextlib
-import functools
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from gbn_keras._keras_internals import build_by_trace, layers_of
-from gbn_keras.accuracy_of_examples import AccuracyOfExamples
-from gbn_keras.ghost_batch_normalization import GhostBatchNormalization
 from gbn_keras.large_batch.backends import tensorflow_memory as memory
 from gbn_keras.large_batch.large_batch_model import LargeBatchModel
 from gbn_keras.networks import find_network
 from gbn_keras.training.data.labelled_images import LabelledImages
 from gbn_keras.training.errors import UsageError, first_line
+from gbn_keras.training.model.network import loss_and_metrics, make_network
 from gbn_keras.training.model.optimizer import make_optimizer
 from gbn_keras.training.plan import Plan
-
-# The published networks use these, PyTorch's defaults. A large batch makes few updates,
-# so with Keras's momentum of 0.99 the running statistics would hardly leave their
-# initial values.
-_NORMALIZATION = {"momentum": 0.9, "epsilon": 1e-5}
 
 # A process compiles for some seconds. F1 on MNIST saves them in some hundred updates.
 _FEWEST_UPDATES_FOR_XLA = 1000
@@ -49,7 +42,7 @@ def build_model(plan: Plan, data: LabelledImages) -> LargeBatchModel:
 def untraced_model(plan: Plan, data: LabelledImages) -> LargeBatchModel:
     """As `build_model`, but with the plan's micro-batch, and without metrics."""
     with _dtype_policy(plan.settings.precision):
-        network = _network(plan, data)
+        network = make_network(plan, data.image_shape, data.classes)
         measures = plan.settings.noise_scale
         model = LargeBatchModel(network, plan.micro_batch_size, measures)
         compile_model(model, plan)
@@ -68,22 +61,6 @@ def check_image_shape(model: str, data: LabelledImages) -> None:
         ) from error
 
 
-def _network(plan, data):
-    settings = plan.settings
-    if settings.virtual_batch_size:
-        normalization = functools.partial(
-            GhostBatchNormalization, settings.virtual_batch_size, **_NORMALIZATION
-        )
-    else:
-        # Any number of replicas must give the same statistics.
-        synchronized = plan.replicas > 1
-        normalization = functools.partial(
-            keras.layers.BatchNormalization, synchronized=synchronized, **_NORMALIZATION
-        )
-    build, _ = find_network(settings.model)
-    return build(data.image_shape, data.classes, normalization)
-
-
 def compile_model(model: keras.Model, plan: Plan, optimizer=None) -> None:
     """Compiles a model with the plan's values; makes an optimizer if none is given."""
     model.compile(
@@ -94,18 +71,6 @@ def compile_model(model: keras.Model, plan: Plan, optimizer=None) -> None:
     # Otherwise the first update would create the variables, and so be traced twice.
     if not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
-
-
-def loss_and_metrics() -> dict:
-    """Arguments of `compile`: the mean loss and the accuracy over the examples.
-
-    Examples with weight 0 only fill up a validation batch. Other weights scale the
-    loss; in training they are the gradient noise.
-    """
-    return {
-        "loss": keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        "weighted_metrics": [AccuracyOfExamples(name="accuracy")],
-    }
 
 
 def _fitting_micro_batch(model, plan):

@@ -9,7 +9,7 @@ from gbn_keras.large_batch.ghost_sizes import smallest_micro_batch
 from gbn_keras.large_batch.large_batch_model import LargeBatchModel
 from gbn_keras.training.data import datasets
 from gbn_keras.training.errors import UsageError, first_line
-from gbn_keras.training.model.build_model import loss_and_metrics
+from gbn_keras.training.model.network import loss_and_metrics
 from gbn_keras.training.run.run_directory import MODEL_FILE
 from gbn_keras.training.settings import Settings
 from gbn_keras.training.strategy import (

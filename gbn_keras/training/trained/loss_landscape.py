@@ -13,7 +13,8 @@ import pandas as pd
 from gbn_keras.analysis.landscape import loss_deviation
 from gbn_keras.training.data import datasets
 from gbn_keras.training.errors import UsageError
-from gbn_keras.training.model.build_model import build_model, loss_and_metrics
+from gbn_keras.training.model.build_model import build_model
+from gbn_keras.training.model.network import loss_and_metrics
 from gbn_keras.training.planner import Planner
 from gbn_keras.training.report import pictures
 from gbn_keras.training.run.run_directory import (
