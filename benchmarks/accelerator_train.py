@@ -156,15 +156,15 @@ class _Training:
         end = min(end, first + plan.updates - self._done)
         if first == 0 and self._variant.loses_momentum:
             self._lose_momentum()
-        # Each call has a mean loss of its own.
-        metrics = self._state[3]
-        own = len(metrics) - len(self._model._measured())
-        metrics[:own] = map(jnp.zeros_like, metrics[:own])
         of_epoch = self._epoch_plan(plan.settings.seed, epoch)
         self._state, stopped, loss = self._advance(
             self._state, *self._train_data, *of_epoch, np.int32(first), np.int32(end)
         )
         self._loss = float(loss)
+        # Each call has a mean loss of its own.
+        metrics = self._state[3]
+        means = len(metrics) - len(self._model._measured())
+        metrics[:means] = map(jnp.zeros_like, metrics[:means])
         made = int(stopped) - first
         self._done += made
         if int(stopped) == plan.updates_per_epoch or self._is_over():
