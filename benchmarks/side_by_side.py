@@ -19,19 +19,20 @@ from gbn_keras.training.run.source import commit
 
 
 def time_in_turn(
-    contenders: dict[str, Callable[[], None]], rounds: int, seconds: float = 0.1
+    contenders: dict[str, Callable[[], object]], rounds: int, seconds: float = 0.1
 ) -> dict[str, list[float]]:
     """Seconds per call of each contender, with one measurement per round.
 
     The contenders run in turn. If something slows the machine for a while, it slows all
     of them alike, so ratios within a round stay correct. Each measurement repeats the
-    call for about `seconds`.
+    call for about `seconds`, and then waits for what the last call returned. So a GPU
+    is given the next calls while it computes, as in a training.
     """
     repeats = {}
     for name, call in contenders.items():
-        call()
+        wait(call())
         started = time.perf_counter()
-        call()
+        wait(call())
         once = time.perf_counter() - started
         repeats[name] = max(1, round(seconds / once))
     times = {name: [] for name in contenders}
@@ -39,9 +40,21 @@ def time_in_turn(
         for name, call in contenders.items():
             started = time.perf_counter()
             for _ in range(repeats[name]):
-                call()
+                result = call()
+            wait(result)
             times[name].append((time.perf_counter() - started) / repeats[name])
     return times
+
+
+def wait(result) -> None:
+    """Waits until the device has computed `result` and what was asked for before.
+
+    On TensorFlow it does not wait: there, a contender itself reads what it computed.
+    """
+    if keras.backend.backend() == "jax":
+        sys.modules["jax"].block_until_ready(result)
+    elif _on_cuda():
+        sys.modules["torch"].cuda.synchronize()
 
 
 def median_ratio(times: list[float], peer: list[float]) -> float:
@@ -53,9 +66,14 @@ def peak_megabytes(call: Callable[[], None]) -> float | None:
     """The memory that a call needs at its peak, in addition to what was in use.
 
     Asks TensorFlow's allocator if it counts, which it does with oneDNN and on
-    accelerators, because the allocator does not return memory to the system. Otherwise
-    measures resident memory. `None` if neither is possible.
+    accelerators, because the allocator does not return memory to the system. On CUDA it
+    asks PyTorch's. Otherwise measures resident memory. `None` if none is possible:
+    JAX's allocator on a GPU does not forget an earlier peak.
     """
+    if _on_cuda():
+        return _cuda_megabytes(call)
+    if keras.backend.backend() == "jax" and accelerators():
+        return None
     try:
         return _allocated_megabytes(call)
     except ValueError:
@@ -82,12 +100,44 @@ def _allocated_megabytes(call):
     return (peak - before) / 2**20
 
 
+def _cuda_megabytes(call):
+    cuda = sys.modules["torch"].cuda
+    cuda.synchronize()
+    cuda.reset_peak_memory_stats()
+    before = cuda.memory_allocated()
+    call()
+    return (cuda.max_memory_allocated() - before) / 2**20
+
+
+def _on_cuda():
+    """Whether Keras computes on a GPU by PyTorch."""
+    if keras.backend.backend() != "torch":
+        return False
+    return keras.ops.convert_to_tensor(0.0).is_cuda
+
+
+def accelerators() -> list[str]:
+    """The models of the GPUs or TPUs that Keras computes on."""
+    backend = keras.backend.backend()
+    if backend == "jax":
+        devices = sys.modules["jax"].devices()
+        return [device.device_kind for device in devices if device.platform != "cpu"]
+    if backend == "torch":
+        return [sys.modules["torch"].cuda.get_device_name()] if _on_cuda() else []
+    config = sys.modules["tensorflow"].config
+    details = map(
+        config.experimental.get_device_details, config.list_physical_devices("GPU")
+    )
+    return [found.get("device_name", "GPU") for found in details]
+
+
 def environment() -> dict:
     """The machine and the versions that figures were measured with."""
     backend = keras.backend.backend()
     return {
         **processor(),
         "cores": os.cpu_count(),
+        "devices": accelerators(),
         "backend": backend,
         "versions": {
             "gbn_keras": gbn_keras.__version__,

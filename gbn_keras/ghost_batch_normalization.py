@@ -8,6 +8,7 @@ from gbn_keras.class_name import FiledAsParent
 from gbn_keras.cut_ghosts.cuts import cuts_of_share
 from gbn_keras.cut_ghosts.share import normalize_share
 from gbn_keras.ghost_normalize import (
+    fraction_kept,
     ghost_moving_average,
     ghost_normalize,
     ghosts_with_values,
@@ -209,10 +210,10 @@ class GhostBatchNormalization(keras.layers.BatchNormalization, metaclass=FiledAs
 
     def _update_running_statistics(self, mean, variance, valid, examples):
         """Takes one step per ghost of the whole batch, on any device."""
-        steps = keras.ops.cast(keras.ops.shape(mean)[0], mean.dtype)
+        steps = keras.ops.shape(mean)[0]
         if valid is not None:
             steps = keras.ops.sum(keras.ops.cast(valid, mean.dtype), axis=0)
-        kept = self.momentum**steps
+        kept = fraction_kept(self.momentum, steps, mean.dtype)
         moving = (self.moving_mean, self.moving_variance)
         values = [
             ghost_moving_average(average, statistics, self.momentum, valid)
@@ -220,10 +221,9 @@ class GhostBatchNormalization(keras.layers.BatchNormalization, metaclass=FiledAs
         ]
         part = BatchPart.current()
         if part:  # The caller that split the batch joins the parts.
-            part.keep(self, kept)
+            part.keep(self, keras.ops.cast(kept, mean.dtype))
         else:
             before = [average.value for average in moving]
-            examples = keras.ops.cast(examples, mean.dtype)
             values = joined(values, before, kept, examples)
         for average, value in zip(moving, values, strict=True):
             average.assign(value)

@@ -120,7 +120,7 @@ def ghost_moving_average(moving, statistics, momentum: float, valid=None):
         ghosts = ops.shape(statistics)[0]
         steps_after = ghosts - 1 - ops.arange(ghosts)
         weights = (1 - momentum) * momentum ** ops.cast(steps_after, dtype)
-        past = ops.cast(moving, dtype) * momentum ** ops.cast(ghosts, dtype)
+        past = ops.cast(moving, dtype) * fraction_kept(momentum, ghosts, dtype)
         return past + ops.sum(ops.expand_dims(weights, -1) * statistics, axis=0)
     counted = ops.cast(valid, dtype)
     steps = ops.sum(counted, axis=0)
@@ -128,6 +128,22 @@ def ghost_moving_average(moving, statistics, momentum: float, valid=None):
     weights = (1 - momentum) * momentum**steps_after * counted
     past = ops.cast(moving, dtype) * momentum**steps
     return past + ops.sum(weights * statistics, axis=0)
+
+
+def fraction_kept(momentum: float, steps, dtype: str):
+    """`momentum**steps`, the part of a moving average that so many steps leave.
+
+    It is a number if `steps` is one, otherwise a tensor of `dtype`. A number must not
+    become a tensor in every update: PyTorch would wait until the GPU has copied it.
+
+    Args:
+        momentum: Weight of the past at each step.
+        steps: Number of steps, an integer or a tensor.
+        dtype: Of the tensor.
+    """
+    if isinstance(steps, int):
+        return momentum**steps
+    return momentum ** ops.cast(steps, dtype)
 
 
 def ghosts_with_values(inputs, virtual_batch_size: int, *, axis: int = -1, mask=None):

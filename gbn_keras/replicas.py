@@ -50,6 +50,8 @@ def joined(values, before, kept, examples):
     _, count = this_replica()
     if count == 1:
         return values
+    dtype = values[0].dtype
+    examples, kept = ops.cast(examples, dtype), ops.cast(kept, dtype)
     steps = [
         step_of(value, old, kept) for value, old in zip(values, before, strict=True)
     ]

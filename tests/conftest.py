@@ -3,6 +3,7 @@
 import ctypes
 import functools
 import gc
+import importlib.util
 import os
 import pathlib
 import sys
@@ -20,8 +21,9 @@ import pytest
 import gbn_train
 
 # JAX compiles each operation for each shape, and LLVM's optimizations take most of it.
-# Keras has JAX loaded by now, which reads this when it first computes.
-if keras.backend.backend() == "jax":
+# Keras has JAX loaded by now, which reads this when it first computes. With a plugin it
+# computes on a GPU, for which it cannot compile in this way.
+if keras.backend.backend() == "jax" and not importlib.util.find_spec("jax_plugins"):
     os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 # The tests of the method also run on other backends, without TensorFlow.

@@ -5,7 +5,6 @@ import functools
 import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 from backend import with_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,7 +13,10 @@ from scipy.special import softmax
 
 from gbn_keras import GradientNoise
 from gbn_keras.shares import Shares
-from gbn_keras.training.data import datasets
+
+tf = pytest.importorskip("tensorflow", reason="weighs a tf.data.Dataset")
+
+from gbn_keras.training.data import datasets  # noqa: E402 - Imports TensorFlow.
 
 
 def batches(examples=8, count=4):

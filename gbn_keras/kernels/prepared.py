@@ -25,6 +25,8 @@ def prepared(inputs, gamma, beta, axis: int, mask):
             f"shape {tuple(mask.shape)} for inputs of shape {tuple(inputs.shape)}. "
             "Remove the mask's last axis."
         )
+    # On PyTorch, this also moves them to Keras's device, as Keras's own layers do.
+    inputs = ops.convert_to_tensor(inputs)
     dtype = backend.result_type(inputs.dtype, "float32")
     if not backend.is_float_dtype(inputs.dtype):
         inputs = ops.cast(inputs, dtype)

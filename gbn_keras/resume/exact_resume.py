@@ -71,9 +71,9 @@ class ExactResume(keras.callbacks.Callback):
 
     Raises:
         ValueError: If an argument is invalid. When `fit` begins, if the folder holds
-            another training (other data, model, optimizer or backend) or only damaged
-            checkpoints, if the data do not come from `batches`, or if there is a
-            `tf.distribute` strategy or another process.
+            another training (other data, model, optimizer or backend, or on PyTorch
+            another number of GPUs) or only damaged checkpoints, if the data do not come
+            from `batches`, or if there is `tf.distribute` or another process.
         OSError: In training, if a checkpoint cannot be written, for example because the
             disk is full. The earlier ones stay.
         SystemExit: In training, after SIGTERM.

@@ -7,7 +7,7 @@ import sys
 import keras
 import numpy as np
 
-from gbn_keras.resume.model_state import variables_of
+from gbn_keras.resume.model_state import generators, variables_of
 from gbn_keras.version import __version__
 
 # Keras numbers the names of a process's layers, so the second model has other names.
@@ -22,9 +22,12 @@ def identity(model: keras.Model, data: dict) -> dict:
         data: What the order of the data depends on.
     """
     optimizer = keras.saving.serialize_keras_object(model.optimizer)
+    # PyTorch's generators: the CPU's, and one of each GPU.
+    gpus = list(generators())[1:]
     return {
         "backend": keras.backend.backend(),
         "data": data,
+        "gpus": len(gpus) or None,
         "optimizer": {
             "class_name": optimizer["class_name"],
             **_without_names(plain(optimizer["config"])),

@@ -8,10 +8,28 @@ import numpy as np
 import pytest
 import torch
 from backend import NAME
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from gbn_keras import GhostBatchNormalization
 from gbn_keras.ghost_normalize import ghost_normalize
 from gbn_keras.kernels import torch_kernels
 from gbn_keras.kernels.closed_form import ClosedForm
+
+# Where Keras has its tensors on PyTorch.
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+class Operations(TorchDispatchMode):
+    """Notes the names of what PyTorch computes."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.add(function.overloadpacket.__name__)
+        return function(*args, **(kwargs or {}))
+
 
 SHAPES = [
     # shape, channel axis, virtual batch size
@@ -29,10 +47,23 @@ SHAPES = [
 @pytest.fixture(params=["a call for each ghost", "one call"])
 def calls(request, monkeypatch):
     smallest = 2**62 if request.param == "one call" else 0
-    monkeypatch.setitem(torch_kernels._SMALLEST_ALONE, "cpu", smallest)
+    monkeypatch.setitem(torch_kernels._SMALLEST_ALONE, DEVICE, smallest)
 
 
-def tensors(shape, axis, mean=100):
+def tensor(array, **options):
+    return torch.tensor(array, device=DEVICE, **options)
+
+
+def normal(*shape):
+    random = np.random.default_rng(2)
+    return tensor(random.normal(size=shape).astype("float32"))
+
+
+def in_numpy(tensor):
+    return tensor.detach().cpu().numpy()
+
+
+def arrays_of(shape, axis, mean=100):
     random = np.random.default_rng(0)
     inputs = random.normal(mean, 1, shape).astype("float32")
     gamma, beta = random.normal(1, 0.3, (2, shape[axis])).astype("float32")
@@ -42,39 +73,39 @@ def tensors(shape, axis, mean=100):
 def check(inputs, arrays, upstream, axis, virtual_batch_size, relu=False):
     """Compares results and gradients for a tensor with those of numpy."""
     form = ClosedForm(virtual_batch_size, axis, 1e-3, relu)
-    gamma, beta = (torch.tensor(a, requires_grad=True) for a in arrays[1:])
+    gamma, beta = (tensor(a, requires_grad=True) for a in arrays[1:])
     results = torch_kernels.native(form, inputs, gamma, beta)
     arrays = (*arrays, virtual_batch_size, axis, 1e-3)
     outputs, *statistics = ghosts.normalize(*arrays)
-    passed = upstream.numpy() * ((outputs > 0) | (not relu))
+    passed = in_numpy(upstream) * ((outputs > 0) | (not relu))
     outputs = np.maximum(outputs, 0) if relu else outputs
     for result, expected in zip(results, (outputs, *statistics), strict=True):
-        np.testing.assert_allclose(
-            result.detach().numpy(), expected, rtol=2e-4, atol=2e-4
-        )
+        np.testing.assert_allclose(in_numpy(result), expected, rtol=2e-4, atol=2e-4)
     gradients = torch.autograd.grad(results[0], (inputs, gamma, beta), upstream)
     arrays = (*arrays[:2], passed, *arrays[3:])
     for gradient, expected in zip(gradients, ghosts.gradients(*arrays), strict=True):
-        error = np.linalg.norm(gradient.numpy() - expected)
+        error = np.linalg.norm(in_numpy(gradient) - expected)
         assert error < 2e-4 * np.linalg.norm(expected)
     return results[0]
 
 
 @pytest.mark.parametrize("shape, axis, virtual_batch_size", SHAPES)
 def test_ghosts_are_those_of_numpy(shape, axis, virtual_batch_size, calls):
-    arrays = tensors(shape, axis)
-    upstream = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    inputs = torch.tensor(arrays[0], requires_grad=True)
+    arrays = arrays_of(shape, axis)
+    upstream = normal(*shape)
+    inputs = tensor(arrays[0], requires_grad=True)
     if min(shape[0], virtual_batch_size) * np.prod(shape[1:]) == shape[axis]:
         # A single value is its own mean, so its gradient is rounding alone.
-        gamma, beta = map(torch.tensor, arrays[1:])
+        gamma, beta = map(tensor, arrays[1:])
         form = ClosedForm(virtual_batch_size, axis, 1e-3)
-        outputs, mean, variance = torch_kernels.native(form, inputs, gamma, beta)
-        np.testing.assert_allclose(outputs.detach(), beta.expand(shape), atol=1e-3)
+        results = torch_kernels.native(form, inputs, gamma, beta)
+        outputs, mean, variance = map(in_numpy, results)
+        expected = np.broadcast_to(arrays[2], shape)
+        np.testing.assert_allclose(outputs, expected, atol=1e-3)
         np.testing.assert_array_equal(mean, arrays[0])
         np.testing.assert_array_equal(variance, 0)
-        (gradient,) = torch.autograd.grad(outputs, inputs, upstream)
-        np.testing.assert_allclose(gradient, 0, atol=1e-3)
+        (gradient,) = torch.autograd.grad(results[0], inputs, upstream)
+        np.testing.assert_allclose(in_numpy(gradient), 0, atol=1e-3)
     else:
         check(inputs, arrays, upstream, axis, virtual_batch_size)
 
@@ -83,10 +114,10 @@ def test_ghosts_are_those_of_numpy(shape, axis, virtual_batch_size, calls):
 @pytest.mark.parametrize("axis, order", [(3, (0, 3, 1, 2)), (1, (0, 2, 3, 1))])
 def test_a_transposed_view_stays_one(axis, order, relu, calls):
     """As between a convolution with channels first and a layer with channels last."""
-    arrays = tensors((6, 4, 5, 3), axis)
-    upstream = torch.randn(6, 4, 5, 3, generator=torch.Generator().manual_seed(0))
+    arrays = arrays_of((6, 4, 5, 3), axis)
+    upstream = normal(6, 4, 5, 3)
     back = np.argsort(order).tolist()
-    inputs = torch.tensor(arrays[0]).permute(order).contiguous().permute(back)
+    inputs = tensor(arrays[0]).permute(order).contiguous().permute(back)
     outputs = check(inputs.requires_grad_(), arrays, upstream, axis, 2, relu)
     assert outputs.stride() == inputs.stride()
 
@@ -94,9 +125,9 @@ def test_a_transposed_view_stays_one(axis, order, relu, calls):
 @pytest.mark.parametrize("relu", [False, True])
 def test_other_strides_and_upstream_gradients_are_taken_too(relu, calls):
     wide = np.random.default_rng(1).normal(100, 1, (6, 8)).astype("float32")
-    inputs = torch.tensor(wide)[:, ::2].requires_grad_()
+    inputs = tensor(wide)[:, ::2].requires_grad_()
     arrays = (wide[:, ::2], np.full(4, 2, "float32"), np.zeros(4, "float32"))
-    check(inputs, arrays, torch.tensor([[1.0], [2.0]] * 3).expand(6, 4), 1, 2, relu)
+    check(inputs, arrays, tensor([[1.0], [2.0]] * 3).expand(6, 4), 1, 2, relu)
 
 
 @pytest.mark.parametrize("relu", [False, True])
@@ -108,8 +139,8 @@ def test_nothing_is_kept_but_the_inputs_and_small_tensors(relu):
         kept.append(tensor)
         return tensor
 
-    inputs = torch.randn(12, 4, 4, 3, requires_grad=True)
-    gamma, beta = torch.ones(3), torch.zeros(3)
+    inputs = normal(12, 4, 4, 3).requires_grad_()
+    gamma, beta = tensor(np.float32([[1] * 3, [0] * 3]))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         form = ClosedForm(4, 3, 1e-3, relu)
         outputs, _, _ = torch_kernels.native(form, inputs, gamma, beta)
@@ -130,11 +161,29 @@ def test_the_fastest_kernel_is_pytorchs_unless_it_cannot_take_the_inputs():
     assert chosen(torch.ones(8, 3, device="meta")) == "closed_form"
 
 
-if NAME == "torch":  # The second derivative is that of the closed form, in Keras.
+if NAME == "torch":  # In Keras: the layer, and the closed form's second derivative.
+
+    @pytest.mark.parametrize("activation", [None, "relu"])
+    def test_a_step_of_the_layer_never_waits_for_a_gpu(activation):
+        """It copies no number to the GPU, and reads none from there."""
+        layer = GhostBatchNormalization(4, activation)
+        inputs = normal(13, 3).requires_grad_()
+        layer.build(inputs.shape)
+        with Operations() as operations:
+            layer(inputs, training=True).sum().backward()
+        assert "native_batch_norm" in operations.names
+        assert not {"lift_fresh", "_local_scalar_dense"} & operations.names
+
+    def test_the_layer_takes_inputs_from_the_cpu():
+        layer = GhostBatchNormalization(4)
+        outputs = layer(torch.eye(8, 3), training=True)
+        assert outputs.device.type == DEVICE
+        expected = layer(tensor(np.eye(8, 3, dtype="float32")), training=True)
+        np.testing.assert_array_equal(in_numpy(outputs), in_numpy(expected))
 
     def test_it_can_be_differentiated_twice(calls):
-        inputs = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
-        gamma, beta = torch.tensor([1.0, 2, 3]), torch.zeros(3)
+        inputs = normal(6, 3)
+        gamma, beta = tensor([[1.0, 2, 3], [0, 0, 0]])
 
         def by_kernel(x):
             return torch_kernels.native(ClosedForm(2, 1, 1e-1), x, gamma, beta)[0]
@@ -163,5 +212,5 @@ if NAME == "torch":  # The second derivative is that of the closed form, in Kera
 
         # The backend that traces and generates no code.
         compiled = torch.compile(normalize, backend="eager", fullgraph=True)
-        inputs = torch.randn(13, 3, generator=torch.Generator().manual_seed(0))
+        inputs = normal(13, 3)
         torch.testing.assert_close(compiled(inputs), normalize(inputs))

@@ -25,6 +25,9 @@ from resumed import (
 from gbn_keras import ExactResume
 from gbn_keras.resume import checkpoint_file
 
+if NAME == "torch":
+    import torch
+
 
 def train_whole(folder, **options):
     keras.utils.set_random_seed(7)
@@ -275,6 +278,17 @@ def test_another_training_is_refused_in_one_line(whole, difference):
         train(whole[0], **other)
     assert "\n" not in str(error.value)
     assert "update_0000000006.checkpoint is of another training" in str(error.value)
+
+
+if NAME == "torch":  # It has a generator for each GPU.
+
+    def test_another_number_of_gpus_is_refused_in_one_line(tmp_path, monkeypatch):
+        train(tmp_path)
+        states = [torch.get_rng_state()] * 9
+        monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: states)
+        with pytest.raises(ValueError, match="gpus: .* there, 9 here") as error:
+            train(tmp_path)
+        assert "\n" not in str(error.value)
 
 
 def test_another_file_is_not_used(tmp_path, capsys):
