@@ -175,7 +175,10 @@ def trainings(arguments):
         for experiment, task in chosen:
             folder = arguments.folder / experiment.script.removesuffix(".py") / task
             folder.mkdir(parents=True, exist_ok=True)
-            write_whole(folder / COMMAND, experiment.command_on_jax(task) + "\n")
+            # Several processes may train arms of one task.
+            if not (folder / COMMAND).exists():
+                command = experiment.command_on_jax(task)
+                write_whole(folder / COMMAND, f"{command}\n")
             only = experiment.usual if arguments.only is None else arguments.only
             for arm in experiment.chosen(task, only):
                 run_dir = arm_directory(folder, arm) / f"seed_{seed}"
@@ -242,7 +245,8 @@ def report(arguments):
     ]
     rows = [row for stage in parts for row in read_rows(folder / stage)]
     if arguments.json:
-        content = {"rows": rows, "missing": missing}
+        command = "python benchmarks/accelerator.py report"
+        content = {"command": command, "rows": rows, "missing": missing}
         pathlib.Path(arguments.json).write_text(json.dumps(content, indent=1) + "\n")
     print(accelerator_report.report(rows, missing))
     return True

@@ -119,13 +119,19 @@ def _experiment_of(folder) -> tuple[str, Experiment, str]:
     )
 
 
-def experiment_of_rows(rows: list[dict]) -> Experiment | None:
-    """The experiment that a group's rows come from, if it is one."""
+def experiment_and_task(rows: list[dict]) -> tuple[Experiment, str] | None:
+    """The experiment and the task that a group's rows come from, if they do."""
     for experiment in EXPERIMENTS:
         for task in experiment.tasks:
             if rows[0]["command"] in experiment.commands(task):
-                return experiment
+                return experiment, task
     return None
+
+
+def experiment_of(rows: list[dict]) -> Experiment | None:
+    """The experiment that a group's rows come from, if it is one."""
+    found = experiment_and_task(rows)
+    return found[0] if found else None
 
 
 def command_of(run_dir: pathlib.Path) -> str:

@@ -8,11 +8,15 @@ import collections
 import json
 import pathlib
 
+import accelerator_report
 import result_files
 from experiment import markdown
 
 from gbn_keras.training.errors import UsageError, first_line
 from gbn_keras.training.run.run_directory import write_whole
+
+# What a GPU or a TPU measured, which has tables of its own.
+_ACCELERATOR = "accelerator"
 
 # What is measured, under which name, and by which command.
 SPEED = {
@@ -29,6 +33,7 @@ SPEED = {
     "speed_checkpoints": "checkpoint_cost.py --data_dir=DIR",
     "kills": "kill_soak.py",
     "kills_auto": "kill_soak.py --auto",
+    _ACCELERATOR: "accelerator.py report",
 }
 # Of these options, a table may have any: they say how exactly it was measured.
 _FREE = ("--rounds", "--kills", "--runs", "--seed", "--processes")
@@ -82,6 +87,9 @@ def section(name: str, content: dict | None) -> str:
     """The figures with all that is known of them, or that there are none yet."""
     if content is None:
         return f"Not run: `{command(name)}`"
+    if name == _ACCELERATOR:
+        told = accelerator_report.report(content["rows"], content["missing"], "####")
+        return f"- command: `{command(name)}`\n\n{told}"
     facts = content["environment"]
     versions = ", ".join(f"{k} {v}" for k, v in facts["versions"].items())
     lines = [

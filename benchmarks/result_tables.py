@@ -1,8 +1,9 @@
 """The tables of measured trainings, as Markdown."""
 
 import result_files
+import stretch_curve
 from experiment import half_interval, markdown
-from result_runs import experiment_of_rows
+from result_runs import experiment_of
 
 from gbn_keras.training.report import paper
 from gbn_keras.training.report.comparison import accuracy_shown, study_table
@@ -30,13 +31,33 @@ _OPTIONAL = ("paper %", "advised", "diverged", *result_files.FACTS)
 
 def kind_of(rows: list[dict]) -> str:
     """What a group is: `study`, `sweep`, `trainings`, or an experiment's script."""
-    if experiment := experiment_of_rows(rows):
+    if experiment := experiment_of(rows):
         return experiment.script
-    arms = {row["arm"] for row in rows}
-    if arms <= set(ARMS):
+    if is_study(rows):
         return "study"
-    is_sweep = all(arm.startswith("batch ") for arm in arms)
+    is_sweep = all(row["arm"].startswith("batch ") for row in rows)
     return "sweep" if is_sweep else "trainings"
+
+
+def is_study(rows: list[dict]) -> bool:
+    """Whether all arms of a group are the paper's."""
+    return {row["arm"] for row in rows} <= set(ARMS)
+
+
+def variants(rows: list[dict]) -> set[str]:
+    """The names of the variants that `as_published.py` trained, if it did."""
+    parts = (row["arm"].partition(": ") for row in rows)
+    return {variant for variant, colon, _ in parts if colon}
+
+
+def of_variant(rows: list[dict], variant: str) -> list[dict]:
+    """The rows of one variant of `as_published.py`, under the names of the arms."""
+    start = f"{variant}: "
+    return [
+        row | {"arm": row["arm"].removeprefix(start)}
+        for row in rows
+        if row["arm"].startswith(start)
+    ]
 
 
 def title(rows: list[dict]) -> str:
@@ -131,9 +152,33 @@ def studies(groups: list[list[dict]]) -> str:
     return markdown(names, lines)
 
 
+def stretches(groups: list[list[dict]]) -> str:
+    """One table of several tasks of `stretch_curve.py`."""
+    named = {title(rows): result_files.by_arm(rows) for rows in groups}
+    return stretch_curve.summary(named)
+
+
+def verdict(rows: list[dict]) -> str:
+    """Whether the paper's claim holds in a study, in a sentence.
+
+    It holds if the mean with all remedies is at least the small batch's, less one
+    deviation, and at least half a point above the large batch's.
+    """
+    table = study_table(result_files.by_arm(rows))
+    small, large, adapted = (table[arm]["accuracy_mean"] for arm in ("SB", "LB", "+RA"))
+    deviation = table["SB"]["accuracy_deviation"]
+    holds = adapted >= small - deviation and adapted >= large + 0.5
+    return (
+        f"**{'The claim holds' if holds else 'The claim does not hold'}** for "
+        f"{title(rows)}: with all remedies {accuracy_shown(table['+RA'])} % (+RA), the "
+        f"small batch {accuracy_shown(table['SB'])} % (SB), the large batch "
+        f"{accuracy_shown(table['LB'])} % (LB)."
+    )
+
+
 def findings(rows: list[dict]) -> str:
     """The tables that an experiment makes of its group."""
-    return experiment_of_rows(rows).table(result_files.by_arm(rows))
+    return experiment_of(rows).table(result_files.by_arm(rows))
 
 
 def _network(row):

@@ -3,6 +3,7 @@
     python benchmarks/results.py collect RUN_DIR... --name=NAME
     python benchmarks/results.py keep FILE --name=NAME
     python benchmarks/results.py write
+    python benchmarks/results.py draw NAME PICTURE
 
 `collect` reads run directories of trainings, studies or sweeps, or the folder of an
 experiment's task, and writes `docs/results/NAME.csv` with a row for each training that
@@ -19,6 +20,10 @@ places of the pages that show a part of it:
     <!-- results: NAME... -->
     <!-- end of results -->
 
+A NAME may be `GROUP:VARIANT`, for the study that `as_published.py` makes of a variant.
+
+`draw` makes the picture of an experiment's group, as the experiment's own command does.
+
 `tests/test_results.py` fails if a page is not what `write` makes.
 """
 
@@ -34,6 +39,8 @@ import result_files
 import result_runs
 import result_speed
 import result_tables
+import stretch_curve
+from matplotlib.figure import Figure
 
 from gbn_keras.training.errors import UsageError
 from gbn_keras.training.run import source
@@ -43,10 +50,15 @@ ROOT = pathlib.Path(__file__).parent.parent
 PAGES = ("README.md", "docs/results.md", "docs/how_long.md", "docs/speed.md")
 BLOCK = re.compile(r"(<!-- results: (.*?) -->\n).*?(<!-- end of results -->)", re.S)
 
+# The study that tells whether the paper's claim holds: F1 on MNIST, the whole regime.
+_FULL = "table1_mnist_50"
+
 # Groups that no experiment makes, by `result_tables.kind_of`.
 _KINDS = {"study": "Studies", "sweep": "Sweeps", "trainings": "Single trainings"}
 _HEAD = """\
 # All results
+
+{verdict}
 
 `python benchmarks/results.py write` makes this page from
 [docs/results](docs/results); nothing in it is typed by hand.
@@ -85,6 +97,9 @@ def main(argv: list[str] | None = None) -> int:
     keep.add_argument("file", type=pathlib.Path, metavar="FILE")
     keep.add_argument("--name", required=True, choices=result_speed.SPEED)
     commands.add_parser("write", help="write RESULTS.md and the tables of the pages")
+    draw = commands.add_parser("draw", help="draw what is kept of an experiment")
+    draw.add_argument("name", metavar="NAME")
+    draw.add_argument("picture", type=pathlib.Path, metavar="PICTURE")
     arguments = parser.parse_args(argv)
     try:
         if arguments.command == "collect":
@@ -97,6 +112,8 @@ def main(argv: list[str] | None = None) -> int:
         elif arguments.command == "keep":
             folder = result_files.FOLDER
             print(result_speed.keep(arguments.file, arguments.name, folder))
+        elif arguments.command == "draw":
+            drawn(arguments.name).savefig(arguments.picture, dpi=150)
         else:
             for name, text in pages().items():
                 write_whole(ROOT / name, text)
@@ -104,6 +121,23 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def drawn(name: str) -> Figure:
+    """The picture of a group.
+
+    Raises:
+        UsageError: If there is no such group, or if nothing draws it.
+    """
+    groups = result_files.read_all(result_files.FOLDER)
+    found = result_runs.experiment_and_task(groups[name]) if name in groups else None
+    if found is None or found[0].picture is None:
+        raise UsageError(
+            f"NAME: got {name}, wanted a kept group of an experiment that has a "
+            f"picture. Groups: {', '.join(groups)}."
+        )
+    experiment, task = found
+    return experiment.picture(result_files.by_arm(groups[name]), task)
 
 
 def pages() -> dict[str, str]:
@@ -122,7 +156,9 @@ def all_results(groups: dict[str, list[dict]], speeds: dict[str, dict]) -> str:
     of_kind = {}
     for name, rows in groups.items():
         of_kind.setdefault(result_tables.kind_of(rows), {})[name] = rows
-    parts = [_HEAD]
+    full = groups.get(_FULL)
+    told = result_tables.verdict(full) if full else "The paper's claim: not run."
+    parts = [_HEAD.format(verdict=told)]
     for kind, heading in _KINDS.items():
         if kind in of_kind:
             parts += [f"## {heading}\n", *_groups(of_kind[kind])]
@@ -147,7 +183,7 @@ def _groups(groups):
         yield f"### {name}: {result_tables.title(rows)}\n"
         yield f"- file: [{name}.csv](docs/results/{name}.csv)"
         yield result_tables.section(rows) + "\n"
-        if result_runs.experiment_of_rows(rows):
+        if result_runs.experiment_of(rows):
             yield result_tables.findings(rows) + "\n"
 
 
@@ -173,6 +209,11 @@ def filled(
 
 def _shown(names, groups, page):
     """The table that shows the named groups."""
+    groups = groups | {
+        f"{name}:{variant.replace(' ', '_')}": result_tables.of_variant(rows, variant)
+        for name, rows in groups.items()
+        for variant in result_tables.variants(rows)
+    }
     missing = [name for name in names.split() if name not in groups]
     if missing:
         known = [*groups, *result_speed.SPEED]
@@ -181,14 +222,17 @@ def _shown(names, groups, page):
             "Collect them first."
         )
     wanted = [groups[name] for name in names.split()]
-    if {result_tables.kind_of(rows) for rows in wanted} == {"study"}:
+    if all(map(result_tables.is_study, wanted)):
         return result_tables.studies(wanted)
+    kinds = set(map(result_tables.kind_of, wanted))
+    if len(wanted) > 1 and kinds == {stretch_curve.EXPERIMENT.script}:
+        return result_tables.stretches(wanted)
     if len(wanted) > 1:
         raise UsageError(
-            f"{page}: got results of {names}, wanted studies only, or a single other "
-            "group. Give each a mark of its own."
+            f"{page}: got results of {names}, wanted studies only, stretch curves "
+            "only, or a single other group. Give each a mark of its own."
         )
-    is_experiment = result_runs.experiment_of_rows(wanted[0])
+    is_experiment = result_runs.experiment_of(wanted[0])
     return (result_tables.findings if is_experiment else result_tables.section)(
         wanted[0]
     )

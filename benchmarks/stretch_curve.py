@@ -21,7 +21,7 @@ Below it stands the smallest stretch whose mean is within one deviation of SB's.
 import statistics
 import sys
 
-from experiment import Experiment
+from experiment import Experiment, Results, markdown
 from matplotlib.figure import Figure
 
 TASKS = {
@@ -125,12 +125,69 @@ def needed(rows):
     fixed = [row for row in rows if row["arm"].startswith("stretch")]
     if not fixed or rows[0]["arm"] != "SB":
         return "It takes SB and a fixed stretch to say which stretch is enough."
-    least = rows[0]["accuracy"] - rows[0]["deviation"]
-    enough = [f"{row['stretch']:g}" for row in fixed if row["accuracy"] >= least]
     return (
         "The smallest fixed stretch with SB's mean accuracy, less one deviation: "
-        f"{enough[0] if enough else 'none of these'}."
+        f"{smallest_that_is_enough(rows)}."
     )
+
+
+def smallest_that_is_enough(rows):
+    """The smallest of the fixed stretches that was enough; SB's row is the first."""
+    for row in rows:
+        if row["arm"].startswith("stretch") and _is_enough(row, rows[0]):
+            return f"{row['stretch']:g}"
+    return "none of these"
+
+
+def _is_enough(row, small):
+    """Whether a mean is at least SB's, less one deviation."""
+    return row["accuracy"] >= small["accuracy"] - small["deviation"]
+
+
+# The columns of `summary` that show what an arm reached.
+_REACHED = {
+    "auto": "auto",
+    "auto, rate by gain": "by gain",
+    "auto x 1.5": "x 1.5",
+    "auto x 1.5, rate by gain": "x 1.5, by gain",
+}
+
+
+def summary(named: dict[str, Results]) -> str:
+    """A line for each task: what was needed, what was advised, what `auto` reached.
+
+    Args:
+        named: The results of each task, by its name.
+    """
+    lines = []
+    for name, results in named.items():
+        rows = {row["arm"]: row for row in rows_of(results)}
+        small = rows["SB"]
+        fixed = [row for arm, row in rows.items() if arm.startswith("stretch")]
+        advised = [row["advised"] for row in fixed if row["advised"]]
+        line = {
+            "task": name,
+            "SB": f"{_percent(small)} ({small['updates']:,})",
+            "needed": smallest_that_is_enough(list(rows.values())),
+            "advised": f"{min(advised):.2f} to {max(advised):.2f}",
+            "auto chose": f"{rows['auto']['stretch']:.2f}",
+        }
+        for arm, column in _REACHED.items():
+            if row := rows.get(arm):
+                misses = "" if _is_enough(row, small) else ", misses"
+                line[column] = f"{_percent(row)} ({row['updates']:,.0f}{misses})"
+        lines.append(line)
+    first = ["task", "SB", "needed", "advised", "auto chose"]
+    return (
+        f"{markdown([*first, *_REACHED.values()], lines)}\n\n"
+        "Accuracy in percent, and the updates in brackets. `misses`: below SB's mean "
+        "less one deviation. `by gain`: with `--lr_scaling=gain`. `x 1.5`: with half "
+        "as many epochs again."
+    )
+
+
+def _percent(row):
+    return f"{row['accuracy']:.2f} ± {row['deviation']:.2f}"
 
 
 def picture(results, task):

@@ -21,19 +21,6 @@ import stretch_curve  # noqa: E402
 from experiment import arm_directory  # noqa: E402
 
 from gbn_keras.training.errors import UsageError  # noqa: E402
-from gbn_keras.training.report import paper  # noqa: E402
-
-# Rows of an earlier version, whose run directories are gone. Remove each when it is
-# measured, and its line from the pages: README.md and docs/results.md.
-STILL_TO_MEASURE = [
-    "| F1, MNIST, 4096 / 128 | 98.46 | 97.28 | 97.08 | 96.88 | 98.66 |",
-    "| the paper's F1, MNIST | 98.27 | 97.05 | 97.55 | 97.60 | 98.53 |",
-    "| C1, 10,000 images of CIFAR-10, 1024 / 128 "
-    "| 53.49 | 43.52 | 47.04 | 47.21 | 66.10 |",
-    "| the paper's C1, CIFAR-10, 4096 / 128 | 87.80 | 83.95 | 86.15 | 86.4 | 88.20 |",
-]
-# What docs/results.md says of them, too.
-LOSSES = ["| training loss at the end | 0.058 | 0.073 | 0.097 |"]
 
 STUDY = "python train.py --flagfile=configs/paper/table1_f1_mnist.cfg"
 
@@ -55,18 +42,9 @@ def test_the_pages_are_what_the_kept_results_give():
         assert (ROOT / page).read_bytes().decode() == text, page
 
 
-@pytest.mark.parametrize(
-    "page, rows",
-    [
-        ("README.md", STILL_TO_MEASURE),
-        ("docs/results.md", STILL_TO_MEASURE + LOSSES),
-        ("docs/how_long.md", []),
-    ],
-)
-def test_only_rows_that_are_still_to_be_measured_are_typed(page, rows):
-    assert typed_rows(page) == rows
-    if rows:
-        assert "from an earlier version" in text_of(page).lower()
+@pytest.mark.parametrize("page", ["README.md", "docs/results.md", "docs/how_long.md"])
+def test_no_row_of_accuracies_is_typed(page):
+    assert typed_rows(page) == []
 
 
 def test_no_figure_of_speed_is_typed_but_for_those_to_be_run_again():
@@ -76,14 +54,20 @@ def test_no_figure_of_speed_is_typed_but_for_those_to_be_run_again():
     assert "<!-- results: speed_layer -->" in measured
 
 
-def test_the_papers_rows_are_the_papers():
-    for row in STILL_TO_MEASURE:
-        _, label, *cells, _ = (cell.strip() for cell in row.split("|"))
-        if found := re.match(r"the paper's (\w+), ([\w-]+)", label):
-            names = found[1].lower(), found[2].lower().replace("-", "")
-            settings = dict(zip(("model", "dataset"), names, strict=True))
-            wanted = paper.arms(settings | {"train_examples": 0})
-            assert [float(cell) for cell in cells] == list(wanted.values())
+def test_the_same_training_by_other_commands_has_the_same_bits():
+    groups = result_files.read_all(result_files.FOLDER)
+    twins = {"table1_mnist_50": "", "as_published_mnist_50": "as ours: "}
+    twins["where_it_turns_mnist"] = "50 epochs: "
+    for arm in ("SB", "LB", "+LR", "+GBN"):
+        for seed in (1, 2, 3):
+            found = [
+                (row["accuracy"], row["loss"])
+                for name, start in twins.items()
+                for row in groups[name]
+                if (row["arm"], row["seed"]) == (start + arm, seed)
+            ]
+            assert len(found) == 3
+            assert len(set(found)) == 1
 
 
 def test_the_kept_results_are_compact_and_name_no_folder_of_a_machine():
