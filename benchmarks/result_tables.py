@@ -40,8 +40,9 @@ def kind_of(rows: list[dict]) -> str:
 
 
 def is_study(rows: list[dict]) -> bool:
-    """Whether all arms of a group are the paper's."""
-    return {row["arm"] for row in rows} <= set(ARMS)
+    """Whether all arms of a group are the paper's. A curve begins with SB, too."""
+    is_curve = experiment_of(rows) is stretch_curve.EXPERIMENT
+    return not is_curve and {row["arm"] for row in rows} <= set(ARMS)
 
 
 def variants(rows: list[dict]) -> set[str]:
