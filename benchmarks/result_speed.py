@@ -10,6 +10,7 @@ import pathlib
 
 import accelerator_report
 import result_files
+import side_by_side
 from experiment import markdown
 
 from gbn_keras.training.errors import UsageError, first_line
@@ -23,9 +24,12 @@ SPEED = {
     "speed_layer": "layer_speed.py",
     "speed_layer_xla": "layer_speed.py --jit",
     "speed_layer_bfloat16": "layer_speed.py --dtype=bfloat16",
+    "speed_layer_torch": "layer_speed.py",
+    "speed_layer_jax": "layer_speed.py",
     "speed_update": "train_speed.py",
     "speed_pytorch": "train_speed.py --part=pytorch",
     "speed_xla": "xla_speed.py",
+    "speed_auto": "train_speed.py --part=noise_scale",
     "speed_f1": "train_speed.py --part=f1 --data_dir=DIR",
     "speed_cut_ghosts": "cut_ghosts.py",
     "speed_data": "data_speed.py --data_dir=DIR",
@@ -35,13 +39,15 @@ SPEED = {
     "kills_auto": "kill_soak.py --auto",
     _ACCELERATOR: "accelerator.py report",
 }
+_BACKENDS = {"speed_layer_torch": "torch", "speed_layer_jax": "jax"}
 # Of these options, a table may have any: they say how exactly it was measured.
 _FREE = ("--rounds", "--kills", "--runs", "--seed", "--processes")
 
 
 def command(name: str) -> str:
     """The command that measures it."""
-    return f"python benchmarks/{SPEED[name]}"
+    script, *words = SPEED[name].split()
+    return side_by_side.command([script, *words], _BACKENDS.get(name, "tensorflow"))
 
 
 def keep(file: pathlib.Path, name: str, folder: pathlib.Path) -> pathlib.Path:

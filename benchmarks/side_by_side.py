@@ -159,7 +159,7 @@ def write_json(path: str | None, rows: list[dict]) -> None:
     if path:
         pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
         content = {
-            "command": command(sys.argv),
+            "command": command(sys.argv, keras.backend.backend()),
             "commit": commit(),
             "environment": environment(),
             "rows": rows,
@@ -167,18 +167,22 @@ def write_json(path: str | None, rows: list[dict]) -> None:
         pathlib.Path(path).write_text(json.dumps(content, indent=2) + "\n")
 
 
-def command(words: list[str]) -> str:
+def command(words: list[str], backend: str = "tensorflow") -> str:
     """The command of a benchmark, without the places of its files.
 
     Args:
         words: The file of the script, and its arguments.
+        backend: Keras's backend. The command names any but the usual one.
     """
     script, *words = words
     # Each option and its value in one word.
     joined = re.sub(r"(--\w+) (?!--)", r"\1=", " ".join(words)).split()
     kept = [word for word in joined if not word.startswith(("--json", "--picture"))]
     told = [re.sub("^(--data_dir)=.*", r"\1=DIR", word) for word in kept]
-    return " ".join(["python", f"benchmarks/{pathlib.Path(script).name}", *told])
+    first = [f"KERAS_BACKEND={backend}"] * (backend != "tensorflow")
+    return " ".join(
+        [*first, "python", f"benchmarks/{pathlib.Path(script).name}", *told]
+    )
 
 
 def _status_kilobytes(field):
