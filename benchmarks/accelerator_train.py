@@ -30,6 +30,7 @@ from gbn_keras.analysis.noise_scale import NOISE_SCALE
 from gbn_keras.analysis.update_table import UpdateTable
 from gbn_keras.large_batch.ghost_sizes import smallest_micro_batch
 from gbn_keras.large_batch.large_batch_model import LargeBatchModel
+from gbn_keras.training.errors import UsageError
 from gbn_keras.training.model.network import loss_and_metrics, make_network
 from gbn_keras.training.model.optimizer import make_optimizer
 from gbn_keras.training.planner import Planner
@@ -71,8 +72,15 @@ def train(
         variant: What to change.
 
     Raises:
-        UsageError: If the run directory is of another training, or in use.
+        UsageError: If the settings ask for something that only the program does, or if
+            the run directory is of another training, or in use.
     """
+    for name in ("gradient_noise", "weight_distance"):
+        if (value := getattr(settings, name)) not in (False, "none"):
+            raise UsageError(
+                f"--{name}: got {value}, wanted it left out, because trainings on JAX "
+                "do not have it. Use train.py."
+            )
     images = data.first(settings.train_examples)
     with regime_of(settings.model, variant):
         plan = Planner(len(images.train_labels)).plan(settings)

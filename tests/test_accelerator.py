@@ -120,6 +120,9 @@ def test_a_training_ends_when_the_small_batchs_updates_are_done(run, tmp_path):
     assert auto["stretch"] == auto["updates"] * 4 / 32
     assert fixed["updates"] == 16
     assert 1 <= fixed["noise_scale"]["suitable_stretch"] <= 4
+    # Only the program has it.
+    assert run(*words[:-2], "--flags=--gradient_noise=1", words[-1])[0] == 1
+    assert "--gradient_noise: got 1, wanted it left out" in run.errors
 
 
 @pytest.mark.slow
