@@ -197,13 +197,21 @@ def _small_updates_per_update(batch_ratio, stretch):
     """`M / stretch`, as the fraction that the user meant."""
     if stretch is None:
         return Fraction(1)
-    least = min(1.0, float(batch_ratio))
     wanted = "auto or a finite number"
-    if positive_number("stretch", stretch, wanted=wanted) < least:
+    number = positive_number("stretch", stretch, wanted=wanted)
+    most = max(Fraction(1), batch_ratio)
+    meant = _as_meant(batch_ratio / Fraction(number))
+    # Compared as meant: a stretch that is M but for a rounding error is M.
+    if meant > _as_meant(most):
+        least = float(batch_ratio / most)
         raise ValueError(
             f"stretch must be at least {least:g}: 1 keeps the number of epochs, "
             "batch_size / small_batch_size keeps the number of updates. Received: "
             f"stretch={stretch!r}."
         )
-    # 0.1 means 1/10 to a user, not 3602879701896397/2**55.
-    return (batch_ratio / Fraction(stretch)).limit_denominator(10_000)
+    return meant
+
+
+def _as_meant(ratio):
+    """0.1 means 1/10 to a user, not 3602879701896397/2**55."""
+    return ratio.limit_denominator(10_000)

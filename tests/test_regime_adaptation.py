@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 from backend import JIT_COMPILE, compiled
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from keras import ops
 from keras.optimizers.schedules import (
@@ -33,6 +33,8 @@ def scale_of(lr_scaling, ratio):
     update=st.integers(0, 100_000),
 )
 @settings(max_examples=100, deadline=None, derandomize=True)
+# The stretch is M but for a rounding error below it.
+@example(3, 1, "none", 1.0, 0, 0)
 def test_the_rate_is_the_closed_form(
     small, large, lr_scaling, part, warmup_updates, update
 ):
@@ -65,6 +67,22 @@ def test_the_rate_changes_at_the_very_update(stretch):
     first = math.floor(boundary / ratio) + 1
     assert float(adapted(first - 1)) == 1.0
     assert float(adapted(first)) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    "small, large, stretch",
+    [(3, 1, 1 + (1 / 3 - 1)), (128, 4096, 0.9999999999999999), (49, 5, 5 * (1 / 49))],
+)
+def test_a_stretch_below_its_least_by_a_rounding_error_is_the_least(
+    small, large, stretch
+):
+    least = Fraction(min(small, large), small)
+    assert Fraction(stretch) < least
+    schedule = ExponentialDecay(0.1, decay_steps=20_000, decay_rate=0.5)
+    adapted = RegimeAdaptation(schedule, small, large, "none", stretch)
+    exact = RegimeAdaptation(schedule, small, large, "none", float(least))
+    for update in (0, 1, 12_345, 100_000):
+        assert float(adapted(update)) == float(exact(update))
 
 
 def test_a_number_is_a_constant_schedule():
@@ -136,6 +154,7 @@ def test_the_schedule_works_in_a_compiled_function():
         ({"lr_scaling": "square"}, "lr_scaling='square'"),
         ({"lr_scaling": 0}, "lr_scaling=0"),
         ({"stretch": 0.5}, "stretch=0.5"),
+        ({"stretch": 0.99999}, "stretch=0.99999"),
         ({"stretch": float("inf")}, "stretch=inf"),
         ({"stretch": "full"}, "stretch='full'"),
         ({"warmup_updates": -1}, "warmup_updates=-1"),
