@@ -23,7 +23,7 @@ The defects (https://github.com/eladhoffer/bigBatch, read in 2026):
 
 Its running statistics are no defect. They take a step for each ghost, in order, as ours
 do. But for the estimate of the variance (theirs has n - 1 where ours has n), both are
-the same, as `tests/test_as_published.py` shows. Left out, too: the partial last batch
+the same, as `tests/test_experiments.py` shows. Left out, too: the partial last batch
 of an epoch, which it cuts into smaller ghosts, and which the program does not train on.
 """
 

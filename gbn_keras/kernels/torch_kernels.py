@@ -10,8 +10,8 @@ from gbn_keras.kernels.closed_form import ClosedForm
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 # Ghosts with fewer values share one call, because their calls would cost more than the
-# copies that join them. On two CPU cores, both take the same time near 2^14 values. For
-# CUDA the number is an estimate, not measured.
+# copies that join them. Near this number, both take the same time: measured on a CPU,
+# estimated for CUDA.
 _SMALLEST_ALONE = {"cpu": 2**14, "cuda": 2**20}
 
 

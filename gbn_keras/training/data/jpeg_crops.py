@@ -117,7 +117,7 @@ def _decode(jpeg, begin, size):
         jpeg,
         tf.concat([begin, size], 0),
         channels=3,
-        # TensorFlow's default is off by up to 10 of 255, and no faster.
+        # TensorFlow's default rounds more coarsely, and is no faster.
         dct_method="INTEGER_ACCURATE",
     )
 
