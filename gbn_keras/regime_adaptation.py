@@ -55,8 +55,8 @@ class RegimeAdaptation(LearningRateSchedule):
         batch_size: Number of examples per update, over all devices.
         lr_scaling: `"sqrt"`, `"linear"`, `"none"`, or the factor itself; `"gain"` with
             `stretch="auto"`.
-        stretch: `"auto"`, or a number from 1 on (from `M` on if `M` is below 1). `None`
-            means `M`.
+        stretch: `"auto"`, or a number from 1 on (from `M` on if `M` is below 1), up to
+            a rounding error. `None` means `M`.
         warmup_updates: Number of updates until the scale reaches its value.
 
     Attributes:

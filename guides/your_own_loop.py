@@ -129,8 +129,8 @@ found = np.argmax(model(test_images, training=False), axis=-1)
 print(f"validation accuracy {100 * np.mean(found == test_labels):.2f} %")
 
 """
-You should see about 99 %. The rate starts at 0.03 times the square root of 16, which is
-0.12, and falls to 0.
+You should see more than 96 %. The rate starts at 0.03 times the square root of 16,
+which is 0.12, and falls to 0.
 
 ## Micro-batches change nothing
 

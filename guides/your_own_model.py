@@ -116,8 +116,8 @@ _, accuracy = trainer.evaluate(test_images, test_labels, verbose=0)
 print(f"validation accuracy {100 * accuracy:.2f} % after {updates} updates")
 
 """
-You should see an accuracy of about 96 %, after the number of updates in three epochs of
-the small batch.
+You should see an accuracy of more than 95 %, after the number of updates in three
+epochs of the small batch.
 
 ## Save it as plain Keras
 

@@ -153,6 +153,13 @@ def make_two_updates(config, tmp_path, *flags, shapes=SHAPES):
     assert np.isfinite(metrics["loss"]).all()
 
 
+@pytest.mark.parametrize("config", CONFIGS, ids=name_of)
+def test_a_config_says_how_to_run_it(config):
+    command = f"#   python train.py --flagfile={config.relative_to(ROOT).as_posix()}"
+    lines = config.read_text(encoding="utf-8").splitlines()
+    assert command in [line.removesuffix(" --data_dir=...") for line in lines]
+
+
 @functools.cache
 def run_dir_of(config):
     return read(config)[0].run_dir

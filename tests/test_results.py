@@ -22,6 +22,7 @@ from experiment import arm_directory  # noqa: E402
 
 from gbn_keras.training.errors import UsageError  # noqa: E402
 
+DOCS = sorted((ROOT / "docs").glob("*.md"))
 STUDY = "python train.py --flagfile=configs/paper/table1_f1_mnist.cfg"
 
 
@@ -52,6 +53,16 @@ def test_no_figure_of_speed_is_typed_but_for_those_to_be_run_again():
     rows = results.BLOCK.sub("", measured).splitlines()
     assert not [row for row in rows if row.startswith("|") and re.search(r"\d", row)]
     assert "<!-- results: speed_layer -->" in measured
+
+
+@pytest.mark.parametrize("page", DOCS, ids=[page.name for page in DOCS])
+def test_a_typed_table_of_figures_is_in_a_section_with_its_command(page):
+    text = results.BLOCK.sub("", page.read_text(encoding="utf-8"))
+    for section in re.split(r"^#+ ", text, flags=re.M):
+        command = re.search(r"`(?:\w+=\w+ )*(?:python|pytest) [^`]+`", section)
+        prose = re.sub(r"`[^`]*`", "", section)
+        rows = re.findall(r"^\|.*\d(?:\.\d| %).*$", prose, flags=re.M)
+        assert command or not rows, rows
 
 
 def test_the_same_training_by_other_commands_has_the_same_bits():
