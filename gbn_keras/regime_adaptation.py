@@ -201,7 +201,7 @@ def _small_updates_per_update(batch_ratio, stretch):
     number = positive_number("stretch", stretch, wanted=wanted)
     most = max(Fraction(1), batch_ratio)
     meant = _as_meant(batch_ratio / Fraction(number))
-    # Compared as meant: a stretch that is M but for a rounding error is M.
+    # Compared as meant, so that a rounding error below the least does not count.
     if meant > _as_meant(most):
         least = float(batch_ratio / most)
         raise ValueError(
