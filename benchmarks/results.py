@@ -62,8 +62,7 @@ _HEAD = """\
 
 `python benchmarks/results.py write` makes this page from
 [docs/results](docs/results); nothing in it is typed by hand.
-[Results](docs/results.md) says what the rows mean, and which ones are still to be
-measured.
+[Results](docs/results.md) says what follows from them, and what is not measured yet.
 
 | column | meaning |
 |---|---|
