@@ -15,29 +15,38 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # second stage, as the program does.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
-import keras
 import pytest
+import xdist
 
-import gbn_train
 
-# JAX compiles each operation for each shape, and LLVM's optimizations take most of it.
-# Keras has JAX loaded by now, which reads this when it first computes. With a plugin it
-# computes on a GPU, for which it cannot compile in this way.
-if keras.backend.backend() == "jax" and not importlib.util.find_spec("jax_plugins"):
-    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+def pytest_sessionstart(session):
+    """Prepares the backend, in the processes that run tests.
 
-# The tests of the method also run on other backends, without TensorFlow.
-if keras.backend.backend() == "tensorflow":
-    import data_sets
-    import tensorflow as tf
+    The process that only hands them out would import it for seconds before they start.
+    """
+    if not xdist.is_xdist_controller(session):
+        prepare_backend()
 
-    from gbn_keras.training.settings import Settings
 
-    # Devices for the tests of replicas. Everything else runs on the first one.
-    tf.config.set_logical_device_configuration(
-        tf.config.list_physical_devices("CPU")[0],
-        [tf.config.LogicalDeviceConfiguration()] * 8,
-    )
+def prepare_backend():
+    """Makes devices for the tests of replicas, and lets JAX compile fast."""
+    import keras
+
+    # The tests of the method also run on other backends, without TensorFlow.
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        # Everything but the tests of replicas runs on the first one.
+        tf.config.set_logical_device_configuration(
+            tf.config.list_physical_devices("CPU")[0],
+            [tf.config.LogicalDeviceConfiguration()] * 8,
+        )
+    # JAX compiles each operation for each shape, and LLVM's optimizations take most of
+    # it. Keras has JAX loaded by now, which reads this when it first computes. With a
+    # plugin it computes on a GPU, for which it cannot compile in this way.
+    elif keras.backend.backend() == "jax":
+        if not importlib.util.find_spec("jax_plugins"):
+            os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 
 # Models and traced functions form reference cycles, and Python seldom looks for cycles
@@ -106,6 +115,8 @@ def pytest_collection_finish():
 def nothing_is_left_of_a_file():
     """Frees what a file's tests leave, before the next file's tests start."""
     yield
+    import keras  # See `pytest_sessionstart`, as for all imports in functions here.
+
     keras.backend.clear_session(free_memory=False)
     give_back_memory()
 
@@ -118,8 +129,11 @@ def nothing_large_is_left_of_a_test():
         give_back_memory()
 
 
-def settings_of(*flags) -> "Settings":
-    """The settings that `train.py` makes from these flags."""
+def settings_of(*flags):
+    """The `Settings` that `train.py` makes from these flags."""
+    import gbn_train
+    from gbn_keras.training.settings import Settings  # Only TensorFlow has the program.
+
     return Settings(**gbn_train.parse(["train.py", *flags]))
 
 
@@ -153,4 +167,6 @@ def make_settings(tmp_path):
 @pytest.fixture
 def write_dataset(tmp_path):
     """Writes a data set in tensorflow-datasets' format; returns its folder."""
+    import data_sets
+
     return functools.partial(data_sets.store, tmp_path / "tfds")

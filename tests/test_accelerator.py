@@ -9,11 +9,12 @@ import pathlib
 import subprocess
 import sys
 
+import accelerator_calls
 import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from backend import jax_keeps_programs_in
+from backend import jax_keeps_programs_in, without_tensorflow
 from data_sets import store
 from jpegs import picture
 
@@ -40,18 +41,20 @@ def compiled(tmp_path_factory):
 
 @pytest.fixture
 def run(tmp_path, compiled):
-    """Runs a command in a process, and returns its exit code and its output."""
-    (tmp_path / "tensorflow.py").write_text("raise ImportError('blocked')")
+    """Calls the program in a process; returns the exit codes and the output.
 
-    def run(*words):
+    Each call is a list of words. The process imports JAX once for all calls.
+    """
+
+    def run(*calls):
         environment = {k: v for k, v in os.environ.items() if k[:6] != "PYTEST"}
         environment["KERAS_BACKEND"] = "jax"
-        path = [tmp_path, BENCHMARKS.parent]
-        environment["PYTHONPATH"] = os.pathsep.join(map(str, path))
+        path = [without_tensorflow(tmp_path), str(BENCHMARKS.parent)]
+        environment["PYTHONPATH"] = os.pathsep.join(path)
         environment.pop("XLA_FLAGS", None)
         environment.update(jax_keeps_programs_in(compiled))
         process = subprocess.run(
-            [sys.executable, BENCHMARKS / "accelerator.py", *words],
+            [sys.executable, accelerator_calls.__file__, json.dumps(calls)],
             env=environment,
             capture_output=True,
             text=True,
@@ -59,7 +62,9 @@ def run(tmp_path, compiled):
         )
         print(process.stdout, process.stderr[-3000:])
         run.errors = process.stderr
-        return process.returncode, process.stdout
+        assert process.returncode == 0
+        *output, codes = process.stdout.splitlines()
+        return json.loads(codes), "\n".join(output)
 
     return run
 
@@ -84,16 +89,15 @@ def test_a_training_that_is_cut_twice_ends_with_the_bits_of_one_that_is_not(
     words = ["train", "as_published:c1", "--tiny", "--only=^momentum 0.9: .GBN$"]
     words += ["--seeds=1", "--flags=--micro_batch_size=32"]
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    assert run(*words, f"--folder={whole}")[0] == 0
+    uncut, to_the_end = [*words, f"--folder={whole}"], [*words, f"--folder={cut}"]
     # After as little as a call does; the first calls make 1 and 2 updates.
-    for _ in range(2):
-        assert run(*words, f"--folder={cut}", "--minutes=0")[0] == NOT_FINISHED
+    for_a_while = [*to_the_end, "--minutes=0"]
+    assert run(uncut, for_a_while)[0] == [0, NOT_FINISHED]
     before = variables(cut)
     # Another training does not go on from there.
-    other = [*words[:-1], "--flags=--clipnorm=1"]
-    assert run(*other, f"--folder={cut}")[0] == 1
+    other = [*words[:-1], "--flags=--clipnorm=1", f"--folder={cut}"]
+    assert run(for_a_while, other, to_the_end)[0] == [NOT_FINISHED, 1, 0]
     assert "holds a run with other flags: --clipnorm=5" in run.errors
-    assert run(*words, f"--folder={cut}")[0] == 0
     expected, found = variables(whole), variables(cut)
     assert expected.keys() == found.keys()
     assert all(np.array_equal(expected[name], found[name]) for name in expected)
@@ -108,7 +112,7 @@ def test_a_training_that_is_cut_twice_ends_with_the_bits_of_one_that_is_not(
 def test_a_training_ends_when_the_small_batchs_updates_are_done(run, tmp_path):
     words = ["train", "stretch_curve:mnist", "--tiny", "--only=^(auto|stretch 2)$"]
     words += ["--seeds=1", "--flags=--micro_batch_size=16", f"--folder={tmp_path}"]
-    assert run(*words)[0] == 0
+    assert run(words)[0] == [0]
     folder = tmp_path / "stretch_curve" / "mnist"
     auto, fixed = (
         json.loads((folder / arm / "seed_1" / "result.json").read_text())
@@ -131,16 +135,17 @@ def test_speed_and_right_go_on_where_they_stopped_and_the_report_shows_them(
     run, tmp_path
 ):
     folder = f"--folder={tmp_path / 'run'}"
-    code, empty = run("report", "--tiny", folder)
-    assert code == 0
+    report = ["report", "--tiny", folder]
+    speed = ["speed", "--tiny", folder]
+    codes, empty = run(report)
+    assert codes == [0]
     assert empty.count("- `speed: ") > 3
     assert empty.count("- `right: ") == 4
-    assert run("speed", "--tiny", "--minutes=0", folder)[0] == NOT_FINISHED
+    assert run([*speed, "--minutes=0"])[0] == [NOT_FINISHED]
     (first,) = (tmp_path / "run" / "speed").iterdir()
     written = first.stat().st_mtime_ns
-    assert run("speed", "--tiny", folder)[0] == 0
+    assert run(speed, ["right", "--tiny", folder])[0] == [0, 0]
     assert first.stat().st_mtime_ns == written
-    assert run("right", "--tiny", folder)[0] == 0
     rows = [
         row
         for file in (tmp_path / "run" / "right").glob("*.json")
@@ -158,8 +163,8 @@ def test_speed_and_right_go_on_where_they_stopped_and_the_report_shows_them(
     for row in rows:
         if "same_bits" in row:
             assert row["same_bits"] == row["variables"] > 10
-    code, text = run("report", "--tiny", folder)
-    assert code == 0
+    codes, text = run(report)
+    assert codes == [0]
     assert "## Not run" not in text
     assert "| 16x4x4x8 | bfloat16 | 4 |" in text
 

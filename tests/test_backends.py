@@ -3,21 +3,26 @@
 Keras takes one backend a process, so each has its own.
 """
 
+import itertools
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 
+import every_backend
+import exchange
 import numpy as np
 import pytest
-from backend import TENSORFLOW_ONLY, jax_keeps_programs_in
+from backend import TENSORFLOW_ONLY, jax_keeps_programs_in, without_tensorflow
+from every_backend import BACKENDS
+from micro_batched import MICRO_BATCHES
 
 pytestmark = pytest.mark.backends
 
 TESTS = pathlib.Path(__file__).parent
 OTHERS = ("jax", "torch")
-BACKENDS = ("tensorflow", *OTHERS)
 
 # Of the method: `gbn_keras` without `training`.
 SUITE = [
@@ -52,7 +57,7 @@ SUITE = [
     )
 ]
 # JAX compiles each update for many seconds. Whenever the others are tested, it takes
-# micro-batches through `micro_batched.py`, and these with the slow tests.
+# micro-batches through `every_backend.py`, and these with the slow tests.
 FILES_SLOW_ON_JAX = (
     "test_gradient_norm",
     "test_large_batch_model",
@@ -62,12 +67,12 @@ FILES_SLOW_ON_JAX = (
 )
 
 
-def start(backend, folder, *command):
+def start(backend, folder, *command, path=()):
     """A process of Python; what it prints goes to the returned file."""
     environment = {k: v for k, v in os.environ.items() if k[:6] != "PYTEST"}
     environment.update(
         KERAS_BACKEND=backend,
-        PYTHONPATH=str(TESTS.parent),
+        PYTHONPATH=os.pathsep.join([*path, str(TESTS.parent)]),
         # Others work beside it: PyTorch's threads would wait for one another.
         OMP_NUM_THREADS="1",
         **jax_keeps_programs_in(folder.parent / "compiled"),
@@ -97,17 +102,6 @@ def stop(process):
     """Kills it if it still runs."""
     process.kill()
     process.wait()
-
-
-def run_everywhere(folder, *command):
-    """The same on every backend, at the same time."""
-    running = [start(backend, folder, *command) for backend in BACKENDS]
-    try:
-        for process, output in running:
-            finish(process, output, timeout=300)
-    finally:
-        for process, _ in running:
-            stop(process)
 
 
 def start_suite(backend, folder, files, *options):
@@ -155,21 +149,44 @@ def test_the_slow_tests_of_the_method_pass_too(tmp_path, backend):
     assert passed(backend, tmp_path) > 380
 
 
-def test_a_file_of_one_backend_predicts_and_trains_the_same_on_the_others(tmp_path):
-    for task in ("write", "read"):
-        run_everywhere(tmp_path, TESTS / "support" / "exchange.py", task, tmp_path)
+@pytest.fixture(scope="module")
+def everywhere(tmp_path_factory):
+    """What `every_backend.py` writes on every backend, at the same time: a folder."""
+    folder = tmp_path_factory.mktemp("everywhere")
+    script = pathlib.Path(every_backend.__file__)
+    path = [without_tensorflow(folder)]
+    running = [start(name, folder, script, folder, path=path) for name in OTHERS]
+    try:
+        every_backend.write(folder)
+        for process, output in running:
+            finish(process, output, timeout=300)
+        exchange.read(folder)
+    finally:
+        for process, _ in running:
+            stop(process)
+    return folder
+
+
+@pytest.mark.parametrize("backend", OTHERS)
+def test_the_method_works_without_tensorflow(everywhere, backend):
+    """All modules of the method, a model's file, and a `LargeBatchModel`."""
+    found = re.search(
+        r"(\d+) modules of the method", (everywhere / f"{backend}.txt").read_text()
+    )
+    assert int(found[1]) > 50
+    assert (everywhere / f"{backend}_sgd_4.npz").exists()
+
+
+def test_a_file_of_one_backend_predicts_and_trains_the_same_on_the_others(everywhere):
     for writer in BACKENDS:
-        expected = np.load(tmp_path / f"{writer}_on_{writer}.npy")
+        expected = np.load(everywhere / f"{writer}_on_{writer}.npy")
         before, trained = expected
         assert np.abs(trained - before).max() > 0.1
         for reader in BACKENDS:
-            found = np.load(tmp_path / f"{writer}_on_{reader}.npy")
+            found = np.load(everywhere / f"{writer}_on_{reader}.npy")
             # Logits up to 7, from sums of up to 288 terms in float32, each backend's in
             # its own order: found were differences of 3e-6, some units in last place.
             np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)
-
-
-MICRO_BATCHED = TESTS / "support" / "micro_batched.py"
 
 
 def assert_same_arrays(file, expected_file):
@@ -181,51 +198,20 @@ def assert_same_arrays(file, expected_file):
         np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=tolerance)
 
 
-def test_micro_batches_give_the_same_weights_on_all_backends(tmp_path):
+def test_micro_batches_give_the_same_weights_on_all_backends(everywhere):
     """The same numbers in, the numbers of TensorFlow's whole batch out."""
-    run_everywhere(tmp_path, MICRO_BATCHED, tmp_path)
-    files = sorted(tmp_path.glob("*.npz"))
-    assert len(files) == 5 * len(BACKENDS)
-    for file in files:
-        _, optimizer, number = file.stem.split("_")
-        # Adam's estimate of the squares depends on the micro-batches.
-        number = "1" if optimizer == "sgd" else number
-        assert_same_arrays(file, tmp_path / f"tensorflow_{optimizer}_{number}.npz")
+    for backend, (optimizer, numbers) in itertools.product(
+        BACKENDS, MICRO_BATCHES.items()
+    ):
+        for number in numbers:
+            # Adam's estimate of the squares depends on the micro-batches.
+            expected = 1 if optimizer == "sgd" else number
+            assert_same_arrays(
+                everywhere / f"{backend}_{optimizer}_{number}.npz",
+                everywhere / f"tensorflow_{optimizer}_{expected}.npz",
+            )
 
 
-def test_devices_that_share_micro_batches_on_jax_change_nothing(tmp_path):
+def test_devices_that_share_micro_batches_on_jax_change_nothing(everywhere):
     """Also if a device has only a part of a ghost."""
-    for devices in (1, 4):
-        process, output = start("jax", tmp_path, MICRO_BATCHED, tmp_path, devices)
-        finish(process, output, timeout=300)
-    (file,) = tmp_path.glob("jax-4_*.npz")
-    assert_same_arrays(file, tmp_path / file.name.replace("jax-4", "jax-1"))
-
-
-WITHOUT_TENSORFLOW = """
-import importlib, pkgutil, sys
-OF_TENSORFLOW = (
-    "training",
-    "_tensorflow_internals",
-    "tensorflow_compiled",
-    "tensorflow_gradients",
-    "tensorflow_kernels",
-)
-sys.modules["tensorflow"] = None  # Its import fails, as where it is not installed.
-import gbn_keras, keras, numpy as np
-packages = ("", "analysis.", "kernels.", "large_batch.", "networks.", "optimizers.")
-for package in (*packages, "resume."):
-    folder = importlib.import_module(f"gbn_keras.{package}"[:-1]).__path__
-    for module in pkgutil.iter_modules(folder, f"gbn_keras.{package}"):
-        if module.name.split(".")[-1] not in OF_TENSORFLOW:
-            importlib.import_module(module.name)
-model = keras.Sequential([keras.Input((3,)), gbn_keras.GhostBatchNormalization(4)])
-model = gbn_keras.LargeBatchModel(model, 4)
-model.compile("sgd", "mse")
-model.fit(np.ones((8, 3)), np.ones((8, 3)), verbose=0)
-"""
-
-
-@pytest.mark.parametrize("backend", OTHERS)
-def test_the_method_works_without_tensorflow(tmp_path, backend):
-    finish(*start(backend, tmp_path, "-c", WITHOUT_TENSORFLOW), timeout=300)
+    assert_same_arrays(everywhere / "shared_auto_4.npz", everywhere / "jax_auto_4.npz")

@@ -129,7 +129,9 @@ def set_state(model, state):
         variable.assign(value)
 
 
-@pytest.mark.parametrize("make_model", [functional, Subclassed])
+@pytest.mark.parametrize(
+    "make_model", [functional, pytest.param(Subclassed, marks=pytest.mark.slow)]
+)
 def test_a_compiled_model_goes_on_as_one_made_with_the_other_layers(make_model):
     """Its optimizer's momentum is kept, what it traced before is not."""
     model = fit(compiled(built(make_model)))

@@ -31,4 +31,4 @@ def test_eight_devices_make_the_update_of_one():
     )
     print(process.stdout, process.stderr[-3000:])
     assert process.returncode == 0
-    assert process.stdout.count("parallel: ") == 12
+    assert process.stdout.count("parallel: ") == 9

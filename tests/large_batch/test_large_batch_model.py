@@ -348,7 +348,8 @@ def replicated(make_model, replicas, micro_batch_size, **how):
     [
         {"steps_per_execution": 3},
         {"run_eagerly": True},
-        {"jit_compile": True},
+        # `test_sameness.py` compiles on replicas.
+        pytest.param({"jit_compile": True}, marks=pytest.mark.slow),
         pytest.param({"make_model": Subclassed}, marks=pytest.mark.slow),
     ],
     ids=str,

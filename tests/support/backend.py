@@ -40,6 +40,12 @@ def jax_keeps_programs_in(folder):
     }
 
 
+def without_tensorflow(folder):
+    """A folder for PYTHONPATH: with it, TensorFlow is as if it were not installed."""
+    (folder / "tensorflow.py").write_text("raise ImportError('blocked')")
+    return str(folder)
+
+
 def compiled(function, way=WAYS[-1], arguments=()):
     """A function of tensors that runs in one of the `WAYS`.
 

@@ -13,6 +13,7 @@ import os
 import sys
 
 import keras
+from trainings import shallow_network
 
 import gbn_train
 from gbn_keras.training import trainer
@@ -36,7 +37,8 @@ def main(runs, index=None, number=None, update=None):
     if index == json.loads(os.environ["TF_CONFIG"])["task"]["index"]:
         callbacks = (SendSignal(number, update),)
         trainer.train = functools.partial(trainer.train, callbacks=callbacks)
-    return max(gbn_train.main(["train.py", *flags]) for flags in runs)
+    with shallow_network():
+        return max(gbn_train.main(["train.py", *flags]) for flags in runs)
 
 
 if __name__ == "__main__":

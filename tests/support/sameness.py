@@ -25,7 +25,7 @@ from gbn_keras import (
     ShardingInvariantDropout,
 )
 from gbn_keras.large_batch.large_batch_model import LargeBatchModel
-from gbn_keras.networks import f1_digits
+from gbn_keras.networks import f1
 from gbn_keras.optimizers.l2_sgd import L2SGD
 from gbn_keras.training.data import datasets
 from gbn_keras.training.data.augmentation import ShiftAndFlip
@@ -66,7 +66,11 @@ def in_dtype(model, dtype):
     return keras.models.clone_model(model, clone_function=clone)
 
 
-NETWORKS = {"f1": f1_digits, "convolutional": convolutional}
+# Two layers: it is tracing that takes long, layer by layer.
+NETWORKS = {
+    "f1": functools.partial(f1, width=128, depth=2),
+    "convolutional": convolutional,
+}
 
 
 def trained(

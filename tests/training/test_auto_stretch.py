@@ -82,7 +82,7 @@ def test_it_is_killed_and_goes_on_bit_for_bit(finished, digits, tmp_path):
 
 
 @pytest.mark.cluster
-@pytest.mark.parametrize("replicas", [2, 4])
+@pytest.mark.parametrize("replicas", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_replicas_find_the_same(finished, digits, tmp_path, replicas):
     """The gradients whose sizes are compared are those of 64 examples everywhere."""
     folder, result = finished

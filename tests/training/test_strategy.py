@@ -20,6 +20,9 @@ from gbn_keras.training.cluster.cluster_config import cluster_config
 from gbn_keras.training.errors import UsageError
 from gbn_keras.training.trained import evaluation
 
+# The machines of `machine.py` train the same network.
+pytestmark = pytest.mark.usefixtures("shallow")
+
 
 def test_one_device_is_the_default(make_settings):
     strategy = strategies.strategy_of(make_settings())
@@ -46,7 +49,7 @@ def test_the_processor_is_divided_into_replicas(make_settings):
 
 
 @pytest.fixture(scope="module")
-def one_device(tmp_path_factory):
+def one_device(shallow, tmp_path_factory):
     """Trains on one device, once for each size of ghosts: the folder, the result."""
 
     @functools.cache
