@@ -221,7 +221,7 @@ class GhostBatchNormalization(keras.layers.BatchNormalization, metaclass=FiledAs
         ]
         part = BatchPart.current()
         if part:  # The caller that split the batch joins the parts.
-            part.keep(self, keras.ops.cast(kept, mean.dtype))
+            part.keep(self, keras.ops.convert_to_tensor(kept, mean.dtype))
         else:
             before = [average.value for average in moving]
             values = joined(values, before, kept, examples)

@@ -51,7 +51,9 @@ def joined(values, before, kept, examples):
     if count == 1:
         return values
     dtype = values[0].dtype
-    examples, kept = ops.cast(examples, dtype), ops.cast(kept, dtype)
+    examples = ops.cast(examples, dtype)
+    # `cast` would take a number through float32.
+    kept = ops.convert_to_tensor(kept, dtype)
     steps = [
         step_of(value, old, kept) for value, old in zip(values, before, strict=True)
     ]
