@@ -175,8 +175,9 @@ class _Training:
         metrics[:means] = map(jnp.zeros_like, metrics[:means])
         made = int(stopped) - first
         self._done += made
-        if int(stopped) == plan.updates_per_epoch or self._is_over():
-            is_shown = epoch + 1 in plan.evaluation_epochs or self._is_over()
+        is_over = self._is_over()
+        if int(stopped) == plan.updates_per_epoch or is_over:
+            is_shown = epoch + 1 in plan.evaluation_epochs or is_over
             scores = self._scores() if is_shown else {}
             self._rows.append([self._done, self._small_batch_updates(), scores])
         return made

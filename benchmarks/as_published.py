@@ -28,28 +28,26 @@ of an epoch, which it cuts into smaller ghosts, and which the program does not t
 """
 
 import dataclasses
-import pathlib
 import statistics
 import sys
 
 import experiment
 import keras
+import table1
 from experiment import PADDING, Experiment, Variant, regime_of
 
 from gbn_keras.training.report import paper
 from gbn_keras.training.report.comparison import accuracy_shown, study_table
 from gbn_keras.training.run.tables import ARMS
 
-_CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
-_ALONE = ("--mode=train", "--seeds=1")
-TASKS = {
-    "mnist": [f"--flagfile={_CONFIGS / 'scaled/table1_f1_mnist.cfg'}", *_ALONE],
-    "mnist_50": [f"--flagfile={_CONFIGS / 'paper/table1_f1_mnist.cfg'}", *_ALONE],
-    "c1": [f"--flagfile={_CONFIGS / 'scaled/table1_c1_cifar10.cfg'}", *_ALONE],
-    "c1_200": [f"--flagfile={_CONFIGS / 'paper/table1_c1_cifar10.cfg'}", *_ALONE],
+# For each task, that of `table1.py` with the same regime and batch sizes.
+_IN_TABLE = {
+    "mnist": "mnist_10",
+    "mnist_50": "mnist_50",
+    "c1": "c1_10",
+    "c1_200": "c1_200",
 }
-_LARGE = {"mnist": 4096, "mnist_50": 4096, "c1": 1024, "c1_200": 4096}
-
+TASKS = {task: table1.TASKS[name] for task, name in _IN_TABLE.items()}
 
 _MNIST = {
     "as ours": Variant(),
@@ -83,7 +81,7 @@ _DIFFERENCES = {
 
 def arms(task):
     """The flags of each arm: its name is that of the variant and of the paper's arm."""
-    study = experiment.study_flags(_LARGE[task], 128)
+    study = table1.arms(_IN_TABLE[task])
     return {
         f"{name}: {arm}": [*variant.flags, *flags]
         for name, variant in VARIANTS[task].items()
