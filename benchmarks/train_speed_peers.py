@@ -22,13 +22,17 @@ CASES = [
     ("c1", (32, 32, 3), 1024, 1),
     ("resnet44", (32, 32, 3), 512, 1),
 ]
+# Networks that `--jit=auto` compiles on a CPU if the training is long.
+_COMPILED = ("f1",)
 _PEER = "PyTorch"
 
 
 def measure_pytorch(arguments) -> list[dict]:
     """Times an update with ghosts, with plain batch normalization, and PyTorch's.
 
-    They take turns, and each has all cores: PyTorch's process waits while ours works.
+    They take turns, and each has all cores: PyTorch's process waits while ours works. An
+    update with ghosts is compiled with XLA, too, where a long training is by
+    `--jit=auto`.
     """
     print(f"{'network':10}{'batch':>6}  {'':24}{'ms':>9}{'ratio':>8}")
     rows = []
@@ -36,12 +40,13 @@ def measure_pytorch(arguments) -> list[dict]:
         with pytorch_updates(network, batch) as (pytorch, facts):
             data = random_pixels("pixels", shape, batch)
             flags = (f"--model={network}", f"--batch_size={batch}", "--stretch=1")
-            sizes = {"ghosts": arguments.virtual_batch_size, "plain": 0}
+            ghosts = f"--virtual_batch_size={arguments.virtual_batch_size}"
+            ways = {"ghosts": (ghosts,), "plain": ("--virtual_batch_size=0",)}
+            if network in _COMPILED:
+                ways["ghosts, XLA"] = ghosts, "--jit=on"
             contenders = {
-                f"gbn_keras, {name}": _repeated(
-                    updates, update_of(data, *flags, f"--virtual_batch_size={size}")
-                )
-                for name, size in sizes.items()
+                f"gbn_keras, {name}": _repeated(updates, update_of(data, *flags, *own))
+                for name, own in ways.items()
             }
             contenders[_PEER] = functools.partial(pytorch, updates)
             times = time_in_turn(contenders, arguments.rounds)

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from gbn_keras import GhostBatchNormalization
 from gbn_keras.ghost_normalize import ghost_normalize
-from gbn_keras.kernels import torch_kernels
+from gbn_keras.kernels import torch_chunks, torch_kernels
 from gbn_keras.kernels.closed_form import ClosedForm
 
 # Where Keras has its tensors on PyTorch.
@@ -44,10 +44,12 @@ SHAPES = [
 ]
 
 
-@pytest.fixture(params=["a call for each ghost", "one call"])
+@pytest.fixture(params=["one by one", "chunks", "chunks of a ghost"])
 def calls(request, monkeypatch):
-    smallest = 2**62 if request.param == "one call" else 0
+    smallest = 0 if request.param == "one by one" else 2**62
     monkeypatch.setitem(torch_kernels._SMALLEST_ALONE, DEVICE, smallest)
+    if request.param == "chunks of a ghost":
+        monkeypatch.setitem(torch_chunks._CHUNK, DEVICE, 1)
 
 
 def tensor(array, **options):
@@ -149,6 +151,27 @@ def test_nothing_is_kept_but_the_inputs_and_small_tensors(relu):
     assert [x.data_ptr() for x in large] == [x.data_ptr() for x in expected]
 
 
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_computed_in_float32(dtype, relu, calls):
+    """Inputs, outputs and the inputs' gradient are rounded, and nothing else."""
+    inputs, upstream = (normal(13, 5, 4).to(dtype) for _ in range(2))
+    gamma, beta = tensor(np.float32([[1, 2, 3, 0.5, -1], [1, 0, -1, 0, 2]]))
+    form = ClosedForm(4, 1, 1e-3, relu)
+
+    def step(inputs, upstream):
+        operands = [inputs, gamma, beta]
+        operands = [operand.detach().requires_grad_() for operand in operands]
+        outputs, *statistics = torch_kernels.native(form, *operands)
+        return outputs, *statistics, *torch.autograd.grad(outputs, operands, upstream)
+
+    rounded = step(inputs, upstream)
+    exact = step(inputs.float(), upstream.float())
+    for result, expected in zip(rounded, exact, strict=True):
+        ulp = torch.finfo(result.dtype).eps
+        torch.testing.assert_close(result.float(), expected, rtol=ulp, atol=1e-5)
+
+
 def test_the_fastest_kernel_is_pytorchs_unless_it_cannot_take_the_inputs():
     def chosen(inputs, mask=None):
         return torch_kernels.fastest_kernel(inputs, mask)
@@ -164,14 +187,14 @@ def test_the_fastest_kernel_is_pytorchs_unless_it_cannot_take_the_inputs():
 if NAME == "torch":  # In Keras: the layer, and the closed form's second derivative.
 
     @pytest.mark.parametrize("activation", [None, "relu"])
-    def test_a_step_of_the_layer_never_waits_for_a_gpu(activation):
+    def test_a_step_of_the_layer_never_waits_for_a_gpu(activation, calls):
         """It copies no number to the GPU, and reads none from there."""
         layer = GhostBatchNormalization(4, activation)
         inputs = normal(13, 3).requires_grad_()
         layer.build(inputs.shape)
         with Operations() as operations:
             layer(inputs, training=True).sum().backward()
-        assert "native_batch_norm" in operations.names
+        assert {"native_batch_norm", "addcmul"} & operations.names
         assert not {"lift_fresh", "_local_scalar_dense"} & operations.names
 
     def test_the_layer_takes_inputs_from_the_cpu():
