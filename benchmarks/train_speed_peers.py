@@ -30,8 +30,8 @@ _PEER = "PyTorch"
 def measure_pytorch(arguments) -> list[dict]:
     """Times an update with ghosts, with plain batch normalization, and PyTorch's.
 
-    They take turns, and each has all cores: PyTorch's process waits while ours works. An
-    update with ghosts is compiled with XLA, too, where a long training is by
+    They take turns, and each has all cores: PyTorch's process waits while ours works.
+    An update with ghosts is compiled with XLA, too, where a long training is by
     `--jit=auto`.
     """
     print(f"{'network':10}{'batch':>6}  {'':24}{'ms':>9}{'ratio':>8}")
