@@ -320,6 +320,24 @@ def largest_file(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
+def test_a_point_has_the_form_of_tensorflows_own(tmp_path):
+    log = events.EventLog(tmp_path / "ours", 0)
+    log.scalars(3, {"loss": np.float64(0.1)})
+    log.close()
+    with tf.summary.create_file_writer(str(tmp_path / "theirs")).as_default():
+        tf.summary.scalar("loss", 0.1, step=3)
+        tf.summary.flush()
+    ours, theirs = (
+        [
+            (event.step, event.summary)
+            for event in events.read_events(tmp_path / name)
+            if event.HasField("summary")
+        ]
+        for name in ("ours", "theirs")
+    )
+    assert ours == theirs
+
+
 def test_a_file_that_cannot_be_written_is_an_error_with_its_name(tmp_path):
     log = events.EventLog(tmp_path, updates=0)
     (file,) = tmp_path.iterdir()
