@@ -107,7 +107,9 @@ def test_a_run_leaves_its_directory(finished):
     assert {"gbn_keras", "keras", "tensorflow", "python"} <= set(result["versions"])
     assert result["hardware"]["cores"] >= 1
 
-    metrics = pd.read_csv(run / "metrics.csv")
+    metrics = pd.read_csv(run / "metrics.csv", float_precision="round_trip")
+    assert result["accuracy"] == metrics["val_accuracy"].iloc[-1]
+    assert result["loss"] == metrics["val_loss"].iloc[-1]
     assert metrics["updates"].tolist() == [6, 12]
     assert metrics["samples"].tolist() == [6 * 256, 12 * 256]
     np.testing.assert_allclose(
@@ -169,6 +171,28 @@ def test_max_updates_stops_early(other):
     evaluated = curves(other.folder / "tensorboard" / "validation")["accuracy"]
     assert list(evaluated) == [6, 8]
     assert evaluated[8] == pytest.approx(other.result["accuracy"])
+
+
+@pytest.mark.parametrize(
+    "epochs, eval_every, evaluations",
+    # After epochs 1 to 3; after 1 and 3; after 1 and 2, and at the end, in 3.
+    [(3, 1, 3), (3, 3, 2), (4, 2, 3)],
+)
+def test_the_last_weights_are_evaluated_once(
+    epochs, eval_every, evaluations, make_settings, digits, monkeypatch
+):
+    calls = []
+
+    def noted(model, *args, **kwargs):
+        calls.append(model)
+        return evaluate(model, *args, **kwargs)
+
+    evaluate = keras.Model.evaluate
+    monkeypatch.setattr(keras.Model, "evaluate", noted)
+    flags = ("--batch_size=768", "--stretch=1", "--max_updates=6", f"--epochs={epochs}")
+    settings = make_settings(*flags, f"--eval_every={eval_every}")
+    trainer.train(settings, digits, verbose=0)
+    assert len(calls) == evaluations
 
 
 def test_the_default_run_directory_is_named_after_the_flags(other):
