@@ -24,7 +24,7 @@ class Rates:
     def __init__(self, plan: Plan):
         self._schedule, self._is_auto = plan.learning_rate, plan.is_auto
         self._of_last = compiled(plan.learning_rate)
-        self._block, self._rates = -1, np.zeros(0)
+        self._block, self._rates = None, np.zeros(0)
 
     def __call__(self, update: int) -> float:
         """The rate of an update, counted from 0; with `auto`, of the last one only."""

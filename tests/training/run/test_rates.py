@@ -19,8 +19,8 @@ def test_they_are_the_schedules(flags, monkeypatch):
     monkeypatch.setattr(rates, "_BLOCK", 10)
     plan = plan_of(*flags)
     found = rates.Rates(plan)
-    # In order, over an end of a block, and back.
-    for update in (0, 1, 5, 9, 10, 11, 40, 41, 12, 0):
+    # Before the first update, in order, over an end of a block, and back.
+    for update in (-1, 0, 1, 5, 9, 10, 11, 40, 41, 12, 0):
         assert found(update) == float(plan.learning_rate(update))
 
 
