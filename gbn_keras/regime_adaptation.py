@@ -61,6 +61,7 @@ class RegimeAdaptation(LearningRateSchedule):
 
     Attributes:
         progress: The `RegimeProgress`, which `LargeBatchModel` advances.
+        small_updates_per_update: `M / stretch`, a `Fraction`; `None` with `"auto"`.
 
     Raises:
         ValueError: If an argument is not as described above; with `stretch="auto"`,
@@ -97,8 +98,9 @@ class RegimeAdaptation(LearningRateSchedule):
         self.scale = None
         if not (self.is_auto and lr_scaling == "gain"):
             self.scale = lr_scale(lr_scaling, batch_ratio)
+        self.small_updates_per_update = None
         if not self.is_auto:
-            self._small_updates_per_update = _small_updates_per_update(
+            self.small_updates_per_update = _small_updates_per_update(
                 batch_ratio, stretch
             )
             stretch = None if stretch is None else float(stretch)
@@ -151,7 +153,7 @@ class RegimeAdaptation(LearningRateSchedule):
         if self.is_auto:
             return self.progress.position
         step = ops.convert_to_tensor(step)
-        ratio = self._small_updates_per_update
+        ratio = self.small_updates_per_update
         if ratio.denominator == 1:
             return step * ratio.numerator
         whole = step // ratio.denominator * ratio.numerator

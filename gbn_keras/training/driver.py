@@ -16,6 +16,7 @@ from gbn_keras.training.callbacks.not_finite import StopIfNotFinite
 from gbn_keras.training.callbacks.stop_after import StopAfter
 from gbn_keras.training.errors import NotFinite
 from gbn_keras.training.model.build_model import compile_model
+from gbn_keras.training.model.variable_rate import saveable
 from gbn_keras.training.run.checkpoint import Checkpointing, Checkpoints, State
 from gbn_keras.training.run.circumstances import circumstances, versions
 from gbn_keras.training.run.lengths import lengths
@@ -80,8 +81,8 @@ class Driver:
                 files.callback(reporter.close)
             if self._is_chief:
                 files.enter_context(self._recorded())
-            self._fit(callbacks, verbose)
-            scores = self._evaluate()
+            history = self._fit(callbacks, verbose)
+            scores = self._scores(history)
         result = self._report(scores)
         self._models.give_back(self._plan, self._model)
         return result
@@ -153,10 +154,10 @@ class Driver:
     def _fit(self, callbacks, verbose):
         plan, done = self._plan, self._done
         if done >= plan.updates or self._is_done():
-            return
+            return None
         end = [EndOfRegime(plan.small_batch_updates)] if plan.is_auto else []
         batches = functools.partial(training_batches, self._data, plan.settings, done)
-        self._model.fit(
+        return self._model.fit(
             distribute(self._strategy, batches),
             initial_epoch=done // plan.updates_per_epoch,
             epochs=plan.epochs,
@@ -183,13 +184,18 @@ class Driver:
         done = keras.ops.convert_to_numpy(self._model.regime_progress.done)
         return done >= self._plan.small_batch_updates
 
-    def _evaluate(self):
-        scores = self._model.evaluate(
-            **self._validation,
-            callbacks=self._reporters,
-            verbose=0,
-            return_dict=True,
-        )
+    def _scores(self, history):
+        """Loss and accuracy after the last update."""
+        if history and history.epoch[-1] + 1 in self._plan.evaluation_epochs:
+            values = history.history
+            scores = {name: values[f"val_{name}"][-1] for name in ("accuracy", "loss")}
+        else:
+            scores = self._model.evaluate(
+                **self._validation,
+                callbacks=self._reporters,
+                verbose=0,
+                return_dict=True,
+            )
         if not math.isfinite(scores["loss"]):  # Because of the last update.
             what = f"the validation loss after it is {scores['loss']:g}"
             raise NotFinite(self._checkpointing.updates, what)
@@ -213,7 +219,10 @@ class Driver:
             compile_model(model.model, plan, model.optimizer)
         if self._is_chief:
             result |= lengths(plan, model, self._run_dir)
-            with whole_file(self._run_dir / MODEL_FILE) as draft:
+            with (
+                whole_file(self._run_dir / MODEL_FILE) as draft,
+                saveable(model.optimizer, plan),
+            ):
                 model.model.save(draft)
             write_result(self._run_dir, result)
             result = read_result(self._run_dir)

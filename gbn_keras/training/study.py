@@ -82,8 +82,6 @@ def run_study(settings: Settings) -> pathlib.Path | None:
     run_dir = pathlib.Path(settings.run_dir)
     seeds = range(settings.seed, settings.seed + settings.seeds)
     pace = Pace()
-    # With one seed, no training could take the model of another.
-    models = TracedModels(strategy, data) if settings.seeds > 1 else None
     with open_run_directory(settings) if is_first else contextlib.nullcontext():
         to_do = [
             (arm, seed, arm_dir)
@@ -92,6 +90,7 @@ def run_study(settings: Settings) -> pathlib.Path | None:
             if (arm_dir := arm_directory(run_dir, arm, seed))
             and not chief_says(strategy, bool(read_outcome(arm_dir)))
         ]
+        models = TracedModels(strategy, data, [plans[arm] for arm, *_ in to_do])
         for number, (arm, seed, arm_dir) in enumerate(to_do, 1):
             if is_first:
                 print(f"\n{arm}, seed {seed}", flush=True)

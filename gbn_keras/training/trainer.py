@@ -38,8 +38,8 @@ def train(
         data: The data set. Default: the one that the settings name.
         callbacks: More callbacks, besides the run's own.
         verbose: How Keras shows progress: `"auto"`, 0, 1 or 2.
-        models: Models of earlier trainings with this data set, to train again with
-            another seed. Default: none.
+        models: Models of earlier trainings with this data set, to train again.
+            Default: none.
 
     Returns:
         The content of `result.json`: accuracy and loss on the validation examples,

@@ -113,7 +113,8 @@ def test_a_run_leaves_its_directory(finished):
     np.testing.assert_allclose(
         metrics["learning_rate"], 0.03 * 8**0.5 * np.array([1, 0.01]), rtol=1e-5
     )
-    assert metrics["val_accuracy"].iloc[-1] == pytest.approx(result["accuracy"])
+    for name in ("accuracy", "loss"):
+        assert metrics[f"val_{name}"].iloc[-1] == pytest.approx(result[name], rel=1e-12)
     assert list((run / "tensorboard" / "train").glob("events*"))
     assert list((run / "tensorboard" / "validation").glob("events*"))
 
@@ -169,6 +170,28 @@ def test_max_updates_stops_early(other):
     evaluated = curves(other.folder / "tensorboard" / "validation")["accuracy"]
     assert list(evaluated) == [6, 8]
     assert evaluated[8] == pytest.approx(other.result["accuracy"])
+
+
+@pytest.mark.parametrize(
+    "epochs, eval_every, evaluations",
+    # After epochs 1 to 3; after 1 and 3; after 1 and 2, and at the end, in 3.
+    [(3, 1, 3), (3, 3, 2), (4, 2, 3)],
+)
+def test_the_last_weights_are_evaluated_once(
+    epochs, eval_every, evaluations, make_settings, digits, monkeypatch
+):
+    calls = []
+
+    def noted(model, *args, **kwargs):
+        calls.append(model)
+        return evaluate(model, *args, **kwargs)
+
+    evaluate = keras.Model.evaluate
+    monkeypatch.setattr(keras.Model, "evaluate", noted)
+    flags = ("--batch_size=768", "--stretch=1", "--max_updates=6", f"--epochs={epochs}")
+    settings = make_settings(*flags, f"--eval_every={eval_every}")
+    trainer.train(settings, digits, verbose=0)
+    assert len(calls) == evaluations
 
 
 def test_the_default_run_directory_is_named_after_the_flags(other):

@@ -6,6 +6,7 @@ import functools
 import numpy as np
 import tensorflow as tf
 
+from gbn_keras.shares import WHOLE_BATCH, Shares
 from gbn_keras.training.data.augmentation import ShiftAndFlip
 from gbn_keras.training.data.labelled_images import LabelledImages
 
@@ -62,6 +63,22 @@ class ImageData(LabelledImages):
         deviation = np.sqrt(np.maximum(square - mean**2, 0))
         deviation[deviation == 0] = 1  # A constant channel would be divided by 0.
         return mean.astype(np.float32), deviation.astype(np.float32)
+
+    def validation_batches(self, shares: Shares = WHOLE_BATCH) -> tf.data.Dataset:
+        """As the base class gives them: `(images, labels, weights)`."""
+        if shares == WHOLE_BATCH and self.validation_steps() == 1:
+            return self._one_validation_batch
+        return super().validation_batches(shares)
+
+    @functools.cached_property
+    def _one_validation_batch(self):
+        """The validation batch, if there is only one, made once.
+
+        Starting its pipeline takes longer than evaluating a small network on it, and
+        each evaluation would start it twice.
+        """
+        (batch,) = super().validation_batches()
+        return tf.data.Dataset.from_tensors(batch)
 
     @property
     def _draw(self):

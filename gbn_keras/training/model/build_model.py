@@ -95,8 +95,13 @@ def _use_xla(model, plan):
         # Replicas cannot communicate inside a compiled function.
         return not plan.replicas_communicate
     has_convolutions = any(isinstance(x, keras.layers.Conv2D) for x in layers_of(model))
-    is_long = plan.updates >= _FEWEST_UPDATES_FOR_XLA
+    is_long = is_long_enough_for_xla(plan)
     return is_long and plan.replicas == 1 and not has_convolutions
+
+
+def is_long_enough_for_xla(plan: Plan) -> bool:
+    """Whether a training can save the time that XLA takes to compile."""
+    return plan.updates >= _FEWEST_UPDATES_FOR_XLA
 
 
 @contextlib.contextmanager

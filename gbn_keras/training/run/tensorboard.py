@@ -7,15 +7,14 @@ import shutil
 import time
 
 import keras
-import tensorflow as tf
 from keras import ops
 from tensorboard.plugins.hparams import api
 
-from gbn_keras.analysis.compiled import compiled
 from gbn_keras.analysis.log_spaced import LogSpacedLog
 from gbn_keras.training.plan import Plan
 from gbn_keras.training.run.events import EventLog, cut_events, read_events
 from gbn_keras.training.run.profiler import Profiler
+from gbn_keras.training.run.rates import Rates
 from gbn_keras.training.run.waiting import WaitingForData
 from gbn_keras.training.settings import COMPARED
 
@@ -63,7 +62,7 @@ class TensorBoardLog(keras.callbacks.Callback):
         self._logs = logs or {}
         self._tried = updates
         self._every = max(1, plan.updates // _POINTS)
-        self._rate = compiled(plan.learning_rate)
+        self._rates = Rates(plan)
         self._events = {}
         self._profiler = None
         self._began = None
@@ -157,7 +156,7 @@ class TensorBoardLog(keras.callbacks.Callback):
             updates,
             {
                 **logs,
-                "learning_rate": self._rate(tf.constant(updates - 1)),
+                "learning_rate": self._rates(updates - 1),
                 "gradient_norm": float(self.model.gradient_norm),
                 "updates_per_second": rate,
                 "images_per_second": rate * self._plan.settings.batch_size,

@@ -6,6 +6,7 @@ import keras
 
 from gbn_keras.analysis.update_table import UpdateTable
 from gbn_keras.training.plan import Plan
+from gbn_keras.training.run.rates import Rates
 
 _METRICS = ["accuracy", "loss", "val_accuracy", "val_loss"]
 _GAINS = ["gain", "small_batch_updates"]
@@ -29,6 +30,7 @@ class UpdateLog(keras.callbacks.Callback):
     def __init__(self, file: str | os.PathLike, plan: Plan, updates: int = 0):
         super().__init__()
         self._plan, self._updates = plan, updates
+        self._rates = Rates(plan)
         self._logged = _METRICS + _GAINS * plan.is_auto
         columns = ["epoch", "samples", "learning_rate", *self._logged]
         self._table = UpdateTable(file, columns, updates)
@@ -40,6 +42,6 @@ class UpdateLog(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         """Writes the row."""
         samples = self._updates * self._plan.settings.batch_size
-        rate = float(self._plan.learning_rate(self._updates - 1))
+        rate = self._rates(self._updates - 1)
         metrics = [logs.get(name, "") for name in self._logged]
         self._table.append(self._updates, [epoch, samples, rate, *metrics])

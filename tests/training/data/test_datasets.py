@@ -14,6 +14,7 @@ from tensorflow_datasets.core.download import downloader
 from gbn_keras.shares import Shares
 from gbn_keras.training.data import datasets
 from gbn_keras.training.data.augmentation import ShiftAndFlip
+from gbn_keras.training.data.labelled_images import LabelledImages
 from gbn_keras.training.errors import UsageError
 
 
@@ -107,6 +108,16 @@ def test_validation_takes_every_example_once(digits, replicas):
         weights = np.concatenate([weights for _, _, weights in batches])
         np.testing.assert_array_equal(labels[weights > 0], data.validation_labels)
         assert (weights[: len(data.validation_labels)] > 0).all()
+
+
+def test_an_only_validation_batch_is_that_of_the_pipeline_made_once(digits):
+    batches = digits.validation_batches()
+    assert batches is digits.validation_batches()
+    pipeline = LabelledImages.validation_batches(digits)
+    assert batches.element_spec == pipeline.element_spec
+    (found,), (expected,) = batches, pipeline
+    for ours, made in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours, made)
 
 
 @pytest.mark.parametrize("replicas", [1, 2, 8])

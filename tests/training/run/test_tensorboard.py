@@ -320,6 +320,25 @@ def largest_file(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
+def test_a_point_is_that_of_tensorflows_own_writer(tmp_path):
+    log = events.EventLog(tmp_path / "ours", 0)
+    log.scalars(3, {"loss": np.float64(0.1)})
+    log.close()
+    with tf.summary.create_file_writer(str(tmp_path / "theirs")).as_default():
+        tf.summary.scalar("loss", 0.1, step=3)
+        tf.summary.flush()
+
+    def points(folder):
+        return [
+            (event.step, point.tag, value.dtype, value.shape, value)
+            for event in events.read_events(folder)
+            for point in event.summary.value
+            for value in [tf.make_ndarray(point.tensor)]
+        ]
+
+    assert points(tmp_path / "ours") == points(tmp_path / "theirs")
+
+
 def test_a_file_that_cannot_be_written_is_an_error_with_its_name(tmp_path):
     log = events.EventLog(tmp_path, updates=0)
     (file,) = tmp_path.iterdir()
