@@ -15,7 +15,7 @@ The table shows how far the weights are from those of the small batch after the 
 samples: the mean over the training of the distance, divided by how far the small batch
 has come from its start, averaged over the seeds. 0 is the same trajectory. `other
 order` is the small batch on the same samples in another order: what chance alone does.
-The last column is the mean difference of the loss on all samples, divided by the small
+In brackets is the mean difference of the loss on all samples, divided by the small
 batch's loss.
 
 The quadratic has 256 directions of different steepness, and each example has its

@@ -1,7 +1,6 @@
 """Reads run directories of any kind, and finds the command that repeats each."""
 
 import dataclasses
-import json
 import pathlib
 
 import as_published
@@ -24,6 +23,7 @@ from gbn_keras.training.report.comparison import (
 from gbn_keras.training.run.run_directory import (
     FLAGFILE,
     read_flags,
+    read_landscape,
     read_outcome,
     refuse_other_flags,
 )
@@ -90,10 +90,9 @@ def _rows(folder, commit):
     if not (folder / FLAGFILE).is_file():
         command, arms = _read_experiment(folder)
     elif (flags := read_flags(folder))["mode"] == "landscape":
-        file = folder / "landscape.json"
-        if not file.is_file():
+        if not (measured := read_landscape(folder)):
             return []
-        measured, command = json.loads(file.read_text("utf-8")), command_of(folder)
+        command = command_of(folder)
         return result_files.landscape_records(measured, flags, command, commit)
     else:
         command, arms = _read_program(folder, flags["mode"])

@@ -2,6 +2,7 @@
 
 import itertools
 import statistics
+from collections.abc import Sequence
 
 import result_files
 import stretch_curve
@@ -109,7 +110,7 @@ def section(rows: list[dict]) -> str:
     return "\n".join(shared) + "\n\n" + table
 
 
-def arm_cells(rows: list[dict], different: list[str] = ()) -> list[dict[str, str]]:
+def arm_cells(rows: list[dict], different: Sequence[str] = ()) -> list[dict[str, str]]:
     """For each arm of a group of trainings, its cells by column.
 
     Args:

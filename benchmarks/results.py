@@ -89,8 +89,8 @@ _HEAD = """\
 | updates, samples, seconds | mean of a training; seconds on a machine with other work |
 
 The commit is that of the source when a training began. The program's first trainings
-did not keep it; theirs is that of the checkout that collected them. A `-changed` behind
-it says that the source had changes.
+and landscapes did not keep it; theirs is that of the checkout that collected them. A
+`-changed` behind it says that the source had changes.
 """
 
 

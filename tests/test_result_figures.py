@@ -177,9 +177,12 @@ def test_a_landscape_is_refused_beside_a_training_and_before_it_is_measured(
     write_training(settings_of("--batch_size=512", f"--run_dir={training}"), 0.9)
     begun = write_landscape(tmp_path / "begun")
     (begun / "landscape.json").unlink()
+    damaged = write_landscape(tmp_path / "damaged")
+    (damaged / "landscape.json").write_text("{")
     for folders, message in (
         ([landscape, training], "got a landscape and a training, wanted one kind"),
         ([begun], "got no training that has ended"),
+        ([damaged], "landscape.json is not a readable result"),
         ([landscape, landscape], "got seed 1 of distance 0.1 to 1 twice"),
     ):
         command = ["collect", *map(str, folders), "--name=x", "--commit=abc"]

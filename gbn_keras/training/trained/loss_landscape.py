@@ -19,6 +19,7 @@ from gbn_keras.training.planner import Planner
 from gbn_keras.training.report import pictures
 from gbn_keras.training.run.circumstances import circumstances
 from gbn_keras.training.run.run_directory import (
+    LANDSCAPE,
     MODEL_FILE,
     open_run_directory,
     write_whole,
@@ -122,7 +123,7 @@ def _measure(plan, data, network, state):
         "paper": {"alpha": 2},
         **made_by,
     }
-    write_whole(run_dir / "landscape.json", json.dumps(description, indent=2) + "\n")
+    write_whole(run_dir / LANDSCAPE, json.dumps(description, indent=2) + "\n")
     pictures.save(
         pictures.landscape(table, fits, title, len(result.differences)),
         run_dir,
