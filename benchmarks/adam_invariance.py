@@ -15,7 +15,7 @@ The table shows how far the weights are from those of the small batch after the 
 samples: the mean over the training of the distance, divided by how far the small batch
 has come from its start, averaged over the seeds. 0 is the same trajectory. `other
 order` is the small batch on the same samples in another order: what chance alone does.
-The last column is the mean difference of the loss on all samples, divided by the small
+In brackets is the mean difference of the loss on all samples, divided by the small
 batch's loss.
 
 The quadratic has 256 directions of different steepness, and each example has its
@@ -32,6 +32,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
+import result_theory
 import tensorflow as tf
 from side_by_side import write_json
 
@@ -63,7 +64,7 @@ def main():
     rows = []
     for task in arguments.task or TASKS:
         rows += compare(task, arguments.rate, range(1, arguments.seeds + 1))
-        print(table(task, rows), flush=True)
+        print(f"\n{result_theory.adam(task, rows)}", flush=True)
     write_json(arguments.json, rows)
 
 
@@ -206,23 +207,6 @@ def distance(reference, other):
         float(np.mean(apart / moved)),
         float(np.mean(np.abs(other_losses - losses) / np.abs(losses))),
     )
-
-
-def table(task, rows):
-    """The rows of a task as a Markdown table."""
-    lines = ["", f"{task}: weights apart (loss apart)", ""]
-    lines += [
-        "| batch | " + " | ".join(WAYS) + " |",
-        "|---|" + "---|" * len(WAYS),
-    ]
-    cells = {(r["batch"], r["way"]): r for r in rows if r["task"] == task}
-    for batch in BATCHES:
-        found = [cells.get((batch, way)) for way in WAYS]
-        texts = [f"{r['weights']:.3f} ({r['loss']:.3f})" if r else "" for r in found]
-        lines.append(f"| {batch} | " + " | ".join(texts) + " |")
-    chance = cells[SMALL, "other order"]
-    lines += ["", f"other order: {chance['weights']:.3f} ({chance['loss']:.3f})"]
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

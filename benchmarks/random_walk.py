@@ -1,6 +1,6 @@
 """Compares the exponent of a random walk on a random potential with the theory.
 
-    python benchmarks/random_walk.py [--potentials=3000] [--picture=FILE]
+    python benchmarks/random_walk.py [--potentials=3000] [--json=FILE] [--picture=FILE]
 
 For each alpha, the benchmark samples potentials with
 `E (V(x) - V(y))^2 ~ |x - y|^alpha`, and computes the walk's `E x^2` at times up to

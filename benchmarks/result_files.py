@@ -1,7 +1,7 @@
-"""The measured trainings that are kept in `docs/results/`: one file for each group.
+"""What run directories have measured, kept in `docs/results/`: a file for each group.
 
-A file is a table with a row for each training. `result.json` of a run directory has
-more, but a run directory is large and is not kept.
+A file is a table with a row for each training, or for each range of distances of a
+landscape. A run directory has more, but it is large and is not kept.
 """
 
 import collections
@@ -14,10 +14,18 @@ from gbn_keras.whole_file import whole_file
 
 FOLDER = pathlib.Path(__file__).parent.parent / "docs" / "results"
 
-# Read as numbers; all other columns are text. What a training does not have is empty.
-_WHOLE = ("seed", "updates", "samples", "diverged", "high_rate_updates")
+# The fits of the distance of the weights: see `comparison.fit_cells`.
+FITS = ("log_a", "log_b", "log_r2", "power_a", "power_b", "power_r2")
+# Of a landscape, by range of distances: see `loss_landscape`.
+_LANDSCAPE = ("alpha", "alpha_error", "alpha_r2", "weights_norm", "directions", "state")
+# Only files in which a row has a value have these columns.
+_SOME = (*FITS, *_LANDSCAPE)
+
+# Read as numbers; all other columns are text. What a row does not have is empty.
+_WHOLE = ("seed", "updates", "samples", "diverged", "high_rate_updates", "directions")
 _WHOLE += ("train_examples", "batch_size", "small_batch_size", "epochs")
-_REAL = ("accuracy", "loss", "wall_seconds", "found_stretch", "suitable_stretch")
+_REAL = ("accuracy", "loss", "wall_seconds", "found_stretch", "suitable_stretch", *FITS)
+_REAL += ("alpha", "alpha_error", "alpha_r2", "weights_norm")
 _SETTINGS = ("model", "dataset", "train_examples", "batch_size", "small_batch_size")
 _SETTINGS += ("epochs", "stretch")
 # What a training was made by, with and from.
@@ -27,31 +35,72 @@ COLUMNS = (
     *("diverged", "found_stretch", "suitable_stretch", *_SETTINGS, *FACTS),
     # Files of earlier versions end here.
     "high_rate_updates",
+    *_SOME,
 )
+# A fact that an earlier version did not keep.
+UNKNOWN = "not known"
 
 
 def record(outcome: dict, arm: str, command: str, commit: str) -> dict:
     """The row of one training.
 
     Args:
-        outcome: How it ended, from `read_outcome`.
+        outcome: How it ended, from `read_outcome`, with its `FITS` if it has any.
         arm: Its name in the group.
         command: The command that repeats it, or the group.
         commit: The commit of the source, if the outcome does not know its own.
     """
     own = ("seed", "accuracy", "loss", "updates", "samples", "wall_seconds", "diverged")
-    own += ("high_rate_updates",)
-    row = {name: outcome.get(name) for name in own}
+    own += ("high_rate_updates", *FITS)
+    row = dict.fromkeys(COLUMNS) | {name: outcome.get(name) for name in own}
     row |= {name: outcome["settings"][name] for name in _SETTINGS}
     return row | {
         "arm": arm,
         "stretch": str(row["stretch"]),  # A number or `auto`.
         "found_stretch": outcome.get("stretch"),
         "suitable_stretch": outcome.get("noise_scale", {}).get("suitable_stretch"),
+        **_facts(outcome, command, commit),
+    }
+
+
+def landscape_records(
+    measured: dict, flags: dict[str, str], command: str, commit: str
+) -> list[dict]:
+    """The rows of a landscape, one for each range of distances.
+
+    Args:
+        measured: What its `landscape.json` has.
+        flags: Its flags, from `read_flags`.
+        command: The command that repeats it.
+        commit: The commit of the source, if `measured` does not know its own.
+    """
+    names = ("seed", "model", "dataset", "train_examples", "batch_size")
+    shared = dict.fromkeys(COLUMNS) | {
+        **{name: _value(name, flags[name]) for name in names},
+        **{name: measured[name] for name in ("loss", "weights_norm", "directions")},
+        "state": measured["network"].rpartition(", ")[2],
+        **_facts(measured, command, commit),
+    }
+    return [
+        shared
+        | {
+            "arm": distances,
+            "alpha": fit["alpha"],
+            "alpha_error": fit["error"],
+            "alpha_r2": fit["r_squared"],
+        }
+        for distances, fit in measured["fits"].items()
+    ]
+
+
+def _facts(found, command, commit):
+    """The `FACTS` of what was measured. Landscapes of earlier versions know none."""
+    versions = found.get("versions", {})
+    return {
         "command": command,
-        "hardware": hardware(outcome["hardware"]),
-        "versions": ", ".join(f"{k} {v}" for k, v in outcome["versions"].items()),
-        "commit": outcome.get("commit", commit),
+        "hardware": hardware(found["hardware"]) if "hardware" in found else UNKNOWN,
+        "versions": ", ".join(f"{k} {v}" for k, v in versions.items()) or UNKNOWN,
+        "commit": found.get("commit", commit),
     }
 
 
@@ -77,7 +126,12 @@ def by_arm(rows: list[dict]) -> dict[str, list[dict]]:
 def write(file: pathlib.Path, rows: list[dict]) -> None:
     """Writes a group's file."""
     text = io.StringIO()
-    table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    columns = [
+        name
+        for name in COLUMNS
+        if name not in _SOME or any(row[name] is not None for row in rows)
+    ]
+    table = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     table.writeheader()
     table.writerows(rows)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -93,7 +147,7 @@ def read(file: pathlib.Path) -> list[dict]:
 
 
 def read_all(folder: pathlib.Path) -> dict[str, list[dict]]:
-    """All groups of trainings in a folder, by the names of their files."""
+    """All groups in a folder, by the names of their files."""
     return {file.stem: read(file) for file in sorted(folder.glob("*.csv"))}
 
 
@@ -101,7 +155,7 @@ def _value(name, text):
     if name in _WHOLE + _REAL:
         number = int if name in _WHOLE else float
         return number(text) if text else None
-    return text
+    return text or None
 
 
 def short_commit(commit: str) -> str:

@@ -14,10 +14,16 @@ from experiment import COMMAND, Experiment, arm_directory, settings_without_data
 from gbn_keras.training import study
 from gbn_keras.training.errors import UsageError
 from gbn_keras.training.planner import Planner
-from gbn_keras.training.report.comparison import read_comparison
+from gbn_keras.training.report.comparison import (
+    WEIGHT_DISTANCE,
+    fit_cells,
+    read_comparison,
+    weight_distance,
+)
 from gbn_keras.training.run.run_directory import (
     FLAGFILE,
     read_flags,
+    read_landscape,
     read_outcome,
     refuse_other_flags,
 )
@@ -27,7 +33,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 # For a planner. How many there are changes no flag, but a batch must fit.
 _MANY_EXAMPLES = 1_000_000
-_MODES = ("train", "study", "sweep")
+_MODES = ("train", "study", "sweep", "landscape")
 
 EXPERIMENTS = tuple(
     script.EXPERIMENT
@@ -38,26 +44,32 @@ EXPERIMENTS = tuple(
 def collect(folders: list[pathlib.Path], commit: str) -> list[dict]:
     """A row for each training in these folders that has ended.
 
+    Of a landscape, it is a row for each range of distances.
+
     Args:
-        folders: Run directories of trainings, studies or sweeps, or folders of
-            an experiment's task; finished or not.
-        commit: The commit of trainings that do not know their own, as those of earlier
-            versions.
+        folders: Run directories of trainings, studies, sweeps or landscapes, or folders
+            of an experiment's task; finished or not.
+        commit: The commit of trainings and landscapes that do not know their own, as
+            those of earlier versions.
 
     Raises:
-        UsageError: If a folder is none of these, has no training that has ended, or
-            has the same arm and seed as another one.
+        UsageError: If a folder is none of these, has nothing that has ended, has the
+            same arm and seed as another one, or if some are landscapes and some not.
     """
     rows = []
     for folder in folders:
-        command, arms = _read(folder)
-        if not any(arms.values()):
+        found = _rows(folder, commit)
+        if not found:
             raise UsageError(
                 f"{folder}: got no training that has ended, wanted one at least. "
                 "Collect it later."
             )
-        for arm, outcomes in arms.items():
-            rows += [result_files.record(one, arm, command, commit) for one in outcomes]
+        rows += found
+    if len({is_landscape(row) for row in rows}) > 1:
+        raise UsageError(
+            "got a landscape and a training, wanted one kind. Collect the folders with "
+            "a --name each."
+        )
     trainings = [(row["arm"], row["seed"]) for row in rows]
     for arm, seed in trainings:
         if trainings.count((arm, seed)) > 1:
@@ -68,11 +80,31 @@ def collect(folders: list[pathlib.Path], commit: str) -> list[dict]:
     return rows
 
 
-def _read(folder):
-    """The command of a folder, and the outcomes of each arm."""
+def is_landscape(row: dict) -> bool:
+    """Whether a row is that of a landscape, and not of a training."""
+    return row["alpha"] is not None
+
+
+def _rows(folder, commit):
+    """The rows of a folder."""
     if not (folder / FLAGFILE).is_file():
-        return _read_experiment(folder)
-    mode = read_flags(folder)["mode"]
+        command, arms = _read_experiment(folder)
+    elif (flags := read_flags(folder))["mode"] == "landscape":
+        if not (measured := read_landscape(folder)):
+            return []
+        command = command_of(folder)
+        return result_files.landscape_records(measured, flags, command, commit)
+    else:
+        command, arms = _read_program(folder, flags["mode"])
+    return [
+        result_files.record(one, arm, command, commit)
+        for arm, outcomes in arms.items()
+        for one in outcomes
+    ]
+
+
+def _read_program(folder, mode):
+    """The command of a run directory, and the outcomes of each arm."""
     if mode not in _MODES:
         raise UsageError(
             f"{folder}: got --mode={mode}, wanted one of {', '.join(_MODES)}. Leave it "
@@ -80,13 +112,25 @@ def _read(folder):
         )
     command = command_of(folder)
     if mode == "train":
-        result = read_outcome(folder)
         arm = command.removeprefix("python train.py").strip() or "no flags"
-        return command, {arm: [result] * bool(result)}
-    return command, read_comparison(folder).results
+        return command, {arm: _outcomes([folder])}
+    directories = read_comparison(folder).directories
+    return command, {arm: _outcomes(own) for arm, own in directories.items()}
+
+
+def _outcomes(run_dirs):
+    """How those of these trainings ended that have, with the fits of their distance."""
+    outcomes = []
+    for run_dir in run_dirs:
+        if outcome := read_outcome(run_dir):
+            if "diverged" not in outcome and (run_dir / WEIGHT_DISTANCE).exists():
+                outcome |= fit_cells(weight_distance(run_dir)[1])
+            outcomes.append(outcome)
+    return outcomes
 
 
 def _read_experiment(folder):
+    """The command of an experiment's folder, and the outcomes of each arm."""
     command, experiment, task = _experiment_of(folder)
     arms = {}
     for arm in experiment.arms(task):
@@ -96,8 +140,7 @@ def _read_experiment(folder):
         for run_dir in found:
             own = experiment.flags(task, arm, int(read_flags(run_dir)["seed"]))
             refuse_other_flags(run_dir, resolved(own))
-        outcomes = [one for x in found if (one := read_outcome(x))]
-        if outcomes:
+        if outcomes := _outcomes(found):
             arms[arm] = sorted(outcomes, key=lambda one: one["seed"])
     return command, arms
 
@@ -160,7 +203,7 @@ def command_of(run_dir: pathlib.Path) -> str:
 
 def _seeds(flags, own):
     """The seeds of a study or a sweep, if its other flags have others."""
-    if flags["mode"] == "train":
+    if flags["mode"] in ("train", "landscape"):
         return []
     settings = _parsed(own)
     return [
@@ -183,7 +226,7 @@ def resolved(flags: list[str]) -> Settings:
     """The settings that the program makes of these flags, with all values filled in.
 
     Raises:
-        UsageError: If the program refuses the flags, or trains nothing with them.
+        UsageError: If the program refuses the flags, or measures nothing with them.
     """
     settings = _parsed(flags)
     planner = Planner(settings.train_examples or _MANY_EXAMPLES)
@@ -191,7 +234,7 @@ def resolved(flags: list[str]) -> Settings:
         return study.prepare_study(settings, planner)[0]
     if settings.mode == "sweep":
         return study.prepare_sweep(settings, planner)[0]
-    if settings.mode == "train":
+    if settings.mode in ("train", "landscape"):
         return planner.plan(settings).settings
     raise UsageError(f"--mode: got {settings.mode}, wanted one of {', '.join(_MODES)}.")
 

@@ -1,4 +1,4 @@
-"""What the benchmarks of speed, memory and kills found, kept as their own JSON.
+"""What the benchmarks of speed, memory, kills and the theory found, as their own JSON.
 
 `docs/results/NAME.json` is what a benchmark wrote with `--json`: see
 `side_by_side.write_json`.
@@ -10,6 +10,7 @@ import pathlib
 
 import accelerator_report
 import result_files
+import result_theory
 import side_by_side
 from experiment import markdown
 
@@ -19,7 +20,7 @@ from gbn_keras.training.run.run_directory import write_whole
 # What a GPU or a TPU measured, which has tables of its own.
 _ACCELERATOR = "accelerator"
 
-# What is measured, under which name, and by which command.
+# What is measured of speed, memory and kills, under which name, by which command.
 SPEED = {
     "speed_layer": "layer_speed.py",
     "speed_layer_xla": "layer_speed.py --jit",
@@ -39,6 +40,8 @@ SPEED = {
     "kills_auto": "kill_soak.py --auto",
     _ACCELERATOR: "accelerator.py report",
 }
+# All that `keep` takes.
+KEPT = SPEED | result_theory.SCRIPTS
 _BACKENDS = {"speed_layer_torch": "torch", "speed_layer_jax": "jax"}
 # Of these options, a table may have any: they say how exactly it was measured.
 _FREE = ("--rounds", "--kills", "--runs", "--seed", "--processes")
@@ -46,7 +49,7 @@ _FREE = ("--rounds", "--kills", "--runs", "--seed", "--processes")
 
 def command(name: str) -> str:
     """The command that measures it."""
-    script, *words = SPEED[name].split()
+    script, *words = KEPT[name].split()
     return side_by_side.command([script, *words], _BACKENDS.get(name, "tensorflow"))
 
 
@@ -57,8 +60,8 @@ def keep(file: pathlib.Path, name: str, folder: pathlib.Path) -> pathlib.Path:
         UsageError: If there is no such name, or if the file is not what its command
             writes.
     """
-    if name not in SPEED:
-        raise UsageError(f"--name: got {name}, wanted one of {', '.join(SPEED)}.")
+    if name not in KEPT:
+        raise UsageError(f"--name: got {name}, wanted one of {', '.join(KEPT)}.")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         made_by = content["command"]
@@ -81,7 +84,7 @@ def keep(file: pathlib.Path, name: str, folder: pathlib.Path) -> pathlib.Path:
 
 def read_all(folder: pathlib.Path) -> dict[str, dict]:
     """What is kept, by name."""
-    files = {name: folder / f"{name}.json" for name in SPEED}
+    files = {name: folder / f"{name}.json" for name in KEPT}
     return {
         name: json.loads(file.read_text(encoding="utf-8"))
         for name, file in files.items()
@@ -109,6 +112,8 @@ def section(name: str, content: dict | None) -> str:
 
 def tables(name: str, rows: list[dict]) -> str:
     """The tables of the rows that a benchmark wrote."""
+    if name in result_theory.SCRIPTS:
+        return result_theory.tables(name, rows)
     if name.startswith("speed_layer"):
         return _layers(rows)
     if name.startswith("kills"):

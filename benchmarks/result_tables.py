@@ -1,9 +1,13 @@
-"""The tables of measured trainings, as Markdown."""
+"""The tables of what run directories have measured, as Markdown."""
+
+import itertools
+import statistics
+from collections.abc import Sequence
 
 import result_files
 import stretch_curve
 from experiment import half_interval, markdown
-from result_runs import experiment_of
+from result_runs import experiment_of, is_landscape
 
 from gbn_keras.training.report import paper
 from gbn_keras.training.report.comparison import accuracy_shown, study_table
@@ -30,9 +34,14 @@ _OPTIONAL = ("paper %", "advised", "diverged", *result_files.FACTS)
 
 
 def kind_of(rows: list[dict]) -> str:
-    """What a group is: `study`, `sweep`, `trainings`, or an experiment's script."""
+    """What a group is: `study`, `sweep`, `trainings`, `landscape` or a script's name.
+
+    The script is that of an experiment.
+    """
     if experiment := experiment_of(rows):
         return experiment.script
+    if is_landscape(rows[0]):
+        return "landscape"
     if is_study(rows):
         return "study"
     is_sweep = all(row["arm"].startswith("batch ") for row in rows)
@@ -62,9 +71,11 @@ def of_variant(rows: list[dict], variant: str) -> list[dict]:
 
 
 def title(rows: list[dict]) -> str:
-    """Network, data, epochs and batch sizes of a group."""
+    """Network and data of a group, with epochs and batch sizes, or its state."""
     # In a study, the last training is the one with all remedies.
     last = rows[-1]
+    if is_landscape(last):
+        return f"{_network(last)}, {_data(last)}, {last['state']}"
     epochs = sorted({row["epochs"] for row in rows})
     shown = " to ".join(map(str, dict.fromkeys((epochs[0], epochs[-1]))))
     text = f"{_network(last)}, {_data(last)}, {shown} epochs"
@@ -76,25 +87,49 @@ def title(rows: list[dict]) -> str:
 def section(rows: list[dict]) -> str:
     """All that is known of a group: what its trainings share, and a row for each arm.
 
-    What the trainings do not share is in columns.
+    What the trainings do not share is in columns. Of landscapes, it is above the table.
     """
-    shared, different = [], []
-    for fact in result_files.FACTS:
-        if len(values := {row[fact] for row in rows}) == 1:
-            shared.append(f"- {fact}: {_fact(fact, values.pop())}")
-        else:
-            different.append(fact)
-    arms = {arm: [] for arm in result_files.by_arm(rows)}
-    for row in rows:
-        arms[row["arm"]].append(row)
-    table = study_table(result_files.by_arm(rows))
-    cells = [_cells(arm, table[arm], arms[arm], different) for arm in arms]
-    names = [
-        name
-        for name in cells[0]
-        if name not in _OPTIONAL or any(own[name] for own in cells)
+    different = [
+        fact for fact in result_files.FACTS if len({row[fact] for row in rows}) > 1
     ]
-    return "\n".join(shared) + "\n\n" + markdown(names, cells)
+    if is_landscape(rows[0]):
+        table, different = landscapes([rows]), []
+    else:
+        cells = arm_cells(rows, different)
+        names = [
+            name
+            for name in cells[0]
+            if name not in _OPTIONAL or any(own[name] for own in cells)
+        ]
+        table = markdown(names, cells)
+    shared = [
+        f"- {fact}: {', '.join(_facts(fact, rows))}"
+        for fact in result_files.FACTS
+        if fact not in different
+    ]
+    return "\n".join(shared) + "\n\n" + table
+
+
+def arm_cells(rows: list[dict], different: Sequence[str] = ()) -> list[dict[str, str]]:
+    """For each arm of a group of trainings, its cells by column.
+
+    Args:
+        rows: The rows of the group.
+        different: The `FACTS` that become columns.
+    """
+    table = study_table(result_files.by_arm(rows))
+    return [
+        _cells(arm, table[arm], trainings, different)
+        for arm, trainings in _by_arm(rows).items()
+    ]
+
+
+def _by_arm(rows):
+    """The rows of each arm."""
+    arms = {}
+    for row in rows:
+        arms.setdefault(row["arm"], []).append(row)
+    return arms
 
 
 def _cells(arm, row, trainings, different):
@@ -115,9 +150,7 @@ def _cells(arm, row, trainings, different):
         "samples": f"{row['samples']:,}",
         "seconds": f"{row['wall_seconds']:,.1f}",
         **{
-            fact: ", ".join(sorted({_fact(fact, x[fact]) for x in trainings}))
-            if fact in different
-            else ""
+            fact: ", ".join(_facts(fact, trainings)) if fact in different else ""
             for fact in result_files.FACTS
         },
     }
@@ -157,6 +190,54 @@ def stretches(groups: list[list[dict]]) -> str:
     """One table of several tasks of `stretch_curve.py`."""
     named = {title(rows): result_files.by_arm(rows) for rows in groups}
     return stretch_curve.summary(named)
+
+
+def distances(rows: list[dict]) -> list[dict[str, str]]:
+    """For each batch size of a sweep, its cells of the fits of the weights' distance.
+
+    The values are means over the seeds, with their deviation.
+    """
+    lines = []
+    for trainings in _by_arm(rows).values():
+        fitted = [row for row in trainings if row["log_r2"] is not None]
+        columns = {
+            "slope": [row["log_b"] for row in fitted],
+            "R² of a + b log t": [row["log_r2"] for row in fitted],
+            "R² of a t^b": [row["power_r2"] for row in fitted],
+        }
+        first = trainings[0]
+        lines.append(
+            {
+                "batch": f"{first['batch_size']:,}",
+                "seeds": _seeds([row["seed"] for row in trainings]),
+                "updates": f"{first['high_rate_updates']:,}",
+                **{name: _mean(values) for name, values in columns.items()},
+            }
+        )
+    return lines
+
+
+def _mean(values):
+    """Their mean with their deviation, if there are any."""
+    text = f"{statistics.mean(values):.3f}" if values else ""
+    return text + (f" ± {statistics.stdev(values):.3f}" if values[1:] else "")
+
+
+def landscapes(groups: list[list[dict]]) -> str:
+    """One table of several landscapes: alpha and R² for each range of distances."""
+    first, lines = "network, data, examples, directions", {}
+    for row in itertools.chain(*groups):
+        network = f"{_network(row)}, {_data(row)}"
+        label = f"{network}, {row['batch_size']:,}, {row['directions']}"
+        line = lines.setdefault((label, row["seed"]), {first: label})
+        line |= {
+            "seed": str(row["seed"]),
+            row["arm"]: f"{row['alpha']:.3f} ± {row['alpha_error']:.3f} "
+            f"(R² {row['alpha_r2']:.4f})",
+        }
+    names = list(dict.fromkeys(itertools.chain(*lines.values())))
+    note = "Alpha ± its standard error, from resampling the directions."
+    return f"{markdown(names, list(lines.values()))}\n\n{note}"
 
 
 def verdict(rows: list[dict]) -> str:
@@ -201,7 +282,9 @@ def _seeds(seeds):
     return ", ".join(map(str, seeds))
 
 
-def _fact(name, value):
+def _facts(name, rows):
+    """The different values of a fact, as they are shown."""
+    values = {row[name] for row in rows}
     if name == "commit":
-        value = result_files.short_commit(value)
-    return f"`{value}`" if name in ("command", "commit") else value
+        values = set(map(result_files.short_commit, values))
+    return sorted(f"`{x}`" if name in ("command", "commit") else x for x in values)

@@ -5,14 +5,15 @@
     python benchmarks/results.py write
     python benchmarks/results.py draw NAME PICTURE
 
-`collect` reads run directories of trainings, studies or sweeps, or the folder of an
-experiment's task, and writes `docs/results/NAME.csv` with a row for each training that
-has ended. It may be called again when there are more. Experiments are `table1.py`,
-`stretch_curve.py`, `as_published.py`, `ghost_size.py` and `where_it_turns.py`, by their
-own commands or by `accelerator.py train`.
+`collect` reads run directories of trainings, studies, sweeps or landscapes, or the
+folder of an experiment's task, and writes `docs/results/NAME.csv` with a row for each
+training that has ended. It may be called again when there are more. Experiments are
+`table1.py`, `stretch_curve.py`, `as_published.py`, `ghost_size.py` and
+`where_it_turns.py`, by their own commands or by `accelerator.py train`. The NAME of one
+of the paper's figures is that of its flagfile in `configs/scaled/`.
 
-`keep` takes the file that a benchmark of speed, memory or kills wrote with `--json`.
-The names are those of `result_speed.SPEED`.
+`keep` takes the file that a benchmark of speed, memory, kills or the theory wrote with
+`--json`. The names are those of `result_speed.KEPT`.
 
 `write` needs neither. From `docs/results/` it makes `RESULTS.md` and fills the marked
 places of the pages that show a part of it:
@@ -21,6 +22,8 @@ places of the pages that show a part of it:
     <!-- end of results -->
 
 A NAME may be `GROUP:VARIANT`, for the study that `as_published.py` makes of a variant.
+If a figure of the paper, or one of the names of `keep`, is not kept yet, its place says
+which command measures it.
 
 `draw` makes the picture of an experiment's group, as the experiment's own command does.
 
@@ -35,10 +38,12 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import result_figures
 import result_files
 import result_runs
 import result_speed
 import result_tables
+import result_theory
 import stretch_curve
 from matplotlib.figure import Figure
 
@@ -47,14 +52,22 @@ from gbn_keras.training.run import source
 from gbn_keras.training.run.run_directory import write_whole
 
 ROOT = pathlib.Path(__file__).parent.parent
-PAGES = ("README.md", "docs/results.md", "docs/how_long.md", "docs/speed.md")
+PAGES = (
+    *("README.md", "docs/results.md", "docs/how_long.md", "docs/speed.md"),
+    *("docs/paper.md", "docs/how_it_works.md"),
+)
 BLOCK = re.compile(r"(<!-- results: (.*?) -->\n).*?(<!-- end of results -->)", re.S)
 
 # The study that tells whether the paper's claim holds: F1 on MNIST, the whole regime.
 _FULL = "table1_mnist_50"
 
-# Groups that no experiment makes, by `result_tables.kind_of`.
-_KINDS = {"study": "Studies", "sweep": "Sweeps", "trainings": "Single trainings"}
+# Groups that no experiment makes, by `result_tables.kind_of`, and what is to be run.
+_KINDS = {
+    "study": ("Studies", ()),
+    "sweep": ("Sweeps", result_figures.SWEEPS),
+    "landscape": ("Roughness of the loss", result_figures.LANDSCAPES),
+    "trainings": ("Single trainings", ()),
+}
 _HEAD = """\
 # All results
 
@@ -76,8 +89,8 @@ _HEAD = """\
 | updates, samples, seconds | mean of a training; seconds on a machine with other work |
 
 The commit is that of the source when a training began. The program's first trainings
-did not keep it; theirs is that of the checkout that collected them. A `-changed` behind
-it says that the source had changes.
+and landscapes did not keep it; theirs is that of the checkout that collected them. A
+`-changed` behind it says that the source had changes.
 """
 
 
@@ -90,11 +103,12 @@ def main(argv: list[str] | None = None) -> int:
     collect.add_argument("--name", required=True, type=_name, help="of the file")
     collect.add_argument(
         "--commit",
-        help="that of trainings that do not know their own; default: the checkout's",
+        help="that of trainings and landscapes that do not know their own; default: "
+        "the checkout's",
     )
     keep = commands.add_parser("keep", help="keep what a benchmark's --json wrote")
     keep.add_argument("file", type=pathlib.Path, metavar="FILE")
-    keep.add_argument("--name", required=True, choices=result_speed.SPEED)
+    keep.add_argument("--name", required=True, choices=result_speed.KEPT)
     commands.add_parser("write", help="write RESULTS.md and the tables of the pages")
     draw = commands.add_parser("draw", help="draw what is kept of an experiment")
     draw.add_argument("name", metavar="NAME")
@@ -106,7 +120,7 @@ def main(argv: list[str] | None = None) -> int:
             rows = result_runs.collect(arguments.run_dirs, commit)
             file = result_files.FOLDER / f"{arguments.name}.csv"
             result_files.write(file, rows)
-            print(f"{file}: {len(rows)} trainings")
+            print(f"{file}: {len(rows)} rows")
             print(result_tables.section(rows))
         elif arguments.command == "keep":
             folder = result_files.FOLDER
@@ -158,9 +172,11 @@ def all_results(groups: dict[str, list[dict]], speeds: dict[str, dict]) -> str:
     full = groups.get(_FULL)
     told = result_tables.verdict(full) if full else "The paper's claim: not run."
     parts = [_HEAD.format(verdict=told)]
-    for kind, heading in _KINDS.items():
-        if kind in of_kind:
-            parts += [f"## {heading}\n", *_groups(of_kind[kind])]
+    for kind, (heading, wanted) in _KINDS.items():
+        if kind in of_kind or wanted:
+            parts += [f"## {heading}\n", *_groups(of_kind.get(kind, {}))]
+        missing = [name for name in wanted if name not in groups]
+        parts += [f"{result_figures.not_run(name)}\n" for name in missing]
     for experiment in result_runs.EXPERIMENTS:
         own = of_kind.get(experiment.script, {})
         parts += [f"## {experiment.heading}\n", *_groups(own)]
@@ -168,11 +184,15 @@ def all_results(groups: dict[str, list[dict]], speeds: dict[str, dict]) -> str:
         for task in experiment.tasks:
             if not measured & set(experiment.commands(task)):
                 parts.append(f"Not run: `{experiment.command(task)}`\n")
-    parts.append("## Speed, memory and kills\n")
-    # What is not run comes last, in few lines.
-    for name in sorted(result_speed.SPEED, key=lambda name: name not in speeds):
-        parts += [f"### {name}\n"] * (name in speeds)
-        parts.append(result_speed.section(name, speeds.get(name)) + "\n")
+    for heading, names in (
+        ("The theory", result_theory.SCRIPTS),
+        ("Speed, memory and kills", result_speed.SPEED),
+    ):
+        parts.append(f"## {heading}\n")
+        # What is not run comes last, in few lines.
+        for name in sorted(names, key=lambda name: name not in speeds):
+            parts += [f"### {name}\n"] * (name in speeds)
+            parts.append(result_speed.section(name, speeds.get(name)) + "\n")
     return "\n".join(parts)
 
 
@@ -184,6 +204,8 @@ def _groups(groups):
         yield result_tables.section(rows) + "\n"
         if result_runs.experiment_of(rows):
             yield result_tables.findings(rows) + "\n"
+        elif told := result_figures.findings(name, rows):
+            yield told + "\n"
 
 
 def filled(
@@ -197,7 +219,7 @@ def filled(
 
     def block(found):
         begin, names, end = found.groups()
-        if names in result_speed.SPEED:
+        if names in result_speed.KEPT:
             shown = result_speed.section(names, speeds.get(names))
         else:
             shown = _shown(names, groups, page)
@@ -213,9 +235,12 @@ def _shown(names, groups, page):
         for name, rows in groups.items()
         for variant in result_tables.variants(rows)
     }
+    for figures in (result_figures.SWEEPS, result_figures.LANDSCAPES):
+        if set(names.split()) <= set(figures):
+            return result_figures.shown(names.split(), groups)
     missing = [name for name in names.split() if name not in groups]
     if missing:
-        known = [*groups, *result_speed.SPEED]
+        known = [*groups, *result_speed.KEPT]
         raise UsageError(
             f"{page}: got results of {missing[0]}, wanted some of {', '.join(known)}. "
             "Collect them first."

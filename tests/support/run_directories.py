@@ -7,9 +7,11 @@ import pathlib
 import pandas as pd
 from conftest import settings_of
 
+from gbn_keras.analysis.fits import AlphaFit
 from gbn_keras.training import study
 from gbn_keras.training.planner import Planner
 from gbn_keras.training.report import paper, search_report
+from gbn_keras.training.run.circumstances import circumstances
 
 EXAMPLES = 60_000
 STUDY = ("--mode=study", "--dataset=mnist", "--download", "--batch_size=4096")
@@ -80,6 +82,31 @@ def write_sweep(run_dir, sizes):
         folder = str(study.arm_directory(run_dir, arm, 1))
         own = dataclasses.replace(plan.settings, run_dir=folder)
         write_training(own, own.batch_size / 5000)
+    return run_dir
+
+
+def write_landscape(run_dir, *flags):
+    """Writes the landscape of a fresh F1 on MNIST. Alpha is 2, or 1.9 far away."""
+    flags = ("--mode=landscape", "--dataset=mnist", "--download", *flags)
+    plan = Planner(EXAMPLES).plan(settings_of(*flags, f"--run_dir={run_dir}"))
+    run_dir.mkdir(parents=True)
+    (run_dir / "flags.cfg").write_text(plan.settings.flagfile())
+    near = AlphaFit(2.0, 0.01, 0.9999)
+    far = AlphaFit(1.9, 0.02, 0.9995)
+    measured = {
+        "network": "f1 on mnist, at initialization",
+        "loss": 2.5,
+        "weights_norm": 72.5,
+        "directions": plan.settings.directions,
+        "examples": plan.settings.batch_size,
+        "fits": {
+            "distance 0.1 to 1": dataclasses.asdict(near),
+            "distance 1 to 10": dataclasses.asdict(far),
+        },
+        "paper": {"alpha": 2},
+        **circumstances(plan),
+    }
+    (run_dir / "landscape.json").write_text(json.dumps(measured))
     return run_dir
 
 

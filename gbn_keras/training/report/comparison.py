@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from gbn_keras.analysis.fits import fit_distance
+from gbn_keras.analysis.fits import Fit, fit_distance
 from gbn_keras.training.report import paper, pictures
 from gbn_keras.training.report.columns import Columns, concatenate, read_columns
 from gbn_keras.training.run.run_directory import (
@@ -17,6 +17,9 @@ from gbn_keras.training.run.run_directory import (
     read_result,
 )
 from gbn_keras.training.run.tables import ARMS, arm_directory
+
+# Distance of the weights by update, in a run directory: see `WeightDistance`.
+WEIGHT_DISTANCE = "weight_distance.csv"
 
 # A table: for each row, its cells by column. All rows have the same columns.
 Rows = dict[str, dict[str, object]]
@@ -106,7 +109,7 @@ def read_comparison(run_dir: pathlib.Path) -> Comparison:
         {
             arm: weight_distance(paths[0])
             for arm, paths in finished.items()
-            if paths and (paths[0] / "weight_distance.csv").exists()
+            if paths and (paths[0] / WEIGHT_DISTANCE).exists()
         },
     )
 
@@ -218,7 +221,7 @@ def weight_distance(run_dir: pathlib.Path) -> tuple:
 
     The fits are over the phase of high rate. If it is too short, there are none.
     """
-    table = read_columns(run_dir / "weight_distance.csv")
+    table = read_columns(run_dir / WEIGHT_DISTANCE)
     high_rate = read_result(run_dir)["high_rate_updates"]
     updates, total = table["updates"], table["total"]
     phase = updates <= high_rate
@@ -226,19 +229,28 @@ def weight_distance(run_dir: pathlib.Path) -> tuple:
     return table, fits, high_rate
 
 
+def fit_cells(fits: tuple[Fit, ...]) -> dict[str, float]:
+    """The two fits of a distance as cells of a table, or no cells if there are none.
+
+    They are `log_a`, `log_b`, `log_r2` and `log_residual`, for `a + b log t`, and the
+    same with `power` for `a t^b`.
+
+    Args:
+        fits: From `weight_distance`.
+    """
+    return {
+        f"{name}_{key}": value
+        for name, fit in zip(("log", "power"), fits, strict=False)
+        for key, value in (
+            *(("a", fit.a), ("b", fit.b)),
+            *(("r2", fit.r_squared), ("residual", fit.residual)),
+        )
+    }
+
+
 def _with_fits(table, distances):
     """The table, with how well a logarithm and a power law fit the arms' distances."""
-    fits = {
-        arm: {
-            f"{name}_{key}": value
-            for name, fit in zip(("log", "power"), found, strict=False)
-            for key, value in (
-                *(("a", fit.a), ("b", fit.b)),
-                *(("r2", fit.r_squared), ("residual", fit.residual)),
-            )
-        }
-        for arm, (_, found, _) in distances.items()
-    }
+    fits = {arm: fit_cells(found) for arm, (_, found, _) in distances.items()}
     names = next((list(own) for own in fits.values() if own), [])
     missing = dict.fromkeys(names, math.nan)
     return {arm: row | missing | fits.get(arm, {}) for arm, row in table.items()}

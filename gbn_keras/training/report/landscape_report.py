@@ -1,6 +1,5 @@
 """Reports on the loss around the weights, as `--mode=landscape` measured it."""
 
-import json
 import pathlib
 
 from matplotlib.figure import Figure
@@ -8,11 +7,12 @@ from matplotlib.figure import Figure
 from gbn_keras.analysis.fits import AlphaFit
 from gbn_keras.training.report import pictures
 from gbn_keras.training.report.columns import read_columns
+from gbn_keras.training.run.run_directory import read_landscape
 
 
 def read(run_dir: pathlib.Path) -> tuple[str, dict[str, dict[str, str]], str, Figure]:
     """The result in a sentence, its table with a note, and its picture."""
-    measured = json.loads((run_dir / "landscape.json").read_text(encoding="utf-8"))
+    measured = read_landscape(run_dir)
     fits = {name: AlphaFit(**fit) for name, fit in measured["fits"].items()}
     name, fit = next(iter(fits.items()))
     headline = (

@@ -12,6 +12,7 @@ import sys
 from gbn_keras.training.errors import AllDiverged, UsageError
 from gbn_keras.training.report import pictures
 from gbn_keras.training.report.comparison import (
+    WEIGHT_DISTANCE,
     as_shown,
     read_comparison,
     read_metrics,
@@ -26,7 +27,7 @@ PAGE = "report.html"
 
 def report_run(run_dir: pathlib.Path) -> pathlib.Path:
     """Draws the curves of one training; returns the file of the picture."""
-    if (run_dir / "weight_distance.csv").exists():
+    if (run_dir / WEIGHT_DISTANCE).exists():
         batch_size = read_result(run_dir)["settings"]["batch_size"]
         runs = {f"batch {batch_size}": weight_distance(run_dir)}
         pictures.save(pictures.weight_distance(runs), run_dir, "weight_distance.png")

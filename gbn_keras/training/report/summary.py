@@ -21,6 +21,7 @@ from gbn_keras.training.report.comparison import Rows
 from gbn_keras.training.report.environment import environment
 from gbn_keras.training.run.run_directory import (
     FLAGFILE,
+    LANDSCAPE,
     PLAN,
     read_flags,
     read_outcome,
@@ -122,7 +123,7 @@ def summarize(run_dir: pathlib.Path) -> Summary:
         flags=(run_dir / FLAGFILE).read_text(encoding="utf-8"),
     )
     add(summary)
-    if add is _add_training and (run_dir / "landscape.json").exists():
+    if add is _add_training and (run_dir / LANDSCAPE).exists():
         _add_landscape(summary)
     if add is _add_training and (run_dir / FORECAST_FACTS).exists():
         _add_forecast(summary)
@@ -238,7 +239,7 @@ def _add_search(summary):
 
 
 def _add_landscape(summary):
-    if not (summary.run_dir / "landscape.json").exists():
+    if not (summary.run_dir / LANDSCAPE).exists():
         summary.unfinished = "nothing has been measured yet."
         return
     headline, rows, note, picture = landscape_report.read(summary.run_dir)

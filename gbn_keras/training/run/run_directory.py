@@ -19,6 +19,7 @@ PLAN = "plan.txt"
 METRICS = "metrics.csv"
 RESULT = "result.json"
 DIVERGED = "diverged.json"
+LANDSCAPE = "landscape.json"
 MODEL_FILE = "model.keras"
 
 _LOCK = "lock"
@@ -137,6 +138,11 @@ def read_outcome(path: pathlib.Path) -> dict | None:
     `diverged`, the update that was not finite.
     """
     return read_result(path) or _read_record(path / DIVERGED)
+
+
+def read_landscape(path: pathlib.Path) -> dict | None:
+    """What `--mode=landscape` measured in this folder; `None` if it has not."""
+    return _read_record(path / LANDSCAPE)
 
 
 def _read_record(file):

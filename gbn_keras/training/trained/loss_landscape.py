@@ -17,7 +17,9 @@ from gbn_keras.training.model.build_model import build_model
 from gbn_keras.training.model.network import loss_and_metrics
 from gbn_keras.training.planner import Planner
 from gbn_keras.training.report import pictures
+from gbn_keras.training.run.circumstances import circumstances
 from gbn_keras.training.run.run_directory import (
+    LANDSCAPE,
     MODEL_FILE,
     open_run_directory,
     write_whole,
@@ -39,7 +41,9 @@ def measure_landscape(settings: Settings, data=None) -> str:
 
     The network is the trained one in the run directory, or else a new one. The loss is
     that of one training batch, with the normalization of training (ghosts or plain).
-    Writes `landscape.csv`, `landscape.json` and a picture to the run directory.
+    Writes `landscape.csv`, `landscape.json` and a picture to the run directory. Like
+    `result.json`, `landscape.json` has the seed, the settings, the commit, the versions
+    and the hardware.
 
     Args:
         settings: The user's settings.
@@ -71,10 +75,11 @@ def measure_landscape(settings: Settings, data=None) -> str:
             keras.utils.set_random_seed(settings.seed)
             state = "at initialization"
             network = build_model(plan, data).model
-        return _measure(settings, data, network, state)
+        return _measure(plan, data, network, state)
 
 
-def _measure(settings, data, network, state):
+def _measure(plan, data, network, state):
+    settings, made_by = plan.settings, circumstances(plan)
     run_dir = pathlib.Path(settings.run_dir)
 
     # Measurement.
@@ -116,8 +121,9 @@ def _measure(settings, data, network, state):
         "examples": settings.batch_size,
         "fits": {name: dataclasses.asdict(fit) for name, fit in fits.items()},
         "paper": {"alpha": 2},
+        **made_by,
     }
-    write_whole(run_dir / "landscape.json", json.dumps(description, indent=2) + "\n")
+    write_whole(run_dir / LANDSCAPE, json.dumps(description, indent=2) + "\n")
     pictures.save(
         pictures.landscape(table, fits, title, len(result.differences)),
         run_dir,

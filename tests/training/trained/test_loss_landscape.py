@@ -2,6 +2,7 @@
 
 import json
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
@@ -26,6 +27,10 @@ def test_of_a_fresh_network(make_settings, tmp_path):
     assert table["distance"].iloc[0] == 0.1 and table["distance"].iloc[-1] == 10
     described = json.loads((run / "landscape.json").read_text())
     assert described["network"] == "f1_digits on digits, at initialization"
+    # As of a training, where it was measured and with what.
+    assert described["settings"]["directions"] == 10 and described["seed"] == 1
+    assert described["commit"] and described["versions"]["keras"] == keras.__version__
+    assert described["hardware"]["cores"] > 0
     # Against the slope of the table: twice that of the logarithms.
     logs = np.log(table[["distance", "deviation"]])
     slope = np.polyfit(logs["distance"], logs["deviation"], 1)[0]
