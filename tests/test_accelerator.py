@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from backend import JAX_COMPILES_FAST, jax_keeps_programs_in, without_tensorflow
+from backend import jax_keeps_programs_in, without_tensorflow
 from data_sets import store
 from jpegs import picture
 
@@ -51,7 +51,7 @@ def run(tmp_path, compiled):
         environment["KERAS_BACKEND"] = "jax"
         path = [without_tensorflow(tmp_path), str(BENCHMARKS.parent)]
         environment["PYTHONPATH"] = os.pathsep.join(path)
-        environment["XLA_FLAGS"] = JAX_COMPILES_FAST
+        environment.pop("XLA_FLAGS", None)
         environment.update(jax_keeps_programs_in(compiled))
         process = subprocess.run(
             [sys.executable, accelerator_calls.__file__, json.dumps(calls)],
