@@ -24,7 +24,7 @@ EVERY = [*itertools.product(TOLERANCE, [1, 2, 4], [1, 2, 4], [False, True])]
 
 # Ghosts that fit a share of 2, 4 or 8 replicas, that are larger, and that straddle.
 # `test_cut_ghosts.py` has some of the latter, `test_strategy.py` has them on machines.
-CUT = itertools.product(TOLERANCE, (2, 4, 8), (16, 64, 128, 512, 48, 100))
+CUT = [*itertools.product(TOLERANCE, (2, 4, 8), (16, 64, 128, 512, 48, 100))]
 
 
 @functools.cache
