@@ -11,6 +11,7 @@ before the first update. An invalid flag prints one line and exits with code 2.
 # environment variables below are set.
 
 import contextlib
+import gc
 import io
 import os
 import re
@@ -407,7 +408,7 @@ def main(argv: list[str] = sys.argv) -> int:
         # When a machine is lost, each part of TensorFlow reports it. We print one line.
         os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     # The flags are valid. The import takes seconds.
-    with quiet_start() if _IS_QUIET else contextlib.nullcontext():
+    with quiet_start() if _IS_QUIET else contextlib.nullcontext(), _no_collection():
         import tensorflow as tf
 
         from gbn_keras.training import program
@@ -417,6 +418,18 @@ def main(argv: list[str] = sys.argv) -> int:
             tf.config.list_physical_devices()
 
     return program.run(Settings(**values))
+
+
+@contextlib.contextmanager
+def _no_collection():
+    """Keeps Python from looking for cycles among the many objects of the imports."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def parse(argv: list[str]) -> dict[str, Any]:

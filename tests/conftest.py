@@ -3,7 +3,6 @@
 import ctypes
 import functools
 import gc
-import importlib.util
 import os
 import pathlib
 import sys
@@ -25,6 +24,8 @@ def pytest_sessionstart(session):
     The process that only hands them out would import it for seconds before they start.
     """
     if not xdist.is_xdist_controller(session):
+        # Until all is imported, which makes many objects and few cycles.
+        gc.disable()
         prepare_backend()
 
 
@@ -41,12 +42,12 @@ def prepare_backend():
             tf.config.list_physical_devices("CPU")[0],
             [tf.config.LogicalDeviceConfiguration()] * 8,
         )
-    # JAX compiles each operation for each shape, and LLVM's optimizations take most of
-    # it. Keras has JAX loaded by now, which reads this when it first computes. With a
-    # plugin it computes on a GPU, for which it cannot compile in this way.
+    # JAX compiles each operation for each shape. Keras has JAX loaded by now, which
+    # reads this when it first computes.
     elif keras.backend.backend() == "jax":
-        if not importlib.util.find_spec("jax_plugins"):
-            os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+        from backend import JAX_COMPILES_FAST
+
+        os.environ.setdefault("XLA_FLAGS", JAX_COMPILES_FAST)
 
 
 # Models and traced functions form reference cycles, and Python seldom looks for cycles
@@ -109,6 +110,7 @@ def pytest_collection_finish():
     """Makes Python ignore the objects of the imports when it looks for cycles."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True, scope="module")

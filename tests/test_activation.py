@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from backend import IS_JAX
+from backend import IS_JAX, SLOW_ON_JAX
 from ghost_layers import build_pair, predict
 from keras import ops
 
@@ -31,7 +31,7 @@ def trained(size, inside, after):
     "size, activation",
     [
         (4, "relu"),
-        (4, "tanh"),
+        pytest.param(4, "tanh", marks=SLOW_ON_JAX),
         (None, keras.layers.ReLU(max_value=0.5)),
         pytest.param(4, lambda x: x * ops.sigmoid(x), marks=pytest.mark.slow),
     ],

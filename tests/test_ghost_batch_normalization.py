@@ -11,6 +11,7 @@ from backend import (
     IS_JAX,
     IS_TENSORFLOW,
     JIT_COMPILE,
+    SLOW_ON_JAX,
     WAYS,
     tensorflow_only,
 )
@@ -103,9 +104,11 @@ def test_a_batch_of_ghosts_is_plain_batch_normalization_on_each_slice(
         check_slices(kernel, dtype, tolerance, case)
 
 
-@pytest.mark.parametrize("kernel, dtype, tolerance", KERNELS)
+@pytest.mark.parametrize(
+    "kernel, dtype, tolerance",
+    [pytest.param(*k.values, marks=[*k.marks, *SLOW_ON_JAX]) for k in KERNELS],
+)
 @given(data=st.data())
-# JAX compiles every operation for every shape.
 @settings(max_examples=3 if IS_JAX else 10, deadline=None, derandomize=True)
 def test_any_batch_of_ghosts_is_plain_batch_normalization_on_each_slice(
     kernel, dtype, tolerance, data
@@ -291,8 +294,11 @@ def trained_eagerly():
         return trained_weights(run_eagerly=True)
 
 
-# What JAX does not compile it runs eagerly.
-@pytest.mark.parametrize("jit_compile", (True,) if IS_JAX else JIT_COMPILE)
+# What JAX does not compile it runs eagerly: it compiles each operation.
+@pytest.mark.parametrize(
+    "jit_compile",
+    [pytest.param(x, marks=SLOW_ON_JAX) for x in JIT_COMPILE if x or not IS_JAX],
+)
 def test_a_model_trains_the_same_in_a_graph_and_compiled(trained_eagerly, jit_compile):
     for result, reference in zip(
         trained_weights(jit_compile=jit_compile), trained_eagerly, strict=True

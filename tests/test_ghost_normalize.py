@@ -4,7 +4,7 @@ import ghosts
 import keras
 import numpy as np
 import pytest
-from backend import IS_JAX, IS_TENSORFLOW, NAME, WAYS, with_gradients
+from backend import IS_JAX, IS_TENSORFLOW, NAME, WAYS, compiled, with_gradients
 from keras import ops
 
 from gbn_keras.ghost_normalize import ghost_moving_average, ghost_normalize
@@ -49,11 +49,8 @@ EVERYWHERE = (((9, 3, 4, 4), 1, 4), ((27, 2), -1, 13))
 
 
 def marks(shape, way, kernel):
-    """These shapes run in every way, the others where nothing takes long to compile.
-
-    Elsewhere than on TensorFlow there is one way.
-    """
-    is_quick = way == WAYS[0] and kernel not in (None, "compiled")
+    """These shapes run in every way, the others where nothing is compiled."""
+    is_quick = way == "eager" and kernel not in (None, "compiled")
     return [] if shape in EVERYWHERE or is_quick else [pytest.mark.slow]
 
 
@@ -153,7 +150,10 @@ DTYPES = ("float16", "bfloat16", "float32", *IS_TENSORFLOW * ["float64"], "int32
 def test_statistics_are_float32_at_least(dtype, kernel):
     # Squares of 300 overflow float16.
     values = ops.cast(ops.array([[300.0], [-300.0]] * 4), dtype)
-    results = ghost_normalize(values, None, None, 4, _kernel=kernel)
+    normalize = compiled(
+        lambda x: ghost_normalize(x, None, None, 4, _kernel=kernel), WAYS[0]
+    )
+    results = normalize(values)
     found = [keras.backend.standardize_dtype(result.dtype) for result in results]
     statistics = "float64" if dtype == "float64" else "float32"
     assert found == ["float32" if dtype == "int32" else dtype, *2 * [statistics]]
@@ -167,9 +167,10 @@ def test_what_is_masked_takes_no_part_in_the_statistics(kernel):
     inputs = np.random.default_rng(0).normal(size=(8, 5, 3)).astype("float32")
     mask = np.random.default_rng(1).random((8, 5)) < 0.6
     inputs[~mask] = np.nan
-    results = ghost_normalize(
-        ops.array(inputs), None, None, 4, mask=mask, _kernel=kernel
+    normalize = compiled(
+        lambda x: ghost_normalize(x, None, None, 4, mask=mask, _kernel=kernel), WAYS[0]
     )
+    results = normalize(ops.array(inputs))
     mean, variance = map(ops.convert_to_numpy, results[1:])
     for ghost in range(2):
         valid = inputs[4 * ghost : 4 * ghost + 4][mask[4 * ghost : 4 * ghost + 4]]

@@ -5,7 +5,7 @@ import functools
 import keras
 import numpy as np
 import pytest
-from backend import with_gradients
+from backend import tensorflow_only, with_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from marks import slow
@@ -17,6 +17,9 @@ from gbn_keras.shares import Shares
 tf = pytest.importorskip("tensorflow", reason="weighs a tf.data.Dataset")
 
 from gbn_keras.training.data import datasets  # noqa: E402 - Imports TensorFlow.
+
+# TensorFlow computes the weights on every backend.
+whatever_keras_computes_with = tensorflow_only
 
 
 def batches(examples=8, count=4):
@@ -52,6 +55,7 @@ def example_gradients():
     return weights.astype("float32"), x, y, gradients
 
 
+@whatever_keras_computes_with
 def test_the_weights_have_mean_one_and_the_variance_that_restores_the_small_batch():
     weights = weights_of(batches(512, 200).apply(GradientNoise(512, 32)))
     assert weights.dtype == np.float32
@@ -78,6 +82,7 @@ def test_as_sample_weights_they_scale_each_examples_gradient(example_gradients):
     np.testing.assert_allclose(found.reshape(-1), expected, atol=1e-6)
 
 
+@whatever_keras_computes_with
 def test_the_gradient_has_the_mean_of_the_large_batch_and_the_small_batchs_covariance(
     example_gradients,
 ):
@@ -102,6 +107,7 @@ def test_the_gradient_has_the_mean_of_the_large_batch_and_the_small_batchs_covar
     assert np.linalg.norm(found / 2 - wanted) > 0.4 * np.linalg.norm(wanted)
 
 
+@whatever_keras_computes_with
 def test_every_update_and_every_seed_draws_anew_and_again_the_same():
     noise = GradientNoise(8, 2, seed=3)
     whole = weights_of(batches().apply(noise))
@@ -113,6 +119,7 @@ def test_every_update_and_every_seed_draws_anew_and_again_the_same():
     np.testing.assert_array_equal(resumed, whole[2:])
 
 
+@whatever_keras_computes_with
 @pytest.mark.parametrize(
     "replicas, per_machine",
     [(4, 1), (4, 2), slow(2, 1)],
@@ -127,11 +134,13 @@ def test_shares_have_the_weights_of_the_whole_batch(replicas, per_machine, whole
         np.testing.assert_array_equal(part.reshape(4, -1), expected)
 
 
+@whatever_keras_computes_with
 def test_a_last_batch_may_be_smaller(whole):
     data = batches(3, 1).apply(GradientNoise(8, 2))
     np.testing.assert_array_equal(weights_of(data), whole[:1, :3])
 
 
+@whatever_keras_computes_with
 def test_weights_that_are_there_are_multiplied(whole):
     weighted = batches().map(lambda x, y: (x, y, tf.range(8)))
     found = weights_of(weighted.apply(GradientNoise(8, 2)))
@@ -261,6 +270,7 @@ class ByValue(keras.losses.Loss):
         return y_true
 
 
+@whatever_keras_computes_with
 def test_weights_by_step_are_neither_transposed_nor_spread():
     """With as many steps as examples nothing but the numbers would tell."""
     noise = GradientNoise(4, 2)

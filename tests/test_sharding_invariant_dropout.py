@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from backend import IS_JAX, WAYS, compiled, with_gradients
+from backend import IS_JAX, SLOW_ON_JAX, WAYS, compiled, with_gradients
 from keras import ops
 from keras.src.testing import TestCase
 
@@ -38,7 +38,14 @@ def part_drawer(way, shape):
     return first_draw
 
 
-@pytest.mark.parametrize("shape", [(24, 5, 3), (24, 1), (24, 8), (24, 2, 2, 3)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (24, 5, 3),
+        (24, 1),
+        *(pytest.param(x, marks=SLOW_ON_JAX) for x in ((24, 8), (24, 2, 2, 3))),
+    ],
+)
 @pytest.mark.parametrize("way", WAYS)
 def test_parts_draw_what_the_whole_draws(shape, way):
     inputs = np.ones(shape, "float32")

@@ -1,7 +1,6 @@
 """The program takes flags and flagfiles, and answers each mistake in one line."""
 
 import dataclasses
-import functools
 import os
 import pathlib
 import subprocess
@@ -16,61 +15,31 @@ ROOT = pathlib.Path(gbn_train.__file__).parent
 CONFIGS = sorted(ROOT.glob("configs/**/*.cfg"))
 
 
-def run(*flags):
-    """The program in a process of its own, in a newcomer's environment."""
-    return subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *flags],
-        env={k: v for k, v in os.environ.items() if k != "TF_CPP_MIN_LOG_LEVEL"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
 def test_the_flags_are_the_fields_of_the_settings():
     fields = {field.name for field in dataclasses.fields(Settings)}
     assert set(gbn_train.parse(["train.py"])) == fields
-
-
-def run_here(*flags, capsys):
-    """The program in this process, as `run` returns it."""
-    code = gbn_train.main(["train.py", *flags])
-    return subprocess.CompletedProcess(flags, code, *capsys.readouterr())
-
-
-def check_training_then_evaluating(train, evaluate):
-    flags = ("--batch_size=256", "--epochs=2", "--stretch=1", "--run_dir=run")
-    trained = train(*flags)
-    assert trained.returncode == 0, trained.stderr
-    lines = trained.stdout.splitlines()
-    assert lines[:3] == [
-        "batch 256 = 8 ghosts of 32",
-        "learning rate 0.03 x sqrt(8) = 0.0849",
-        "2 epochs = 12 updates (small batch: 2 epochs = 96 updates)",
-    ]
-    assert "Epoch 1/2" in trained.stdout
-    assert lines[-1].startswith("validation accuracy ")
-    assert trained.stderr == ""
-
-    evaluated = evaluate("--mode=evaluate", "--run_dir=run")
-    assert evaluated.returncode == 0, evaluated.stderr
-    # The same figure as at the end of the training.
-    assert lines[-1].startswith(evaluated.stdout.splitlines()[-1])
 
 
 def test_training_then_evaluating_by_the_run_directory_alone(
     tmp_path, monkeypatch, capsys
 ):
     monkeypatch.chdir(tmp_path)
-    here = functools.partial(run_here, capsys=capsys)
-    check_training_then_evaluating(here, here)
+    flags = ("--batch_size=256", "--epochs=2", "--stretch=1", "--run_dir=run")
+    assert gbn_train.main(["train.py", *flags]) == 0
+    trained = capsys.readouterr()
+    lines = trained.out.splitlines()
+    assert lines[:3] == [
+        "batch 256 = 8 ghosts of 32",
+        "learning rate 0.03 x sqrt(8) = 0.0849",
+        "2 epochs = 12 updates (small batch: 2 epochs = 96 updates)",
+    ]
+    assert "Epoch 1/2" in trained.out
+    assert lines[-1].startswith("validation accuracy ")
+    assert trained.err == ""
 
-
-@pytest.mark.cluster
-def test_a_process_trains_and_writes_nothing_else(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    # What it saved, this process evaluates.
-    check_training_then_evaluating(run, functools.partial(run_here, capsys=capsys))
+    assert gbn_train.main(["train.py", "--mode=evaluate", "--run_dir=run"]) == 0
+    # The same figure as at the end of the training.
+    assert lines[-1].startswith(capsys.readouterr().out.splitlines()[-1])
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
@@ -192,6 +161,11 @@ def test_a_mistake_in_the_flags_is_answered_before_tensorflow_is_imported(tmp_pa
 
 
 def test_help_names_every_flag():
-    shown = run("--help").stdout
+    shown = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), "--help"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    ).stdout
     for field in dataclasses.fields(Settings):
         assert f"{field.name}: " in shown

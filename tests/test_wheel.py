@@ -24,8 +24,10 @@ def installed(tmp_path_factory):
     here.mkdir()
 
     def run(*command):
-        # The tests' own environment has all that the package depends on.
+        # The tests' own environment has all that the package depends on. TensorFlow
+        # says as much as for a newcomer.
         environment = {**os.environ, "PYTHONPATH": str(site)}
+        environment.pop("TF_CPP_MIN_LOG_LEVEL", None)
         done = subprocess.run(
             list(map(str, command)),
             cwd=here,
@@ -35,7 +37,7 @@ def installed(tmp_path_factory):
             timeout=300,
         )
         assert not done.returncode, done.stderr
-        return done.stdout
+        return done
 
     # Building leaves files beside the sources, and would pack what it once left there.
     sources = folder / "sources"
@@ -55,16 +57,20 @@ def test_the_package_is_whole(installed):
     assert packages == {p.relative_to(site) for p in site.glob("gbn_keras/**/*.py")}
     assert (site / "gbn_keras" / "py.typed").exists()
     code = "import importlib.util as u; print(u.find_spec('gbn_keras').origin)"
-    file = run(sys.executable, "-c", code).strip()
+    file = run(sys.executable, "-c", code).stdout.strip()
     assert pathlib.Path(file).is_relative_to(site)
 
 
 def test_the_installed_command_does_what_train_py_does(installed, monkeypatch):
     run, here, site = installed
     command, ours = site / "bin" / "gbn-train", (sys.executable, ROOT / "train.py")
-    assert run(command, "--help") == run(*ours, "--help")
+    assert run(command, "--help").stdout == run(*ours, "--help").stdout
     flags = ("--max_updates=2", "--batch_size=256", "--run_dir")
-    run(command, *flags, "installed")
+    done = run(command, *flags, "installed")
+    # A process says nothing but this, to a newcomer too.
+    assert done.stdout.startswith("batch 256 = 8 ghosts of 32\n")
+    assert done.stdout.splitlines()[-1].startswith("validation accuracy ")
+    assert done.stderr == ""
     monkeypatch.chdir(here)
     # In this process, where TensorFlow has started already.
     assert gbn_train.main(["train.py", *flags, "ours"]) == 0

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import venv
+import zipfile
 
 import keras
 import numpy as np
@@ -19,6 +20,9 @@ from keras import layers
 
 from gbn_keras import GhostBatchNormalization, RegimeAdaptation
 from gbn_keras.convert import to_batch_norm, to_ghost_batch_norm
+
+if IS_TENSORFLOW:
+    import tensorflow as tf
 
 BatchNormalization = layers.BatchNormalization
 IMAGES = np.random.default_rng(0).normal(3, 2, (32, 6, 6, 3)).astype("float32")
@@ -406,7 +410,27 @@ if os.path.exists("exported"):
 """
 
 
-@pytest.mark.cluster
+def test_a_file_of_what_was_converted_back_names_nothing_of_the_package(tmp_path):
+    """`test_guides.py` loads such a file where the package cannot be imported."""
+    model = built(functional)
+    expected = predict(model, IMAGES)
+    to_ghost_batch_norm(model, 8)
+    model.save(tmp_path / "ghosts.keras")
+    to_batch_norm(model)
+    model.save(tmp_path / "model.keras")
+    named = []
+    for name in ("ghosts", "model"):
+        with zipfile.ZipFile(tmp_path / f"{name}.keras") as file:
+            named.append(b"gbn_keras" in file.read("config.json"))
+    assert named == [True, False]
+    if IS_TENSORFLOW:
+        model.export(tmp_path / "exported", verbose=False)
+        exported = tf.saved_model.load(tmp_path / "exported")
+        served = exported.serve(IMAGES)
+        np.testing.assert_allclose(served, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
 def test_what_was_converted_back_is_loaded_and_served_without_the_package(tmp_path):
     model = compiled(built(functional))
     to_ghost_batch_norm(fit(model), 8)

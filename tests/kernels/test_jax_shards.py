@@ -9,18 +9,19 @@ import subprocess
 import sys
 
 import pytest
+from backend import JAX_COMPILES_FAST
 
 SCRIPT = pathlib.Path(__file__).parents[1] / "support" / "jax_mesh.py"
 
 
 @pytest.mark.backends
 def test_eight_devices_make_the_update_of_one():
-    flags = "--xla_force_host_platform_device_count=8"
+    devices = "--xla_force_host_platform_device_count=8"
     environment = {
         **os.environ,
         "KERAS_BACKEND": "jax",
         "PYTHONPATH": str(SCRIPT.parents[2]),
-        "XLA_FLAGS": f"{flags} --xla_backend_optimization_level=0",
+        "XLA_FLAGS": f"{devices} {JAX_COMPILES_FAST}",
     }
     process = subprocess.run(
         [sys.executable, SCRIPT],

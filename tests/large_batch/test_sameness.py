@@ -1,18 +1,16 @@
-"""Replicas, micro-batches and machines do not change the weights (invariant 2)."""
+"""Replicas and micro-batches do not change the weights (invariant 2).
+
+`test_strategy.py` has the same for machines.
+"""
 
 import functools
 import itertools
-import json
 
 import numpy as np
 import pytest
 import sameness
-from cluster import run_workers
 from replicas import replicas_of
-
-# What the design allows: relative, float32, after twenty updates. In float64 anything
-# but rounding would show.
-TOLERANCE = {"float32": 1e-5, "float64": 1e-11}
+from sameness import TOLERANCE
 
 # Of the combinations: micro-batches alone, with replicas, and compiled. The first two
 # have the same micro-batch, for which XLA compiles the ghosts once.
@@ -25,15 +23,8 @@ EVERY = [*itertools.product(TOLERANCE, [1, 2, 4], [1, 2, 4], [False, True])]
 
 
 # Ghosts that fit a share of 2, 4 or 8 replicas, that are larger, and that straddle.
-CUT = [
-    pytest.param("float64", 2, 100, marks=pytest.mark.cluster),
-    *(
-        pytest.param(dtype, replicas, ghost, marks=pytest.mark.slow)
-        for dtype in TOLERANCE
-        for replicas in (2, 4, 8)
-        for ghost in (16, 64, 128, 512, 48, 100)
-    ),
-]
+# `test_cut_ghosts.py` has some of the latter, `test_strategy.py` has them on machines.
+CUT = [*itertools.product(TOLERANCE, (2, 4, 8), (16, 64, 128, 512, 48, 100))]
 
 
 @functools.cache
@@ -79,33 +70,10 @@ def test_no_combination_matters(network, dtype, replicas, micro_batches, jit):
     check(network, dtype, replicas, micro_batches, jit)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype, replicas, ghost", CUT)
 def test_ghosts_of_any_size_on_any_replicas_do_not_matter(dtype, replicas, ghost):
     strategy = replicas_of(replicas)
     result = sameness.trained("f1", dtype, strategy, ghost=ghost)
     expected = one_device("f1", dtype, False, ghost)
     assert sameness.distance(result, expected) < TOLERANCE[dtype]
-
-
-# Network, ghosts, and micro-batches of each machine: whole ghosts; a ghost on both
-# machines, beside whole ones; and as the whole batch.
-SOME_ON_MACHINES = [("convolutional", sameness.GHOST, 2), ("f1", 100, 1)]
-MORE_ON_MACHINES = [
-    ("f1", sameness.GHOST, 2),
-    ("f1", 512, 1),
-    ("convolutional", 48, 1),
-]
-
-
-@pytest.mark.cluster
-@pytest.mark.parametrize(
-    "trainings",
-    [SOME_ON_MACHINES, pytest.param(MORE_ON_MACHINES, marks=pytest.mark.slow)],
-)
-def test_two_machines_give_the_result_of_one(trainings, tmp_path):
-    run_workers(2, sameness.__file__, json.dumps([trainings, str(tmp_path)]))
-    for number, (network, ghost, _) in enumerate(trainings):
-        with np.load(tmp_path / f"{number}.npz") as file:
-            arrays = [file[key] for key in file.files]
-        expected = one_device(network, "float32", False, ghost)
-        assert sameness.distance(arrays, expected) < TOLERANCE["float32"]

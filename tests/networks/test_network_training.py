@@ -14,7 +14,7 @@ from gbn_keras.networks.residual import basic_block, bottleneck_block
 
 # JAX takes long to compile these. And one network of a family is enough by default: a
 # basic block and a bottleneck have tests of their own, and the sizes of all are tested.
-LARGE = ("c3", "wresnet10_2", "vgg11", "alexnet", "resnet18", "resnet50")
+LARGE = ("c1", "c3", "wresnet10_2", "vgg11", "alexnet", "resnet18", "resnet50")
 RELATIVES = ("f1_digits", "c3", "wresnet10_2", "resnet50")
 
 
@@ -118,9 +118,11 @@ def test_an_update_moves_every_weight(name):
 @pytest.mark.parametrize(
     "name",
     [
-        "c1",
         "resnet8",
-        *(pytest.param(x, marks=SLOW_ON_JAX) for x in ("vgg11", "alexnet", "resnet18")),
+        *(
+            pytest.param(x, marks=SLOW_ON_JAX)
+            for x in ("c1", "vgg11", "alexnet", "resnet18")
+        ),
     ],
 )
 def test_convolutions_start_from_he_normal_weights_each_of_its_own(name):
@@ -134,7 +136,7 @@ def test_convolutions_start_from_he_normal_weights_each_of_its_own(name):
     assert len({kernel.tobytes() for kernel in kernels}) == len(kernels)
 
 
-@pytest.mark.parametrize("name", ["c1", "resnet8"])
+@pytest.mark.parametrize("name", [pytest.param("c1", marks=SLOW_ON_JAX), "resnet8"])
 def test_a_saved_network_predicts_the_same(name, tmp_path):
     model = small(name)
     model.save(tmp_path / "model.keras")

@@ -14,6 +14,7 @@ from resumed import (
     BATCH,
     EPOCHS,
     UPDATES,
+    WIDTH,
     X,
     Y,
     arrays,
@@ -57,7 +58,8 @@ def whole(tmp_path_factory):
 
 def test_a_training_killed_after_every_update_goes_on_bit_for_bit(tmp_path):
     log = keras.callbacks.CSVLogger(tmp_path / "log.csv", append=True)
-    options = {"validation_data": (X, Y), "class_weight": {0: 1.0, 1: 2.0, 2: 0.5}}
+    class_weight = {number: 0.5 + number for number in range(WIDTH)}
+    options = {"validation_data": (X, Y), "class_weight": class_weight}
     one = train_whole(tmp_path / "one", **options)
     other = train_in_pieces(tmp_path / "other", 1, more=[log], **options)
     assert_same(one, other)
@@ -263,7 +265,7 @@ OTHERS = {
     },
     "source: arrays there, PyDataset here": {"data": dataset},
     "learning_rate: 0.0[0-9]* there, 0.5 here": {"model": lambda: build(rate=0.5)},
-    r"model: sequential/dense/kernel \[5, 6\] .* there, .* \[5, 7\] .* here": {
+    r"model: sequential/dense/kernel \[6, 6\] .* there, .* \[6, 7\] .* here": {
         "model": lambda: build(width=7)
     },
 }

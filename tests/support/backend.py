@@ -1,5 +1,7 @@
 """The Keras backend under test: ways to run a function, and gradients."""
 
+import importlib.util
+
 import keras
 import pytest
 from keras import ops
@@ -14,7 +16,7 @@ JIT_COMPILE = (False,) if NAME == "torch" else (False, True)
 TENSORFLOW_ONLY = "only for TensorFlow"
 tensorflow_only = pytest.mark.skipif(not IS_TENSORFLOW, reason=TENSORFLOW_ONLY)
 
-# JAX takes a minute to compile a network.
+# JAX takes long to compile: a network for up to a minute.
 SLOW_ON_JAX = [pytest.mark.slow] if NAME == "jax" else []
 
 if NAME == "tensorflow":
@@ -30,6 +32,15 @@ else:
     import torch
 
     WAYS = ("eager",)
+
+
+# Flags of XLA. LLVM's optimizations take long. With a plugin JAX computes on a GPU, for
+# which it cannot compile without them.
+JAX_COMPILES_FAST = (
+    ""
+    if importlib.util.find_spec("jax_plugins")
+    else "--xla_backend_optimization_level=0"
+)
 
 
 def jax_keeps_programs_in(folder):

@@ -16,6 +16,7 @@ import time
 import exchange
 import keras
 import micro_batched
+from backend import JAX_COMPILES_FAST
 
 import gbn_keras
 
@@ -62,11 +63,9 @@ def wait_for_the_others(folder, timeout=240):
 def main(folder):
     """What JAX and PyTorch do, without TensorFlow."""
     print(f"{import_the_method()} modules of the method are imported")
-    # JAX reads it when it first computes. See `conftest.py` for the second flag.
-    os.environ["XLA_FLAGS"] = (
-        f"--xla_force_host_platform_device_count={DEVICES} "
-        "--xla_backend_optimization_level=0"
-    )
+    # JAX reads it when it first computes.
+    devices = f"--xla_force_host_platform_device_count={DEVICES}"
+    os.environ["XLA_FLAGS"] = f"{devices} {JAX_COMPILES_FAST}"
     write(folder)
     wait_for_the_others(folder)
     exchange.read(folder)

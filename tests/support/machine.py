@@ -1,22 +1,31 @@
-"""Runs the program on one machine of a cluster, which may be lost.
+"""Runs the program on a small network, on one machine of a cluster, which may be lost.
 
-`python tests/support/machine.py RUNS [INDEX SIGNAL UPDATE]`
+`python tests/support/machine.py JSON`, with an object of these members:
 
-RUNS is a JSON list of the flags of each run. All runs share this process, so TensorFlow
-starts once. The machine with this INDEX gets SIGNAL before it makes an update, UPDATE
-of those that the process makes.
+- `runs`: a list of the flags of each run. All runs share this process, so TensorFlow
+  starts once.
+- `loss`, where a machine is lost: the machine with this index gets this signal before
+  it makes this update of those that the process makes.
+- `others`: trainings of `sameness.py` after the runs, and the folder of their results.
 """
 
 import functools
+import gc
 import json
 import os
 import sys
 
-import keras
-from trainings import shallow_network
+if __name__ == "__main__":
+    gc.disable()  # Until all is imported, as the program does it.
 
-import gbn_train
-from gbn_keras.training import trainer
+import keras  # noqa: E402
+import sameness  # noqa: E402
+from trainings import shallow_network  # noqa: E402
+
+import gbn_train  # noqa: E402
+from gbn_keras.training import trainer  # noqa: E402
+from gbn_keras.training.settings import Settings  # noqa: E402
+from gbn_keras.training.strategy import strategy_of  # noqa: E402
 
 
 class SendSignal(keras.callbacks.Callback):
@@ -32,14 +41,21 @@ class SendSignal(keras.callbacks.Callback):
             os.kill(os.getpid(), self._number)
 
 
-def main(runs, index=None, number=None, update=None):
+def main(runs, loss=None, others=None):
     """Returns the program's exit code."""
-    if index == json.loads(os.environ["TF_CONFIG"])["task"]["index"]:
-        callbacks = (SendSignal(number, update),)
-        trainer.train = functools.partial(trainer.train, callbacks=callbacks)
+    if loss:
+        index, number, update = loss
+        if index == json.loads(os.environ["TF_CONFIG"])["task"]["index"]:
+            callbacks = (SendSignal(number, update),)
+            trainer.train = functools.partial(trainer.train, callbacks=callbacks)
     with shallow_network():
-        return max(gbn_train.main(["train.py", *flags]) for flags in runs)
+        code = max(gbn_train.main(["train.py", *flags]) for flags in runs)
+    if others:
+        flags = gbn_train.parse(["machine.py", "--strategy=multi_worker"])
+        sameness.train_on_machines(strategy_of(Settings(**flags)), *others)
+    return code
 
 
 if __name__ == "__main__":
-    sys.exit(main(*map(json.loads, sys.argv[1:])))
+    gc.enable()
+    sys.exit(main(**json.loads(sys.argv[1])))

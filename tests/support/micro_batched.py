@@ -13,8 +13,8 @@ from gbn_keras import (
 )
 
 BATCH, UPDATES = 256, 6
-# By optimizer: numbers of micro-batches. One micro-batch tells the last two nothing.
-MICRO_BATCHES = {"sgd": (1, 4), "adam": (2,), "auto": (4,)}
+# By optimizer: the number of micro-batches.
+MICRO_BATCHES = {"sgd": 4, "adam": 2, "auto": 4}
 
 
 def network():
@@ -69,12 +69,12 @@ def trained(optimizer, micro_batches):
 
 
 def write(folder):
-    """Trains in each way; a file for each."""
-    for name, numbers in MICRO_BATCHES.items():
-        for number in numbers:
-            arrays = trained(optimizers()[name], number)
-            file = f"{keras.backend.backend()}_{name}_{number}.npz"
-            np.savez(folder / file, *arrays)
+    """Trains in each way; a file for each. TensorFlow also takes a whole batch."""
+    backend = keras.backend.backend()
+    whole = [("sgd", 1)] if backend == "tensorflow" else []
+    for name, number in (*whole, *MICRO_BATCHES.items()):
+        arrays = trained(optimizers()[name], number)
+        np.savez(folder / f"{backend}_{name}_{number}.npz", *arrays)
 
 
 def write_shared(folder, devices):

@@ -9,9 +9,13 @@ from gbn_keras import ExactResume, GhostBatchNormalization
 EXAMPLES, BATCH, EPOCHS = 23, 8, 2
 UPDATES = EPOCHS * 3  # The last batch of an epoch is smaller.
 
+# Features, hidden units and classes, so that there is one shape of kernels and one of
+# vectors: JAX compiles each operation for each shape.
+WIDTH = 6
+
 _GENERATOR = np.random.RandomState(0)
-X = _GENERATOR.rand(EXAMPLES, 5).astype("float32")
-Y = _GENERATOR.randint(0, 3, EXAMPLES)
+X = _GENERATOR.rand(EXAMPLES, WIDTH).astype("float32")
+Y = _GENERATOR.randint(0, WIDTH, EXAMPLES)
 
 
 def arrays(resume):
@@ -19,20 +23,20 @@ def arrays(resume):
     return resume.batches(X, Y, batch_size=BATCH, seed=3)
 
 
-def build(width=6, rate=0.01, **options):
+def build(width=WIDTH, rate=0.01, **options):
     """A compiled model that has seeds, running statistics and a schedule."""
     model = keras.Sequential(
         [
-            keras.Input((5,)),
+            keras.Input((WIDTH,)),
             keras.layers.Dense(width),
             GhostBatchNormalization(4),
             keras.layers.Dropout(0.5),
-            keras.layers.Dense(3),
+            keras.layers.Dense(WIDTH),
         ]
     )
     loss = keras.losses.SparseCategoricalCrossentropy(True)
     options = {"run_eagerly": True, "metrics": ["accuracy"], **options}
-    model.compile(keras.optimizers.Adam(rate), loss, **options)
+    model.compile(keras.optimizers.SGD(rate, momentum=0.9), loss, **options)
     return model
 
 

@@ -161,6 +161,7 @@ def test_an_arm_of_which_one_seed_diverges_keeps_the_others(
     assert "Validation accuracy: " in page and "1 of 3" in page
 
 
+@pytest.mark.usefixtures("shallow")
 def test_a_network_that_the_last_update_broke_is_not_finished(make_settings, tmp_path):
     """Loss and gradient of the only update are finite; its weights are not."""
     settings = make_settings(
@@ -174,6 +175,7 @@ def test_a_network_that_the_last_update_broke_is_not_finished(make_settings, tmp
     assert "Unfinished: diverged at update 1" in page
 
 
+@pytest.mark.usefixtures("shallow")
 def test_a_training_that_broke_in_its_profile_leaves_the_profiler_to_the_next(
     make_settings, tmp_path
 ):

@@ -9,6 +9,7 @@ import types
 import machine
 import numpy as np
 import pytest
+import sameness
 import tensorflow as tf
 from cluster import run_workers, workers
 from conftest import settings_of
@@ -162,44 +163,59 @@ ON_TWO_MACHINES = (
 
 # Which machine gets which signal in which update of its process, and the last update
 # that is saved then. The first machine saves every fourth update, and at SIGTERM.
-LOSSES = [
-    ((1, signal.SIGKILL, 6, 4), (0, signal.SIGTERM, 3, 7)),
-    pytest.param(
-        ((0, signal.SIGKILL, 6, 4), (1, signal.SIGTERM, 5, 8)), marks=pytest.mark.slow
-    ),
-]
+LOSSES = ((1, signal.SIGKILL, 6, 4), (0, signal.SIGTERM, 3, 7))
+MORE_LOSSES = ((0, signal.SIGKILL, 6, 4), (1, signal.SIGTERM, 5, 8))
+
+# Network, ghosts, and micro-batches of each machine: whole ghosts; a ghost on both
+# machines, beside whole ones; and as the whole batch.
+OTHERS = (("convolutional", sameness.GHOST, 2), ("f1", 100, 1))
+MORE_OTHERS = (
+    ("f1", sameness.GHOST, 2),
+    ("f1", 512, 1),
+    ("convolutional", 48, 1),
+)
 
 
-@pytest.fixture(scope="module", params=LOSSES, ids=["1 KILL, 0 TERM", "0 KILL, 1 TERM"])
+@pytest.fixture(
+    scope="module",
+    params=[
+        (LOSSES, OTHERS),
+        pytest.param((MORE_LOSSES, MORE_OTHERS), marks=pytest.mark.slow),
+    ],
+    ids=["1 KILL, 0 TERM", "0 KILL, 1 TERM"],
+)
 def two_machines(request, tmp_path_factory):
     """Runs of the program on two machines, as few processes as it can be done with.
 
     After the losses, it runs to the end. Then it trains undisturbed, and once more, and
-    evaluates.
+    evaluates. At last, the processes train what `sameness.py` trains.
 
     Returns:
         The losses, for each of them the exit codes and outputs, the outputs of the
-        machines after the losses, and the folder of `lost` and `undisturbed`.
+        machines after the losses, the trainings of `sameness.py`, and the folder of
+        `lost`, of `undisturbed` and of the results of those trainings.
     """
     folder = tmp_path_factory.mktemp("two_machines")
+    losses, others = request.param
     lost, undisturbed = (
         (*ON_TWO_MACHINES, f"--run_dir={folder / name}")
         for name in ("lost", "undisturbed")
     )
     ended = []
-    for index, number, update, _ in request.param:
-        end = map(str, (index, int(number), update))
-        with workers(2, machine.__file__, json.dumps([lost]), *end) as started:
+    for *loss, _ in losses:
+        told = json.dumps({"runs": [lost], "loss": loss})
+        with workers(2, machine.__file__, told) as started:
             outputs = [worker.communicate(timeout=300)[0] for worker in started]
             ended.append(([worker.returncode for worker in started], outputs))
     runs = [lost, undisturbed, undisturbed, (*undisturbed, "--mode=evaluate")]
-    outputs = run_workers(2, machine.__file__, json.dumps(runs))
-    return request.param, ended, outputs, folder
+    told = json.dumps({"runs": runs, "others": [others, str(folder)]})
+    outputs = run_workers(2, machine.__file__, told)
+    return losses, ended, outputs, others, folder
 
 
 @pytest.mark.cluster
 def test_the_program_on_two_machines(two_machines, one_device):
-    *_, (first, second), folder = two_machines
+    _, _, (first, second), _, folder = two_machines
     run_dir = folder / "undisturbed"
     whole, one = one_device()
     assert "2 replicas x 1 micro-batch of 128" in first
@@ -219,7 +235,7 @@ def test_the_program_on_two_machines(two_machines, one_device):
 def test_when_a_machine_is_lost_the_others_stop_and_all_go_on_when_restarted(
     two_machines,
 ):
-    losses, ended, (first, second), folder = two_machines
+    losses, ended, (first, second), _, folder = two_machines
     saved = None
     for (lost, number, _, then_saved), (codes, outputs) in zip(
         losses, ended, strict=True
@@ -243,3 +259,13 @@ def test_when_a_machine_is_lost_the_others_stop_and_all_go_on_when_restarted(
         np.testing.assert_array_equal(a, b)
     for name in ("metrics.csv", "weight_distance.csv"):
         assert (undisturbed / name).read_text() == (lost / name).read_text()
+
+
+@pytest.mark.cluster
+def test_large_batch_model_gives_on_two_machines_what_one_device_gives(two_machines):
+    *_, others, folder = two_machines
+    for number, (network, ghost, _) in enumerate(others):
+        with np.load(folder / f"{number}.npz") as file:
+            arrays = [file[key] for key in file.files]
+        expected = sameness.trained(network, "float32", wrapped=False, ghost=ghost)
+        assert sameness.distance(arrays, expected) < sameness.TOLERANCE["float32"]

@@ -17,6 +17,8 @@ from gbn_keras.training.planner import Planner
 from gbn_keras.training.report import comparison, report
 from gbn_keras.training.settings import Settings
 
+pytestmark = pytest.mark.usefixtures("shallow")
+
 # As short as can be: a large batch of all digits, two epochs.
 TINY = ("--mode=study", "--batch_size=768", "--small_batch_size=256", "--epochs=2")
 
@@ -84,7 +86,7 @@ SWEEP = ("--mode=sweep", "--epochs=2", "--weight_distance")
 
 
 @pytest.fixture(scope="module")
-def sweep(tmp_path_factory):
+def sweep(shallow, tmp_path_factory):
     """The run directory of a finished sweep."""
     run_dir = tmp_path_factory.mktemp("sweep") / "run"
     return study.run_study(

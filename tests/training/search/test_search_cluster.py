@@ -3,14 +3,15 @@
 import contextlib
 import functools
 import itertools
+import json
 import os
-import pathlib
 import socket
 import subprocess
 import sys
 import time
 
 import keras_tuner
+import machine
 import pandas as pd
 import pytest
 from cluster import free_ports
@@ -20,9 +21,9 @@ from gbn_keras.training.errors import UsageError
 from gbn_keras.training.search import search_cluster
 from gbn_keras.training.strategy import WorkerLost
 
-pytestmark = pytest.mark.cluster
+# The processes of `machine.py` train the same network.
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("shallow")]
 
-PROGRAM = pathlib.Path(gbn_train.__file__).with_name("train.py")
 VARIABLES = ("KERASTUNER_ORACLE_IP", "KERASTUNER_ORACLE_PORT", "KERASTUNER_TUNER_ID")
 TRIALS = 3
 # Some of the trials diverge. All processes must have started within 15 s of the first.
@@ -39,7 +40,7 @@ def program(*flags, log, **environment):
     """The program in a process of its own, which is gone at the end."""
     with log.open("a") as file:
         process = subprocess.Popen(
-            [sys.executable, str(PROGRAM), *flags],
+            [sys.executable, machine.__file__, json.dumps({"runs": [flags]})],
             env={**os.environ, **environment},
             stdout=file,
             stderr=subprocess.STDOUT,
@@ -70,7 +71,7 @@ def found(run_dir):
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
+def alone(shallow, tmp_path_factory):
     """Searches in this process, once with each tuner; returns the directory."""
 
     @functools.cache

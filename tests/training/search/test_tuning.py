@@ -246,7 +246,7 @@ REAL = (
 
 
 @pytest.fixture(scope="module")
-def real_search(tmp_path_factory):
+def real_search(shallow, tmp_path_factory):
     """A search that trains: its directory, and what the program printed."""
     run_dir = tmp_path_factory.mktemp("real") / "run"
     with contextlib.redirect_stdout(io.StringIO()) as told:
