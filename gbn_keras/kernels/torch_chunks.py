@@ -2,6 +2,8 @@
 
 import torch
 
+from gbn_keras.kernels.torch_relu import through_relu
+
 # Values of a chunk. On a CPU, a chunk and what is computed from it stay in the
 # processor's cache (measured). On CUDA, a chunk keeps the GPU busy for longer than
 # Python needs to start the next operation (estimated).
@@ -25,13 +27,14 @@ def normalize(form, values, outputs, gamma, beta, mean, inverse, variance):
         variance: The same for the biased variance.
     """
     count = _count(values)
-    scratch = _Scratch(values, 2)
+    of_centered, of_squares = _buffers(values)
     statistics = map(_by_channel, (mean, inverse, variance))
     gamma, beta = _by_channel(gamma), _by_channel(beta)
-    for x, y, mean_i, inverse_i, variance_i in _chunks(values, outputs, *statistics):
+    parts = _chunks(values, outputs, *statistics)
+    for x, y, mean_i, inverse_i, variance_i in zip(*parts, strict=True):
         torch.div(_sum(x), count, out=mean_i)
-        centered = torch.sub(x, mean_i, out=scratch(0, x))
-        squares = torch.square(centered, out=scratch(1, x))
+        centered = torch.sub(x, mean_i, out=of_centered[: len(x)])
+        squares = torch.square(centered, out=of_squares[: len(x)])
         torch.div(_sum(squares), count, out=variance_i)
         torch.rsqrt(variance_i + form.epsilon, out=inverse_i)
         torch.addcmul(beta, centered, gamma * inverse_i, out=y)
@@ -40,7 +43,15 @@ def normalize(form, values, outputs, gamma, beta, mean, inverse, variance):
 
 
 def gradients(
-    form, values, by_values, upstream, outputs, gamma, mean, inverse, by_gamma, by_beta
+    form,
+    values,
+    by_values,
+    upstream_and_outputs,
+    gamma,
+    mean,
+    inverse,
+    by_gamma,
+    by_beta,
 ):
     """The gradients of ghosts of one size, as in `ClosedForm`.
 
@@ -48,8 +59,8 @@ def gradients(
         form: The `ClosedForm` that says what to compute.
         values: Tensor of shape `(ghosts, rows, channels, columns)`.
         by_values: Where to write the gradient by the values, in their shape.
-        upstream: Gradient by the outputs.
-        outputs: The outputs if ReLU follows, else `None`.
+        upstream_and_outputs: The gradient by the outputs, and if ReLU follows, the
+            outputs.
         gamma: Factor of each channel, float32.
         mean: As `normalize` wrote it.
         inverse: As `normalize` wrote it.
@@ -57,20 +68,16 @@ def gradients(
         by_beta: The same for beta.
     """
     count = _count(values)
-    scratch = _Scratch(values, 3)
+    of_centered, of_products = _buffers(values)
     statistics = map(_by_channel, (mean, inverse, by_gamma, by_beta))
     gamma = _by_channel(gamma)
-    outputs = values if outputs is None else outputs  # Not read without ReLU.
-    for x, dx, dy, y, mean_i, inverse_i, by_gamma_i, by_beta_i in _chunks(
-        values, by_values, upstream, outputs, *statistics
+    upstreams = through_relu(*_chunks(*upstream_and_outputs))
+    parts = _chunks(values, by_values, *statistics)
+    for dy, x, dx, mean_i, inverse_i, by_gamma_i, by_beta_i in zip(
+        upstreams, *parts, strict=True
     ):
-        if form.relu:
-            passed = scratch(2, x).to(dy.dtype)
-            dy = torch.ops.aten.threshold_backward.grad_input(
-                dy, y, 0, grad_input=passed
-            )
-        centered = torch.sub(x, mean_i, out=scratch(0, x))
-        products = torch.mul(dy, centered, out=scratch(1, x))
+        centered = torch.sub(x, mean_i, out=of_centered[: len(x)])
+        products = torch.mul(dy, centered, out=of_products[: len(x)])
         by_beta_i.copy_(_sum(dy))
         torch.mul(_sum(products), inverse_i, out=by_gamma_i)
         # dx = scale (dy - (by_beta + centered inverse by_gamma) / n), term by term.
@@ -81,33 +88,20 @@ def gradients(
         torch.addcmul(part, centered, slope, out=dx)
 
 
-class _Scratch:
-    """Buffers in float32 of one chunk's size, which all chunks share.
+def _buffers(values):
+    """Two buffers in float32 of a chunk's size, which all chunks share.
 
     New memory for each chunk would cost more than computing: the system hands it out
     page by page.
     """
-
-    def __init__(self, values, number):
-        shape = (min(_ghosts_of_chunk(values), len(values)), *values.shape[1:])
-        self._buffers = [None] * number
-        self._make = lambda: values.new_empty(shape, dtype=torch.float32)
-
-    def __call__(self, number, chunk):
-        """A buffer in the shape of the chunk."""
-        if self._buffers[number] is None:
-            self._buffers[number] = self._make()
-        return self._buffers[number][: len(chunk)]
+    shape = _chunks(values)[0][0].shape
+    return values.new_empty((2, *shape), dtype=torch.float32)
 
 
 def _chunks(values, *others):
-    """The parts of all tensors that belong to each chunk of ghosts."""
-    ghosts = _ghosts_of_chunk(values)
-    return zip(*(tensor.split(ghosts) for tensor in (values, *others)), strict=True)
-
-
-def _ghosts_of_chunk(values):
-    return max(1, _CHUNK[values.device.type] // values[0].numel())
+    """Each tensor in parts, one for each chunk of ghosts."""
+    ghosts = max(1, _CHUNK[values.device.type] // values[0].numel())
+    return [tensor.split(ghosts) for tensor in (values, *others)]
 
 
 def _by_channel(statistics):

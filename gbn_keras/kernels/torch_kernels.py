@@ -49,10 +49,9 @@ class _Native(torch.autograd.Function):
         values, axis = _in_memory_order(inputs, form.axis)
         outputs = torch.empty_like(values)
         ghosts = max(1, len(inputs) // form.virtual_batch_size)
-        mean, inverse, variance = gamma.new_zeros((3, ghosts, len(gamma)))
-        for of_piece, (x, y) in _pieces(form, axis, values, outputs):
+        mean, inverse, variance = gamma.new_empty((3, ghosts, len(gamma)))
+        for how, of_piece, (x, y) in _pieces(form, axis, values, outputs):
             statistics = (s[of_piece] for s in (mean, inverse, variance))
-            how = torch_one_by_one if _are_large(x) else torch_chunks
             how.normalize(form, x, y, gamma, beta, *statistics)
         outputs = outputs.movedim(axis, form.axis)
         ctx.form = form
@@ -74,12 +73,11 @@ class _Native(torch.autograd.Function):
         )
         by_inputs = torch.empty_like(values)
         by_gamma, by_beta = gamma.new_empty((2, *mean.shape))
-        for of_piece, (x, dx, dy, *y) in _pieces(
+        for how, of_piece, (x, dx, *dy_and_y) in _pieces(
             form, axis, values, by_inputs, upstream, *kept
         ):
             statistics = (s[of_piece] for s in (mean, inverse, by_gamma, by_beta))
-            how = torch_one_by_one if _are_large(x) else torch_chunks
-            how.gradients(form, x, dx, dy, *(y or [None]), gamma, *statistics)
+            how.gradients(form, x, dx, dy_and_y, gamma, *statistics)
         by_inputs = by_inputs.movedim(axis, form.axis)
         return by_inputs, by_gamma.sum(0), by_beta.sum(0), None
 
@@ -98,19 +96,18 @@ def _in_memory_order(values, axis):
 
 
 def _pieces(form, axis, *tensors):
-    """For ghosts of one size: which they are, and the parts of all tensors.
+    """For ghosts of one size: how to compute them, which they are, and their parts.
 
-    A part has the shape `(ghosts, rows, channels, columns)`.
+    A part of a tensor has the shape `(ghosts, rows, channels, columns)`.
     """
     batch, *sizes = tensors[0].shape
     rows, columns = math.prod(sizes[: axis - 1]), math.prod(sizes[axis:])
+    smallest_alone = _SMALLEST_ALONE[tensors[0].device.type]
     first = 0
     for examples, ghosts, size in form.cuts(batch):
+        is_small = size * math.prod(sizes) < smallest_alone
+        how = torch_chunks if is_small else torch_one_by_one
         shape = (ghosts, size * rows, sizes[axis - 1], columns)
         of_piece = slice(first, first + ghosts)
-        yield of_piece, [tensor[examples].view(shape) for tensor in tensors]
+        yield how, of_piece, [tensor[examples].view(shape) for tensor in tensors]
         first += ghosts
-
-
-def _are_large(ghosts):
-    return ghosts[0].numel() >= _SMALLEST_ALONE[ghosts.device.type]

@@ -6,6 +6,8 @@ processor's cache, where the whole batch is not.
 
 import torch
 
+from gbn_keras.kernels.torch_relu import through_relu
+
 
 def normalize(form, values, outputs, gamma, beta, mean, inverse, variance):
     """As `torch_chunks.normalize`."""
@@ -38,27 +40,27 @@ def normalize(form, values, outputs, gamma, beta, mean, inverse, variance):
 
 
 def gradients(
-    form, values, by_values, upstream, outputs, gamma, mean, inverse, by_gamma, by_beta
+    form,
+    values,
+    by_values,
+    upstream_and_outputs,
+    gamma,
+    mean,
+    inverse,
+    by_gamma,
+    by_beta,
 ):
     """As `torch_chunks.gradients`."""
-    outputs = values if outputs is None else outputs  # Not read without ReLU.
-    # One tensor serves all ghosts, so it stays in the processor's cache.
-    passed = torch.empty_like(upstream[0]) if form.relu else None
-    for x, dx, dy, y, mean_i, inverse_i, by_gamma_i, by_beta_i in zip(
+    for x, dx, dy, mean_i, inverse_i, by_gamma_i, by_beta_i in zip(
         values,
         by_values,
-        upstream,
-        outputs,
+        through_relu(*upstream_and_outputs),
         mean,
         inverse,
         by_gamma,
         by_beta,
         strict=True,
     ):
-        if form.relu:
-            dy = torch.ops.aten.threshold_backward.grad_input(
-                dy, y, 0, grad_input=passed
-            )
         torch.ops.aten.native_batch_norm_backward.out(
             dy,
             x,
