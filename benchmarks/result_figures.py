@@ -94,7 +94,7 @@ def _apart(rows):
     apart = sorted({f"{mean - small:+.2f}" for mean in larger}, key=float)
     return (
         "Compared with the smallest batch, the accuracy of the larger ones differs by "
-        f"{' to '.join(dict.fromkeys((apart[0], apart[-1])))} points."
+        f"{result_tables.first_to_last(apart)} points."
     )
 
 
@@ -107,15 +107,13 @@ def _accuracies(rows):
 
 def _slopes(rows):
     """Figure 2: the distance grows with the logarithm of the updates."""
-    arms = {}
-    for row in rows:
-        if row["log_r2"] is not None:
-            arms.setdefault(row["arm"], []).append(row)
+    fitted = [row for row in rows if row["log_r2"] is not None]
+    arms = result_files.rows_by_arm(fitted).values()
     better = [
         statistics.mean(row["log_r2"] - row["power_r2"] for row in own) > 0
-        for own in arms.values()
+        for own in arms
     ]
-    slopes = [statistics.mean(row["log_b"] for row in own) for own in arms.values()]
+    slopes = [statistics.mean(row["log_b"] for row in own) for own in arms]
     return (
         f"The logarithm fits better than the power law for {sum(better)} of "
         f"{len(better)} batch sizes. The largest slope is "

@@ -115,12 +115,17 @@ def outcome(row: dict) -> dict:
     return found
 
 
-def by_arm(rows: list[dict]) -> dict[str, list[dict]]:
-    """For each arm, in the order of the rows, the outcomes of its trainings."""
+def rows_by_arm(rows: list[dict]) -> dict[str, list[dict]]:
+    """For each arm, in the order of the rows, its rows."""
     arms = {}
     for row in rows:
-        arms.setdefault(row["arm"], []).append(outcome(row))
+        arms.setdefault(row["arm"], []).append(row)
     return arms
+
+
+def by_arm(rows: list[dict]) -> dict[str, list[dict]]:
+    """For each arm, in the order of the rows, the outcomes of its trainings."""
+    return {arm: [*map(outcome, own)] for arm, own in rows_by_arm(rows).items()}
 
 
 def write(file: pathlib.Path, rows: list[dict]) -> None:

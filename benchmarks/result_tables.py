@@ -77,11 +77,15 @@ def title(rows: list[dict]) -> str:
     if is_landscape(last):
         return f"{_network(last)}, {_data(last)}, {last['state']}"
     epochs = sorted({row["epochs"] for row in rows})
-    shown = " to ".join(map(str, dict.fromkeys((epochs[0], epochs[-1]))))
-    text = f"{_network(last)}, {_data(last)}, {shown} epochs"
+    text = f"{_network(last)}, {_data(last)}, {first_to_last(epochs)} epochs"
     if kind_of(rows) not in ("sweep", "trainings"):
         text += f", {last['batch_size']} / {last['small_batch_size']}"
     return text
+
+
+def first_to_last(values: Sequence) -> str:
+    """The ends of sorted values: `1 to 3`, or `1` if they are the same."""
+    return " to ".join(map(str, dict.fromkeys((values[0], values[-1]))))
 
 
 def section(rows: list[dict]) -> str:
@@ -120,16 +124,8 @@ def arm_cells(rows: list[dict], different: Sequence[str] = ()) -> list[dict[str,
     table = study_table(result_files.by_arm(rows))
     return [
         _cells(arm, table[arm], trainings, different)
-        for arm, trainings in _by_arm(rows).items()
+        for arm, trainings in result_files.rows_by_arm(rows).items()
     ]
-
-
-def _by_arm(rows):
-    """The rows of each arm."""
-    arms = {}
-    for row in rows:
-        arms.setdefault(row["arm"], []).append(row)
-    return arms
 
 
 def _cells(arm, row, trainings, different):
@@ -177,8 +173,7 @@ def studies(groups: list[list[dict]]) -> str:
         table = study_table(result_files.by_arm(rows))
         seeds = sorted({row["seeds"] for row in table.values()})
         shown = {arm: accuracy_shown(row) for arm, row in table.items()}
-        number = " to ".join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))
-        lines.append({names[0]: title(rows), "seeds": number, **shown})
+        lines.append({names[0]: title(rows), "seeds": first_to_last(seeds), **shown})
         if wanted := paper.arms(rows[-1]):
             label = f"the paper's {_network(rows[-1])}, {_data(rows[-1])}"
             of_paper = {arm: f"{percent:.2f}" for arm, percent in wanted.items()}
@@ -198,7 +193,7 @@ def distances(rows: list[dict]) -> list[dict[str, str]]:
     The values are means over the seeds, with their deviation.
     """
     lines = []
-    for trainings in _by_arm(rows).values():
+    for trainings in result_files.rows_by_arm(rows).values():
         fitted = [row for row in trainings if row["log_r2"] is not None]
         columns = {
             "slope": [row["log_b"] for row in fitted],

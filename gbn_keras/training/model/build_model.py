@@ -95,8 +95,8 @@ def _use_xla(model, plan):
         # Replicas cannot communicate inside a compiled function.
         return not plan.replicas_communicate
     has_convolutions = any(isinstance(x, keras.layers.Conv2D) for x in layers_of(model))
-    is_long = is_long_enough_for_xla(plan)
-    return is_long and plan.replicas == 1 and not has_convolutions
+    is_simple = plan.replicas == 1 and not has_convolutions
+    return is_simple and is_long_enough_for_xla(plan)
 
 
 def is_long_enough_for_xla(plan: Plan) -> bool:

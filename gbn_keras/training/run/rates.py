@@ -22,14 +22,15 @@ class Rates:
     """
 
     def __init__(self, plan: Plan):
-        self._schedule, self._is_auto = plan.learning_rate, plan.is_auto
-        self._of_last = compiled(plan.learning_rate)
+        self._is_auto = plan.is_auto
+        rates = plan.learning_rate
+        self._schedule = compiled(rates) if plan.is_auto else rates
         self._block, self._rates = None, np.zeros(0)
 
     def __call__(self, update: int) -> float:
         """The rate of an update, counted from 0; with `auto`, of the last one only."""
         if self._is_auto:
-            return float(self._of_last(tf.constant(update)))
+            return float(self._schedule(tf.constant(update)))
         block, place = divmod(update, _BLOCK)
         if block != self._block:
             updates = tf.range(block * _BLOCK, (block + 1) * _BLOCK)
