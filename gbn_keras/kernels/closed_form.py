@@ -7,8 +7,12 @@ import operator
 
 from keras import backend, ops
 
-# Numbers of slices that the first stage of a sum may use, the best first.
-_SLICES = (8, 9, 7, 10, 6, 11, 5, 12, 4, 3, 2)
+from gbn_keras.kernels.paired_sums import paired_sums
+
+# Rows that the first stage of a sum adds: the best number, and fewer than what would
+# still be fast. Near the best, the second stage has little to do, and the processor
+# still keeps a loop over so many rows unrolled.
+_BEST_SLICES, _FEWEST_SLICES, _MOST_SLICES = 16, 7, 28
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,9 +55,12 @@ class ClosedForm:
         for layout, ghosts, valid in self._pieces(inputs, mask):
             values = ops.cast(ghosts, dtype)
             count = layout.count(valid, dtype)
-            mean = layout.sum(where_valid(valid, values)) / count
-            squares = ops.square(values - mean)
-            variance = layout.sum(where_valid(valid, squares)) / count
+            if layout.in_two_stages and valid is None:
+                mean, variance = _in_one_pass(layout, values, count)
+            else:
+                mean = layout.sum(where_valid(valid, values)) / count
+                squares = ops.square(values - mean)
+                variance = layout.sum(where_valid(valid, squares)) / count
             means.append(layout.by_ghost(mean))
             variances.append(layout.by_ghost(variance))
         return _concatenate(means), _concatenate(variances)
@@ -86,14 +93,16 @@ class ClosedForm:
             mean, inverse, scale = map(layout.per_channel, piece_parameters)
             centered = ops.cast(ghosts, dtype) - mean
             dy = ops.cast(dy, dtype)
-            # `where_valid(positive, dy)` in each of three places would be right, too.
-            # But XLA writes it to memory if several loops share it, as it reads two
-            # tensors. So each loop has its own form.
+            # `where_valid(positive, dy)` in all places would be right, too. But XLA
+            # writes it to memory if several loops share it, as it reads two tensors. So
+            # the sums have a form of their own, and so has `dx`.
             positive = None
             if self.relu:
                 positive = centered * scale + layout.per_channel(beta) > 0
-            sum_dy = layout.sum(where_valid(positive, dy))
-            sum_scaled = inverse * layout.sum(where_valid(positive, dy * centered))
+            sum_dy, sum_products = layout.sums(
+                where_valid(positive, dy), where_valid(positive, dy * centered)
+            )
+            sum_scaled = inverse * sum_products
             by_statistics = sum_dy + centered * (inverse * sum_scaled)
             by_statistics = by_statistics / layout.count(valid, dtype)
             by_statistics = where_valid(valid, by_statistics)
@@ -167,12 +176,12 @@ class _Layout:
     but ghosts and channels. That is best where a compiler for GPUs or TPUs arranges the
     sum.
 
-    In two stages, the layout is `(ghosts, slices, rows, channels, columns)`. XLA's
+    In two stages, the layout is `(ghosts, rows, slices, channels, columns)`. XLA's
     compilers for CPUs make slow code for a sum over values that are computed on the fly
-    (squares, products): they read it column by column. So the first stage adds the
-    slices one by one. XLA fuses that with the computation of the values, and it runs at
-    memory speed. The second stage sums what is left, an eighth of the input, as a
-    product with ones, which XLA does not fuse with anything.
+    (squares, products): they read it column by column. So the first stage adds a few
+    neighboring rows, the slices. XLA fuses that with the computation of the values, and
+    it runs at memory speed. The second stage sums what is left, about a sixteenth of
+    the input, as a product with ones, which XLA does not fuse with anything.
     """
 
     def __init__(self, ghosts, size, example_shape, axis, in_two_stages):
@@ -180,18 +189,15 @@ class _Layout:
         self._shape_by_example = (ghosts * size, *example_shape)
         self._sizes = (size, *example_shape[: axis - 1], *example_shape[axis:])
         self._statistics_shape = (-1, channels)
-        self._slices = 1
+        slices = 1
         if in_two_stages and all(isinstance(s, int) for s in (*self._sizes, channels)):
-            rows = size * math.prod(example_shape[: axis - 1])
-            self._slices = next((s for s in _SLICES if rows and rows % s == 0), 1)
-        if self._slices > 1:
-            self._shape = (
-                ghosts,
-                self._slices,
-                rows // self._slices,
-                channels,
-                math.prod(example_shape[axis:]),
-            )
+            before = example_shape[: axis - 1]
+            rows = size * math.prod(before)
+            slices = _number_of_slices(rows, before[-1] if before else 1)
+        self.in_two_stages = slices > 1
+        if self.in_two_stages:
+            columns = math.prod(example_shape[axis:])
+            self._shape = (ghosts, rows // slices, slices, channels, columns)
             self._axis = 3
         else:
             self._shape = (ghosts, size, *example_shape)
@@ -219,11 +225,26 @@ class _Layout:
 
     def sum(self, values):
         """The sum for each ghost and channel."""
-        if self._slices == 1:
+        if not self.in_two_stages:
             return ops.sum(values, axis=self._summed, keepdims=True)
-        _, _, rows, channels, columns = self._shape
-        slices = (values[:, i] for i in range(self._slices))
-        values = functools.reduce(operator.add, slices)
+        slices = (values[:, :, i] for i in range(self._shape[2]))
+        return self._second_stage(functools.reduce(operator.add, slices))
+
+    def sums(self, first, second):
+        """The sums of both, in one pass over memory if in two stages."""
+        if not self.in_two_stages:
+            return self.sum(first), self.sum(second)
+        sums = paired_sums(first, second, axis=2)
+        return tuple(map(self._second_stage, sums))
+
+    def sample_mean(self, values):
+        """The mean of one slice of each ghost."""
+        count = math.prod(self._sizes) // self._shape[2]
+        return self._second_stage(values[:, :, 0]) / count
+
+    def _second_stage(self, values):
+        """The sum over `(ghosts, rows, channels, columns)`."""
+        _, rows, _, channels, columns = self._shape
         values = ops.reshape(values, (-1, rows, channels * columns))
         ones = ops.ones((ops.shape(values)[0], 1, rows), values.dtype)
         values = ops.matmul(ones, values)
@@ -241,6 +262,43 @@ class _Layout:
             return max(math.prod(self._sizes), 1)
         sizes = (ops.cast(size, dtype) for size in self._sizes)
         return ops.maximum(math.prod(sizes), 1)
+
+
+def _in_one_pass(layout, values, count):
+    """Mean and biased variance of each ghost, from the sums of `d` and `d^2`.
+
+    `d` is the distance from a value near the mean: that of a sample of the ghost. From
+    the mean of a fraction `f`, the mean is never further than `sqrt((1 - f) / f)`
+    standard deviations away, whatever the values are. So the difference of squares
+    cancels few digits at most, and none at all for a shuffled ghost.
+    """
+    # The results do not depend on the sample, but for rounding.
+    near = ops.stop_gradient(layout.sample_mean(values))
+    distance = values - near
+    sum_distance, sum_squares = layout.sums(distance, ops.square(distance))
+    offset = sum_distance / count
+    # Rounding may take equal values below 0.
+    variance = ops.maximum(sum_squares / count - ops.square(offset), 0)
+    return near + offset, variance
+
+
+@functools.cache
+def _number_of_slices(rows, inner):
+    """How many neighboring rows to add in a first stage; 1 if no number divides them.
+
+    Args:
+        rows: Number of rows.
+        inner: Size of the last axis that the rows are made of. Where no slice crosses
+            its borders, XLA need not compute for each value where it is in memory.
+    """
+
+    def cost(slices):
+        is_small = slices < _FEWEST_SLICES
+        crosses = slices % inner != 0 and inner % slices != 0
+        return is_small, crosses, abs(math.log(slices / _BEST_SLICES))
+
+    possible = [s for s in range(2, _MOST_SLICES + 1) if rows and rows % s == 0]
+    return min(possible, key=cost, default=1)
 
 
 def where_valid(valid, values):

@@ -6,8 +6,11 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from gbn_keras._tensorflow_internals import record_gradient
-from gbn_keras.kernels.tensorflow_gradients import registered
+from gbn_keras.kernels.tensorflow_gradients import (
+    dtypes_attribute,
+    function_attribute,
+    operation,
+)
 
 # Number of traced functions to keep. It is more than a network has, and few enough for
 # a process that trains one network after another. Dropped functions are traced again.
@@ -50,33 +53,23 @@ class Compiled:
         function.add_to_graph(graph)
         # Not `outputs`: TensorFlow appends to them for a gradient.
         known = function.structured_outputs
-        attribute, types = tf.compat.v1.AttrValue, [x.dtype for x in known]
-        name = tf.compat.v1.NameAttrList(name=function.name)
-        gradient = _GradientOfLaunch(self.function)
-        with graph.gradient_override_map({"XlaLaunch": registered(gradient)}):
-            operation = graph.create_op(
-                "XlaLaunch",
-                list(tensors),
-                types,
-                name="Compiled",
-                attrs={
-                    "Tconstants": _types([]),
-                    "Targs": _types([x.dtype for x in tensors]),
-                    "Nresources": attribute(i=0),
-                    "Tresults": _types(types),
-                    "function": attribute(func=name),
-                },
-            )
-        for output, traced in zip(operation.outputs, known, strict=True):
-            output.set_shape(traced.shape)
-        # A tape does not look up gradients by name.
-        record_gradient(
+        dtypes = [x.dtype for x in known]
+        launch = operation(
             "XlaLaunch",
-            list(operation.outputs),
-            list(operation.inputs),
-            functools.partial(gradient, operation),
+            list(tensors),
+            dtypes,
+            {
+                "Tconstants": dtypes_attribute([]),
+                "Targs": dtypes_attribute([x.dtype for x in tensors]),
+                "Nresources": tf.compat.v1.AttrValue(i=0),
+                "Tresults": dtypes_attribute(dtypes),
+                "function": function_attribute(function),
+            },
+            _GradientOfLaunch(self.function),
         )
-        return tuple(operation.outputs)
+        for output, traced in zip(launch.outputs, known, strict=True):
+            output.set_shape(traced.shape)
+        return tuple(launch.outputs)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,12 +104,6 @@ class _Gradient:
         return tuple(
             tf.gradients(outputs, sources, upstreams, unconnected_gradients="zero")
         )
-
-
-def _types(types):
-    """The operation attribute that lists dtypes."""
-    types = [x.as_datatype_enum for x in types]
-    return tf.compat.v1.AttrValue(list=tf.compat.v1.AttrValue.ListValue(type=types))
 
 
 @functools.lru_cache(_KEPT)

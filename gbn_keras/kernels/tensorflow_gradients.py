@@ -44,6 +44,39 @@ def with_gradient(rule, outputs, operands, saved=()):
     return outputs
 
 
+def operation(kind: str, inputs: list, dtypes: list, attributes: dict, gradient):
+    """A new operation of the graph that is being traced, with its gradient.
+
+    Args:
+        kind: TensorFlow's name for this type of operation.
+        inputs: Tensors to compute with.
+        dtypes: Dtypes of the outputs.
+        attributes: The operation's `AttrValue` by name.
+        gradient: Function `gradient(operation, *upstreams)` that gives the gradients by
+            the inputs. It is kept as in `registered`.
+    """
+    graph = tf.compat.v1.get_default_graph()
+    with graph.gradient_override_map({kind: registered(gradient)}):
+        new = graph.create_op(kind, inputs, dtypes, attrs=attributes)
+    # A tape does not look up gradients by name.
+    record_gradient(
+        kind, list(new.outputs), list(new.inputs), functools.partial(gradient, new)
+    )
+    return new
+
+
+def function_attribute(function):
+    """The operation attribute that refers to a function of the graph."""
+    name = tf.compat.v1.NameAttrList(name=function.name)
+    return tf.compat.v1.AttrValue(func=name)
+
+
+def dtypes_attribute(dtypes):
+    """The operation attribute that lists dtypes."""
+    types = [x.as_datatype_enum for x in dtypes]
+    return tf.compat.v1.AttrValue(list=tf.compat.v1.AttrValue.ListValue(type=types))
+
+
 @dataclasses.dataclass(frozen=True)
 class _GradientOfIdentity:
     """Gradient by the tensors of `with_gradient`: a list or an operation's inputs."""
