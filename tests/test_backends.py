@@ -29,6 +29,7 @@ SUITE = [
     TESTS / f"{name}.py"
     for name in (
         "test_ghost_normalize",
+        "kernels/test_ghost_layout",
         "kernels/test_torch_kernels",
         "test_ghost_batch_normalization",
         "test_ghost_batch_normalization_files",

@@ -162,6 +162,25 @@ def test_statistics_are_float32_at_least(dtype, kernel):
     np.testing.assert_allclose(variance, 90_000, rtol=1e-6)
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("where", [slice(1), slice(1, None), slice(0)])
+def test_statistics_are_right_in_whatever_order_the_values_come(kernel, where):
+    """Also where the first values of a ghost are far from all others, or all equal."""
+    inputs = np.random.default_rng(0).normal(size=(32, 4, 2)).astype("float32")
+    inputs[where] += 1e4
+    inputs[..., 1] = 0.1
+    way = "graph" if kernel in ("compiled", "fused") else WAYS[-1]
+    normalize = compiled(
+        lambda x: ghost_normalize(x, None, None, 32, _kernel=kernel), way
+    )
+    outputs, mean, variance = map(ops.convert_to_numpy, normalize(ops.array(inputs)))
+    values = inputs.reshape(-1, 2).astype("float64")
+    np.testing.assert_allclose(mean[0], values.mean(0), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(variance[0, 0], values[:, 0].var(), rtol=1e-5)
+    assert 0 <= variance[0, 1] < 1e-12
+    np.testing.assert_allclose(outputs[..., 1], 0, atol=1e-5)
+
+
 @pytest.mark.parametrize("kernel", [k for k in KERNELS if k not in ("fused", "native")])
 def test_what_is_masked_takes_no_part_in_the_statistics(kernel):
     inputs = np.random.default_rng(0).normal(size=(8, 5, 3)).astype("float32")

@@ -1,18 +1,10 @@
 """Ghost batches with the gradient in closed form, on any Keras backend."""
 
 import dataclasses
-import functools
-import math
-import operator
 
 from keras import backend, ops
 
-from gbn_keras.kernels.paired_sums import paired_sums
-
-# Rows that the first stage of a sum adds: the best number, and fewer than what would
-# still be fast. Near the best, the second stage has little to do, and the processor
-# still keeps a loop over so many rows unrolled.
-_BEST_SLICES, _FEWEST_SLICES, _MOST_SLICES = 16, 7, 28
+from gbn_keras.kernels.ghost_layout import GhostLayout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +27,7 @@ class ClosedForm:
         epsilon: Number added to the variance.
         relu: Whether ReLU follows.
         in_two_stages: Whether to sum in the way that suits XLA's compiler for CPUs, see
-            `_Layout`.
+            `GhostLayout`.
     """
 
     virtual_batch_size: int
@@ -137,7 +129,9 @@ class ClosedForm:
         """
         for examples, ghosts, size in self.cuts(ops.shape(tensors[0])[0]):
             example_shape = ops.shape(tensors[0])[1:]
-            layout = _Layout(ghosts, size, example_shape, self.axis, self.in_two_stages)
+            layout = GhostLayout(
+                ghosts, size, example_shape, self.axis, self.in_two_stages
+            )
             views = (t if t is None else layout.view(t[examples]) for t in tensors)
             yield layout, *views
 
@@ -169,136 +163,22 @@ class ClosedForm:
         ]
 
 
-class _Layout:
-    """How ghosts of one size lie in memory, and how to sum over each.
-
-    In one stage, the layout is `(ghosts, examples, ...)`, with one sum over all axes
-    but ghosts and channels. That is best where a compiler for GPUs or TPUs arranges the
-    sum.
-
-    In two stages, the layout is `(ghosts, rows, slices, channels, columns)`. XLA's
-    compilers for CPUs make slow code for a sum over values that are computed on the fly
-    (squares, products): they read it column by column. So the first stage adds a few
-    neighboring rows, the slices. XLA fuses that with the computation of the values, and
-    it runs at memory speed. The second stage sums what is left, about a sixteenth of
-    the input, as a product with ones, which XLA does not fuse with anything.
-    """
-
-    def __init__(self, ghosts, size, example_shape, axis, in_two_stages):
-        channels = example_shape[axis - 1]
-        self._shape_by_example = (ghosts * size, *example_shape)
-        self._sizes = (size, *example_shape[: axis - 1], *example_shape[axis:])
-        self._statistics_shape = (-1, channels)
-        slices = 1
-        if in_two_stages and all(isinstance(s, int) for s in (*self._sizes, channels)):
-            before = example_shape[: axis - 1]
-            rows = size * math.prod(before)
-            slices = _number_of_slices(rows, before[-1] if before else 1)
-        self.in_two_stages = slices > 1
-        if self.in_two_stages:
-            columns = math.prod(example_shape[axis:])
-            self._shape = (ghosts, rows // slices, slices, channels, columns)
-            self._axis = 3
-        else:
-            self._shape = (ghosts, size, *example_shape)
-            self._axis = axis + 1
-        rank = len(self._shape)
-        self._summed = [a for a in range(1, rank) if a != self._axis]
-        self._per_channel = [channels if a == self._axis else 1 for a in range(rank)]
-        self._per_channel[0] = -1
-
-    def view(self, values):
-        """A piece of a batch in this layout."""
-        return ops.reshape(values, self._shape)
-
-    def by_example(self, values):
-        """The inverse of `view`."""
-        return ops.reshape(values, self._shape_by_example)
-
-    def per_channel(self, parameters):
-        """`(channels,)` or `(ghosts, channels)`, to broadcast over this layout."""
-        return ops.reshape(parameters, self._per_channel)
-
-    def by_ghost(self, sums):
-        """The result of `sum` as `(ghosts, channels)`."""
-        return ops.reshape(sums, self._statistics_shape)
-
-    def sum(self, values):
-        """The sum for each ghost and channel."""
-        if not self.in_two_stages:
-            return ops.sum(values, axis=self._summed, keepdims=True)
-        slices = (values[:, :, i] for i in range(self._shape[2]))
-        return self._second_stage(functools.reduce(operator.add, slices))
-
-    def sums(self, first, second):
-        """The sums of both, in one pass over memory if in two stages."""
-        if not self.in_two_stages:
-            return self.sum(first), self.sum(second)
-        sums = paired_sums(first, second, axis=2)
-        return tuple(map(self._second_stage, sums))
-
-    def sample_mean(self, values):
-        """The mean of one slice of each ghost."""
-        count = math.prod(self._sizes) // self._shape[2]
-        return self._second_stage(values[:, :, 0]) / count
-
-    def _second_stage(self, values):
-        """The sum over `(ghosts, rows, channels, columns)`."""
-        _, rows, _, channels, columns = self._shape
-        values = ops.reshape(values, (-1, rows, channels * columns))
-        ones = ops.ones((ops.shape(values)[0], 1, rows), values.dtype)
-        values = ops.matmul(ones, values)
-        if columns > 1:
-            values = ops.sum(ops.reshape(values, (-1, channels, columns)), axis=-1)
-        return self.per_channel(values)
-
-    def count(self, valid, dtype):
-        """The number of values in such a sum, at least 1."""
-        if valid is not None:
-            # BatchNormalization adds the same epsilon. With it, a ghost that the mask
-            # covers has mean and variance 0.
-            return self.sum(ops.cast(valid, dtype)) + backend.epsilon()
-        if all(isinstance(size, int) for size in self._sizes):
-            return max(math.prod(self._sizes), 1)
-        sizes = (ops.cast(size, dtype) for size in self._sizes)
-        return ops.maximum(math.prod(sizes), 1)
-
-
 def _in_one_pass(layout, values, count):
     """Mean and biased variance of each ghost, from the sums of `d` and `d^2`.
 
     `d` is the distance from a value near the mean: that of a sample of the ghost. From
     the mean of a fraction `f`, the mean is never further than `sqrt((1 - f) / f)`
     standard deviations away, whatever the values are. So the difference of squares
-    cancels few digits at most, and none at all for a shuffled ghost.
+    cancels one digit at most, and none at all in a shuffled ghost.
     """
-    # The results do not depend on the sample, but for rounding.
-    near = ops.stop_gradient(layout.sample_mean(values))
+    # But for rounding, the results do not depend on the sample.
+    near = ops.stop_gradient(layout.mean_of_sample(values))
     distance = values - near
     sum_distance, sum_squares = layout.sums(distance, ops.square(distance))
     offset = sum_distance / count
     # Rounding may take equal values below 0.
     variance = ops.maximum(sum_squares / count - ops.square(offset), 0)
     return near + offset, variance
-
-
-@functools.cache
-def _number_of_slices(rows, inner):
-    """How many neighboring rows to add in a first stage; 1 if no number divides them.
-
-    Args:
-        rows: Number of rows.
-        inner: Size of the last axis that the rows are made of. Where no slice crosses
-            its borders, XLA need not compute for each value where it is in memory.
-    """
-
-    def cost(slices):
-        is_small = slices < _FEWEST_SLICES
-        crosses = slices % inner != 0 and inner % slices != 0
-        return is_small, crosses, abs(math.log(slices / _BEST_SLICES))
-
-    possible = [s for s in range(2, _MOST_SLICES + 1) if rows and rows % s == 0]
-    return min(possible, key=cost, default=1)
 
 
 def where_valid(valid, values):
