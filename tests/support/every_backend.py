@@ -31,6 +31,7 @@ OF_TENSORFLOW = (
     "tensorflow_compiled",
     "tensorflow_gradients",
     "tensorflow_kernels",
+    "tensorflow_sums",
 )
 
 
