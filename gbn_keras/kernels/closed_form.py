@@ -48,7 +48,8 @@ class ClosedForm:
             values = ops.cast(ghosts, dtype)
             count = layout.count(valid, dtype)
             if layout.in_two_stages and valid is None:
-                mean, variance = _in_one_pass(layout, values, count)
+                near = layout.mean_of_sample(ghosts, dtype)
+                mean, variance = _in_one_pass(layout, values, near, count)
             else:
                 mean = layout.sum(where_valid(valid, values)) / count
                 squares = ops.square(values - mean)
@@ -163,7 +164,7 @@ class ClosedForm:
         ]
 
 
-def _in_one_pass(layout, values, count):
+def _in_one_pass(layout, values, near, count):
     """Mean and biased variance of each ghost, from the sums of `d` and `d^2`.
 
     `d` is the distance from a value near the mean: that of a sample of the ghost. From
@@ -172,7 +173,7 @@ def _in_one_pass(layout, values, count):
     cancels one digit at most, and none at all in a shuffled ghost.
     """
     # But for rounding, the results do not depend on the sample.
-    near = ops.stop_gradient(layout.mean_of_sample(values))
+    near = ops.stop_gradient(near)
     distance = values - near
     sum_distance, sum_squares = layout.sums(distance, ops.square(distance))
     offset = sum_distance / count

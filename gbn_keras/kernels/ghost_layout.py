@@ -88,11 +88,16 @@ class GhostLayout:
         sums = paired_sums(first, second, axis=2)
         return tuple(map(self._second_stage, sums))
 
-    def mean_of_sample(self, values):
-        """The mean of each ghost's first rows, one in `_SAMPLE` or more."""
+    def mean_of_sample(self, values, dtype):
+        """The mean of each ghost's first rows, one in `_SAMPLE` or more, in a dtype."""
         _, rows, slices, _, columns = self._shape
         sampled = max(_FEWEST_ROWS, math.ceil(rows / _SAMPLE))
-        return self.sum(values[:, :sampled]) / (sampled * slices * columns)
+        sample = ops.cast(values[:, :sampled], dtype)
+        if backend.standardize_dtype(values.dtype) == dtype:
+            total = self.sum(sample)
+        else:  # To add slices, XLA would write all values to memory in that dtype.
+            total, _ = self.sums(sample, sample)
+        return total / (sampled * slices * columns)
 
     def _second_stage(self, values):
         """The sum over `(ghosts, rows, channels, columns)`."""
