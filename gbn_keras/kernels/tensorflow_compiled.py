@@ -49,8 +49,6 @@ class Compiled:
         return self._launch(function, tensors)
 
     def _launch(self, function, tensors):
-        graph = tf.compat.v1.get_default_graph()
-        function.add_to_graph(graph)
         # Not `outputs`: TensorFlow appends to them for a gradient.
         known = function.structured_outputs
         dtypes = [x.dtype for x in known]

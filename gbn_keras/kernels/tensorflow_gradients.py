@@ -66,7 +66,11 @@ def operation(kind: str, inputs: list, dtypes: list, attributes: dict, gradient)
 
 
 def function_attribute(function):
-    """The operation attribute that refers to a function of the graph."""
+    """The operation attribute that refers to a concrete function.
+
+    The graph that is being traced takes the function up.
+    """
+    function.add_to_graph(tf.compat.v1.get_default_graph())
     name = tf.compat.v1.NameAttrList(name=function.name)
     return tf.compat.v1.AttrValue(func=name)
 

@@ -14,10 +14,8 @@ from gbn_keras.kernels.tensorflow_gradients import (
 
 def reduced_together(first, second, axis: int):
     """As `paired_sums`. TensorFlow has no public name for the operation."""
-    graph = tf.compat.v1.get_default_graph()
     with tf.init_scope():  # Otherwise it would keep the first caller's graph.
         add = _sum_of_pairs(first.dtype)
-    add.add_to_graph(graph)
     zero, dtypes = tf.zeros((), first.dtype), [first.dtype] * 2
     attribute = tf.compat.v1.AttrValue
     reduced = operation(
